@@ -1,0 +1,1 @@
+//! Orrery: cpu.
