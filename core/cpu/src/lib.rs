@@ -1,1 +1,4 @@
 //! Orrery: cpu.
+
+pub mod frame;
+pub mod x86;

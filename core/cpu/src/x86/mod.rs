@@ -1,0 +1,4 @@
+//! The x86 front-end: 8086 to x86-64.
+
+pub mod cpuid;
+pub mod state;
