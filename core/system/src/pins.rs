@@ -1,0 +1,101 @@
+//! The pins of a CPU, and of the machine's power supply.
+
+use crate::irq::{Attention, IrqInput};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// What comes into one CPU from outside.
+#[derive(Clone, Default)]
+pub struct CpuPins {
+    /// Maskable interrupt request: a level.
+    pub intr: IrqInput,
+    /// Non-maskable interrupt: an edge.
+    pub nmi: IrqInput,
+    /// System management interrupt: an edge.
+    pub smi: IrqInput,
+    /// Reset to the wait-for-start state: an edge.
+    pub init: IrqInput,
+    /// Start-up message with its vector.
+    pub sipi: Startup,
+    /// Address line 20 passes: a level, common to all CPUs. Machines without the gate drive it.
+    pub a20: IrqInput,
+}
+
+/// A start-up (SIPI) message on its way to a CPU.
+#[derive(Clone, Default)]
+pub struct Startup(Arc<AtomicU32>, Attention);
+
+impl Startup {
+    pub(crate) fn new(attention: Attention) -> Self {
+        Self(Arc::default(), attention)
+    }
+
+    /// Sends the message: the CPU starts at physical `vector << 12`.
+    pub fn send(&self, vector: u8) {
+        self.0.store(0x100 | u32::from(vector), Relaxed);
+        self.1.raise();
+    }
+
+    /// Takes it.
+    pub fn take(&self) -> Option<u8> {
+        let v = self.0.swap(0, Relaxed);
+        (v & 0x100 != 0).then_some(v as u8)
+    }
+
+    /// Whether one waits.
+    pub fn is_pending(&self) -> bool {
+        self.0.load(Relaxed) != 0
+    }
+}
+
+/// What the machine asks of whoever runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerRequest {
+    /// Reset everything (keyboard controller, port 92, CF9, triple fault).
+    Reset,
+    /// Power off (ACPI S5, APM).
+    Shutdown,
+    /// Suspend to RAM (ACPI S3).
+    Suspend,
+    /// The guest says it panicked (pvpanic).
+    Panicked,
+    /// End the emulator with this exit status (isa-debug-exit).
+    Exit(u32),
+}
+
+/// A handle to make such requests; the run loop takes them. The first one stands until taken.
+#[derive(Clone, Default)]
+pub struct Power(Arc<AtomicU64>, Attention);
+
+impl Power {
+    pub(crate) fn new(attention: Attention) -> Self {
+        Self(Arc::default(), attention)
+    }
+
+    /// Makes a request.
+    pub fn request(&self, r: PowerRequest) {
+        let code = match r {
+            PowerRequest::Reset => 1,
+            PowerRequest::Shutdown => 2,
+            PowerRequest::Suspend => 3,
+            PowerRequest::Panicked => 4,
+            PowerRequest::Exit(code) => 5 | u64::from(code) << 32,
+        };
+        // A reset after a shutdown in the same instant loses, as pulling the plug would win.
+        let _ = self.0.compare_exchange(0, code, Relaxed, Relaxed);
+        self.1.raise();
+    }
+
+    /// Takes the request that stands.
+    pub fn take(&self) -> Option<PowerRequest> {
+        let v = self.0.swap(0, Relaxed);
+        Some(match v as u32 {
+            1 => PowerRequest::Reset,
+            2 => PowerRequest::Shutdown,
+            3 => PowerRequest::Suspend,
+            4 => PowerRequest::Panicked,
+            5 => PowerRequest::Exit((v >> 32) as u32),
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,131 @@
+//! Host ports: queues between a device and a front end.
+//!
+//! A device pushes and pops without knowing who is at the other end; with nobody there, output
+//! is bounded and dropped, and input never comes.
+
+use crate::irq::Attention;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+/// Bytes or frames a port holds before it drops the oldest: nobody is reading.
+const LIMIT: usize = 1 << 20;
+
+#[derive(Default)]
+struct Queues<T> {
+    to_guest: VecDeque<T>,
+    to_host: VecDeque<T>,
+}
+
+/// A two-way queue of `T` between a device and a front end. Clones are the same port.
+#[derive(Clone)]
+pub struct Port<T> {
+    queues: Arc<Mutex<Queues<T>>>,
+    waiting: Arc<AtomicBool>,
+    attention: Attention,
+}
+
+/// A character device: a serial line, a console.
+pub type CharPort = Port<u8>;
+/// A network card's cable: whole ethernet frames without checksum.
+pub type NetPort = Port<Vec<u8>>;
+
+impl<T> Default for Port<T> {
+    fn default() -> Self {
+        Self::new(Attention::default())
+    }
+}
+
+impl<T> Port<T> {
+    pub(crate) fn new(attention: Attention) -> Self {
+        let queues = Arc::new(Mutex::new(Queues { to_guest: VecDeque::new(), to_host: VecDeque::new() }));
+        Self { queues, waiting: Arc::default(), attention }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queues<T>> {
+        self.queues.lock().expect("no panic while held")
+    }
+
+    /// Device: sends to the host.
+    pub fn send(&self, item: T) {
+        let mut q = self.lock();
+        if q.to_host.len() >= LIMIT {
+            q.to_host.pop_front();
+        }
+        q.to_host.push_back(item);
+    }
+
+    /// Device: takes what the host sent.
+    pub fn receive(&self) -> Option<T> {
+        if !self.has_input() {
+            return None;
+        }
+        let mut q = self.lock();
+        let item = q.to_guest.pop_front();
+        self.waiting.store(!q.to_guest.is_empty(), Relaxed);
+        item
+    }
+
+    /// Device: whether the host sent something.
+    #[inline]
+    pub fn has_input(&self) -> bool {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Front end: sends to the guest. Items past a million waiting are dropped.
+    pub fn push(&self, items: impl IntoIterator<Item = T>) {
+        let mut q = self.lock();
+        for item in items {
+            if q.to_guest.len() < LIMIT {
+                q.to_guest.push_back(item);
+            }
+        }
+        self.waiting.store(!q.to_guest.is_empty(), Relaxed);
+        self.attention.raise();
+    }
+
+    /// Front end: takes all the guest sent.
+    pub fn drain(&self) -> Vec<T> {
+        self.lock().to_host.drain(..).collect()
+    }
+
+    /// How many items the guest has not taken yet.
+    pub fn input_len(&self) -> usize {
+        self.lock().to_guest.len()
+    }
+}
+
+/// A message-signalled interrupt: a write that an interrupt controller takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Address written: destination and mode (Intel SDM vol. 3, 11.11.1).
+    pub addr: u64,
+    /// Data written: vector, delivery mode, trigger.
+    pub data: u32,
+}
+
+/// Messages on their way to interrupt controllers, delivered when the machine settles.
+#[derive(Clone, Default)]
+pub struct MessageQueue {
+    queue: Arc<Mutex<VecDeque<Message>>>,
+    attention: Attention,
+    changed: Attention,
+}
+
+impl MessageQueue {
+    pub(crate) fn new(attention: Attention, changed: Attention) -> Self {
+        Self { queue: Arc::default(), attention, changed }
+    }
+
+    /// Sends one.
+    pub fn send(&self, m: Message) {
+        self.queue.lock().expect("no panic while held").push_back(m);
+        self.changed.raise();
+        self.attention.raise();
+    }
+
+    /// Takes the oldest.
+    pub fn take(&self) -> Option<Message> {
+        self.queue.lock().expect("no panic while held").pop_front()
+    }
+}
