@@ -1,1 +1,29 @@
-//! Orrery: block.
+//! Block storage: what a disk is to a device, and what a disk image is to a host.
+//!
+//! Two faces, and a wall between them:
+//!
+//! * [`backend`] is what device models use: a [`BlockBackend`](backend::BlockBackend) takes
+//!   requests, hands out tickets, has a medium in it or has none. Nothing reachable from that
+//!   module names a node, a format or a file.
+//! * [`graph`] is what the machine and the tools use: nodes, typed edges, permissions, the
+//!   registry of backends and the executor that runs unfinished requests.
+//!
+//! The host enters through [`host`] alone: a front end implements [`BlockFile`](host::BlockFile)
+//! and lends it to a node. Nothing here waits, sleeps, starts a thread or opens a file.
+
+#![forbid(unsafe_code)]
+
+pub mod backend;
+mod buf;
+mod driver;
+mod error;
+pub mod exec;
+pub mod graph;
+pub mod host;
+mod op;
+mod probe;
+mod sync;
+
+pub use buf::IoBuf;
+pub use error::{BlockError, Result};
+pub use op::{Completion, Op, completion};

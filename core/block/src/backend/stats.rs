@@ -1,0 +1,76 @@
+//! What a drive has done.
+
+use super::request::Kind;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters of one kind of request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpStats {
+    /// Finished well.
+    pub ops: u64,
+    /// Bytes of those.
+    pub bytes: u64,
+    /// Failed in the storage below.
+    pub failed: u64,
+    /// Refused before they got there.
+    pub invalid: u64,
+}
+
+/// Counters of a drive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Reads.
+    pub read: OpStats,
+    /// Writes and zero writes.
+    pub write: OpStats,
+    /// Flushes.
+    pub flush: OpStats,
+    /// Discards.
+    pub discard: OpStats,
+}
+
+#[derive(Default)]
+struct Cell {
+    ops: AtomicU64,
+    bytes: AtomicU64,
+    failed: AtomicU64,
+    invalid: AtomicU64,
+}
+
+#[derive(Default)]
+pub(super) struct Counters([Cell; 4]);
+
+impl Counters {
+    pub(super) fn done(&self, kind: Kind, bytes: u64, ok: bool) {
+        let cell = &self.0[kind as usize];
+        if ok {
+            cell.ops.fetch_add(1, Ordering::Relaxed);
+            cell.bytes.fetch_add(bytes, Ordering::Relaxed);
+        } else {
+            cell.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn invalid(&self, kind: Kind) {
+        self.0[kind as usize].invalid.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn read(&self) -> Stats {
+        let one = |kind: Kind| {
+            let cell = &self.0[kind as usize];
+            OpStats {
+                ops: cell.ops.load(Ordering::Relaxed),
+                bytes: cell.bytes.load(Ordering::Relaxed),
+                failed: cell.failed.load(Ordering::Relaxed),
+                invalid: cell.invalid.load(Ordering::Relaxed),
+            }
+        };
+        Stats {
+            read: one(Kind::Read),
+            write: one(Kind::Write),
+            flush: one(Kind::Flush),
+            discard: one(Kind::Discard),
+        }
+    }
+}

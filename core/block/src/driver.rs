@@ -1,0 +1,100 @@
+//! What a node does with requests: the trait behind every format, filter and protocol.
+
+use crate::graph::{Edge, Node};
+use crate::{BlockError, IoBuf, Op};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// Keeps a mapping true: while one lives, the storage it points into is not put to other use.
+#[derive(Clone)]
+pub(crate) struct Lease(#[expect(dead_code, reason = "held for its count")] Arc<()>);
+
+impl Lease {
+    pub(crate) fn new(token: &Arc<()>) -> Self {
+        Self(token.clone())
+    }
+}
+
+/// What a mapping is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// Where the bytes of a range are, answered from memory.
+pub(crate) enum Map {
+    /// In a child, for the first `len` bytes of the range.
+    Child { node: Arc<Node>, offset: u64, len: u64, lease: Option<Lease> },
+    /// They are zeros (reads only), for the first `len` bytes.
+    Zero { len: u64 },
+    /// Not known without work: start the operation.
+    Defer,
+}
+
+/// Allocation state of a range, from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct BlockStatus {
+    /// Bytes that are alike.
+    pub len: u64,
+    /// Reads as zeros.
+    pub zero: bool,
+    /// Decided by this node rather than by its backing file.
+    pub allocated: bool,
+    /// Stored as data (as against a hole or a zero mark).
+    pub data: bool,
+    /// Stored compressed.
+    pub compressed: bool,
+    /// Where in the node's file the data is, when it can be read there as it is.
+    pub offset: Option<u64>,
+}
+
+/// A driver's share of a node. Requests are inside [`Driver::len`] unless the driver's
+/// documentation says otherwise, and never empty. Dropping an [`Op`] must leave nothing half done: generic code
+/// only drops one together with the whole machine.
+pub(crate) trait Driver: Send + Sync + 'static {
+    /// Name of the driver as options spell it.
+    fn name(&self) -> &'static str;
+
+    /// Length in bytes.
+    fn len(&self) -> u64;
+
+    /// True when writes are refused.
+    fn read_only(&self) -> bool;
+
+    /// Edges to the nodes below.
+    fn children(&self) -> Vec<Arc<Edge>>;
+
+    /// Maps a range from memory; must be quick and never wait.
+    fn map(&self, access: Access, offset: u64, len: u64) -> Map {
+        let _ = (access, offset, len);
+        Map::Defer
+    }
+
+    fn read(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf>;
+
+    fn write(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf>;
+
+    /// Makes the range read as zeros; with `unmap` storage may be given back.
+    fn write_zeroes(self: Arc<Self>, offset: u64, len: u64, unmap: bool) -> Op<()>;
+
+    /// The range's content is not needed any more.
+    fn discard(self: Arc<Self>, offset: u64, len: u64) -> Op<()>;
+
+    /// Makes finished writes stable.
+    fn flush(self: Arc<Self>) -> Op<()>;
+
+    /// Changes the length.
+    fn truncate(self: Arc<Self>, len: u64) -> Op<()> {
+        let _ = len;
+        Op::err(BlockError::unsupported(format!("'{}' cannot be resized", self.name())))
+    }
+
+    /// Says how the start of the range is stored.
+    fn status(self: Arc<Self>, offset: u64, len: u64) -> Op<BlockStatus>;
+
+    /// Flushes and leaves the image as a clean shutdown does.
+    fn close(self: Arc<Self>) -> Op<()> {
+        self.flush()
+    }
+}
