@@ -1,4 +1,8 @@
-//! Orrery: cpu.
+//! Orrery: cpu. One IR, engines that run it, a front-end per instruction set.
 
+pub mod env;
 pub mod frame;
+pub mod ir;
+pub mod isa;
+pub mod tlb;
 pub mod x86;

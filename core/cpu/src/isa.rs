@@ -1,0 +1,139 @@
+//! What an instruction set gives the engines: [`Isa`].
+
+use orrery_system::board::Board;
+
+use crate::env::Env;
+use crate::frame::Frame;
+use crate::ir::Builder;
+
+/// Why memory is accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Data read.
+    Read,
+    /// Data write.
+    Write,
+    /// Instruction fetch.
+    Exec,
+}
+
+/// What a page walk found: the 4 KiB page, whatever the size of the guest's page.
+///
+/// The permissions are those of the MMU index asked for, as they stand: `write` only
+/// when a store needs no more work (the dirty bit is set).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Physical address of the 4 KiB page (A20 and such applied).
+    pub gpa: u64,
+    /// Reads are allowed.
+    pub read: bool,
+    /// Writes are allowed.
+    pub write: bool,
+    /// Fetches are allowed.
+    pub exec: bool,
+    /// Survives [`Env::flush_non_global`].
+    pub global: bool,
+}
+
+/// Where instructions are fetched from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeWindow {
+    /// Linear address of the program counter.
+    pub linear: u64,
+    /// Bytes from there that may be fetched (to the code segment's limit); at least 1.
+    pub len: u64,
+    /// MMU index of fetches.
+    pub mmu: u8,
+}
+
+/// What lifting one instruction came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lift {
+    /// So many bytes long; the block may go on with the next instruction.
+    Next(u8),
+    /// So many bytes long, and the ops emitted end the block.
+    End(u8),
+    /// The bytes given are the beginning of an instruction; give more.
+    Short,
+}
+
+/// What a CPU does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poll {
+    /// Execute instructions.
+    Run,
+    /// Wait for an interrupt.
+    Halted,
+    /// Give the turn to another CPU (a spin-wait hint), then go on.
+    Yield,
+    /// Stopped for good until reset (x86: triple fault); the board was told.
+    Shutdown,
+}
+
+/// An instruction set: decoding, translation to IR, address translation, exceptions.
+///
+/// Implementors are zero-sized; all state is in [`Isa::Cpu`].
+pub trait Isa: Sized + 'static {
+    /// Architectural state of one CPU.
+    type Cpu;
+    /// An exception on its way.
+    type Trap: Copy + core::fmt::Debug;
+    /// Longest instruction in bytes.
+    const MAX_INSN: usize;
+
+    /// The CPU's variables.
+    fn frame(cpu: &Self::Cpu) -> &Frame;
+    /// The CPU's variables.
+    fn frame_mut(cpu: &mut Self::Cpu) -> &mut Frame;
+    /// The program counter.
+    fn pc(cpu: &Self::Cpu) -> u64;
+    /// Sets the program counter.
+    fn set_pc(cpu: &mut Self::Cpu, pc: u64);
+
+    /// Everything the translation of an instruction depends on besides its bytes and its `pc`.
+    fn block_key(cpu: &Self::Cpu) -> u64;
+    /// Whether blocks of this key hold one instruction; [`Isa::stepped`] is then called after each.
+    fn one_insn(key: u64) -> bool {
+        let _ = key;
+        false
+    }
+    /// Where `pc` fetches from, or the trap when nothing may be fetched there.
+    fn code_window(cpu: &Self::Cpu, pc: u64) -> Result<CodeWindow, Self::Trap>;
+    /// Emits the instruction at `pc`, whose bytes are at the start of `code`.
+    ///
+    /// `cpu` is only for what never changes (the model's features); everything else is in `key`.
+    /// Never emits [`Op::Insn`](crate::ir::Op::Insn). An instruction that must end the block
+    /// ([`Fx::ENDS`](crate::ir::Fx::ENDS)) and answers [`Lift::Next`] is ended by the engine.
+    fn lift(cpu: &Self::Cpu, key: u64, pc: u64, code: &[u8], b: &mut Builder) -> Lift;
+
+    /// Finds the page of `linear`, updating accessed and dirty bits. Memory through `board.read`.
+    fn walk(
+        cpu: &mut Self::Cpu,
+        board: &mut Board,
+        linear: u64,
+        access: Access,
+        mmu: u8,
+    ) -> Result<Mapping, Self::Trap>;
+    /// Linear addresses wrap to these bits (checked only where an access crosses a page).
+    fn linear_mask(cpu: &Self::Cpu) -> u64;
+
+    /// Runs helper `f`. See [`Fx`](crate::ir::Fx) for what it may do.
+    fn helper(f: u16, env: &mut Env<'_, Self>, args: &[u64; 6]) -> Result<u64, Self::Trap>;
+    /// Pure function `f` of its arguments.
+    fn pure(f: u16, args: &[u64; 6]) -> u64;
+    /// Pure vector function `kind`.
+    fn vec_op(kind: u16, a: u128, b: u128, imm: u8) -> u128;
+    /// The exception that [`Op::Trap`](crate::ir::Op::Trap) names.
+    fn trap(id: u16, arg: u64) -> Self::Trap;
+
+    /// Enters the handler of `trap`. The program counter is that of the faulting instruction.
+    fn deliver(env: &mut Env<'_, Self>, trap: Self::Trap);
+    /// Called between blocks when something may have changed: takes interrupts, resets, start-up
+    /// messages; applies A20.
+    fn poll(env: &mut Env<'_, Self>) -> Poll;
+    /// Called after an instruction of a block with [`Isa::one_insn`] completed without a trap:
+    /// single-step exceptions, the end of an interrupt shadow.
+    fn stepped(env: &mut Env<'_, Self>) {
+        let _ = env;
+    }
+}
