@@ -1,6 +1,7 @@
 //! Orrery: cpu. One IR, engines that run it, a front-end per instruction set.
 
 pub mod env;
+pub mod float;
 pub mod frame;
 pub mod ir;
 pub mod isa;

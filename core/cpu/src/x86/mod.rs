@@ -2,4 +2,7 @@
 
 pub mod cpuid;
 pub mod helper;
+pub mod mmx;
+pub mod sse;
 pub mod state;
+pub mod x87;

@@ -1,0 +1,208 @@
+//! Addition, subtraction, multiplication, division, square root.
+
+use super::format::{note_denormal, propagate};
+use super::round::{HALF, round_parts, shift_right_sticky};
+use super::{Class, Env, Flags, Format, Parts};
+
+/// `a + b`.
+#[inline]
+pub fn add<F: Format>(a: F, b: F, env: &mut Env) -> F {
+    if let Some(result) = F::fast_add(a, b, env) {
+        return result;
+    }
+    add_parts(&a.operand(env), &b.operand(env), env)
+}
+
+/// `a - b`.
+#[inline]
+pub fn sub<F: Format>(a: F, b: F, env: &mut Env) -> F {
+    if let Some(result) = F::fast_sub(a, b, env) {
+        return result;
+    }
+    sub_parts(&a.operand(env), &b.operand(env), env)
+}
+
+/// `a * b`.
+#[inline]
+pub fn mul<F: Format>(a: F, b: F, env: &mut Env) -> F {
+    if let Some(result) = F::fast_mul(a, b, env) {
+        return result;
+    }
+    mul_parts(&a.operand(env), &b.operand(env), env)
+}
+
+/// `a / b`.
+#[inline]
+pub fn div<F: Format>(a: F, b: F, env: &mut Env) -> F {
+    if let Some(result) = F::fast_div(a, b, env) {
+        return result;
+    }
+    div_parts(&a.operand(env), &b.operand(env), env)
+}
+
+/// Square root of `a`.
+#[inline]
+pub fn sqrt<F: Format>(a: F, env: &mut Env) -> F {
+    if let Some(result) = F::fast_sqrt(a, env) {
+        return result;
+    }
+    sqrt_parts(&a.operand(env), env)
+}
+
+fn invalid<F: Format>(env: &mut Env) -> F {
+    env.raise(Flags::INVALID);
+    F::pack(&Parts::indefinite())
+}
+
+/// Rounds to the format, to the precision in force.
+#[inline]
+fn finish<F: Format>(env: &mut Env, sign: bool, exp: i32, hi: u64, lo: u64) -> F {
+    let precision = F::precision(env);
+    F::pack(&round_parts::<F>(env, sign, exp, hi, lo, precision))
+}
+
+/// [`add`] of parts, which may come from other formats.
+pub fn add_parts<F: Format>(a: &Parts, b: &Parts, env: &mut Env) -> F {
+    signed_sum(a, b, false, env)
+}
+
+/// [`sub`] of parts.
+pub fn sub_parts<F: Format>(a: &Parts, b: &Parts, env: &mut Env) -> F {
+    signed_sum(a, b, true, env)
+}
+
+fn signed_sum<F: Format>(a: &Parts, b: &Parts, negate: bool, env: &mut Env) -> F {
+    if let Some(nan) = propagate(env, a, b) {
+        return F::pack(&nan);
+    }
+    let b_sign = b.sign ^ negate;
+    match (a.class, b.class) {
+        (Class::Infinity, Class::Infinity) if a.sign != b_sign => return invalid(env),
+        (Class::Infinity, _) => {
+            note_denormal(env, a, b);
+            return F::pack(&Parts::infinity(a.sign));
+        }
+        (_, Class::Infinity) => {
+            note_denormal(env, a, b);
+            return F::pack(&Parts::infinity(b_sign));
+        }
+        _ => note_denormal(env, a, b),
+    }
+    match (a.class, b.class) {
+        (Class::Zero, Class::Zero) => {
+            let sign = if a.sign == b_sign { a.sign } else { cancelled_sign(env) };
+            F::pack(&Parts::zero(sign))
+        }
+        (Class::Zero, _) => finish(env, b_sign, b.exp, b.sig, 0),
+        (_, Class::Zero) => finish(env, a.sign, a.exp, a.sig, 0),
+        _ => {
+            let a_less = (a.exp, a.sig) < (b.exp, b.sig);
+            let (x, x_sign, y) = if a_less { (b, b_sign, a) } else { (a, a.sign, b) };
+            // One bit of headroom above, 63 of guard below.
+            let big = u128::from(x.sig) << 63;
+            let small =
+                shift_right_sticky(u128::from(y.sig) << 63, (x.exp - y.exp).min(128) as u32);
+            let sum = if a.sign == b_sign { big + small } else { big - small };
+            if sum == 0 {
+                return F::pack(&Parts::zero(cancelled_sign(env)));
+            }
+            let shift = sum.leading_zeros();
+            let sum = sum << shift;
+            finish(env, x_sign, x.exp + 1 - shift as i32, (sum >> 64) as u64, sum as u64)
+        }
+    }
+}
+
+/// The sign of an exact zero sum.
+fn cancelled_sign(env: &Env) -> bool {
+    env.rounding == super::Rounding::Down
+}
+
+/// [`mul`] of parts.
+pub fn mul_parts<F: Format>(a: &Parts, b: &Parts, env: &mut Env) -> F {
+    if let Some(nan) = propagate(env, a, b) {
+        return F::pack(&nan);
+    }
+    let sign = a.sign ^ b.sign;
+    match (a.class, b.class) {
+        (Class::Infinity, Class::Zero) | (Class::Zero, Class::Infinity) => return invalid(env),
+        (Class::Infinity, _) | (_, Class::Infinity) => {
+            note_denormal(env, a, b);
+            return F::pack(&Parts::infinity(sign));
+        }
+        (Class::Zero, _) | (_, Class::Zero) => {
+            note_denormal(env, a, b);
+            return F::pack(&Parts::zero(sign));
+        }
+        _ => note_denormal(env, a, b),
+    }
+    let product = u128::from(a.sig) * u128::from(b.sig);
+    let shift = product.leading_zeros();
+    let product = product << shift;
+    finish(env, sign, a.exp + b.exp + 1 - shift as i32, (product >> 64) as u64, product as u64)
+}
+
+/// [`div`] of parts.
+pub fn div_parts<F: Format>(a: &Parts, b: &Parts, env: &mut Env) -> F {
+    if let Some(nan) = propagate(env, a, b) {
+        return F::pack(&nan);
+    }
+    let sign = a.sign ^ b.sign;
+    match (a.class, b.class) {
+        (Class::Infinity, Class::Infinity) | (Class::Zero, Class::Zero) => return invalid(env),
+        (Class::Infinity, _) => {
+            note_denormal(env, a, b);
+            return F::pack(&Parts::infinity(sign));
+        }
+        (_, Class::Infinity) | (Class::Zero, _) => {
+            note_denormal(env, a, b);
+            return F::pack(&Parts::zero(sign));
+        }
+        (_, Class::Zero) => {
+            note_denormal(env, a, b);
+            env.raise(Flags::ZERO_DIVIDE);
+            return F::pack(&Parts::infinity(sign));
+        }
+        _ => note_denormal(env, a, b),
+    }
+    let less = a.sig < b.sig;
+    let divisor = u128::from(b.sig);
+    let dividend = u128::from(a.sig) << if less { 64 } else { 63 };
+    let (quotient, rest) = (dividend / divisor, dividend % divisor);
+    finish(env, sign, a.exp - b.exp - i32::from(less), quotient as u64, below(rest, divisor))
+}
+
+/// What lies below a truncated quotient: nothing, less than, exactly or more than one half.
+fn below(rest: u128, divisor: u128) -> u64 {
+    use core::cmp::Ordering::{Equal, Greater, Less};
+    match (rest * 2).cmp(&divisor) {
+        _ if rest == 0 => 0,
+        Less => 1,
+        Equal => HALF,
+        Greater => HALF | 1,
+    }
+}
+
+/// [`sqrt`] of parts.
+pub fn sqrt_parts<F: Format>(a: &Parts, env: &mut Env) -> F {
+    if let Some(nan) = propagate(env, a, a) {
+        return F::pack(&nan);
+    }
+    match a.class {
+        Class::Zero => return F::pack(a),
+        _ if a.sign => return invalid(env),
+        Class::Infinity => return F::pack(a),
+        _ => note_denormal(env, a, a),
+    }
+    // A radicand of 127 or 128 bits has a root of 64.
+    let radicand = u128::from(a.sig) << if a.exp & 1 == 0 { 63 } else { 64 };
+    let root = radicand.isqrt();
+    let rest = radicand - root * root;
+    let lo = match rest {
+        0 => 0,
+        // (root + 1/2)^2 = root^2 + root + 1/4.
+        _ if rest > root => HALF | 1,
+        _ => 1,
+    };
+    finish(env, false, a.exp >> 1, root as u64, lo)
+}
