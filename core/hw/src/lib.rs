@@ -1,1 +1,5 @@
 //! Orrery: hw.
+
+#![forbid(unsafe_code)]
+
+pub mod display;
