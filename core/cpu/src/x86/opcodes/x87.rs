@@ -1,0 +1,161 @@
+//! x87 escapes D8 to DF (SDM vol. 2D tables ).
+//!
+//! The columns are those of [`super::one_byte`].
+
+use super::{Row, rows};
+
+/// Rows by opcode.
+pub(super) const ROWS: &[Row] = rows! {
+    // D8: 32-bit real memory operand, or ST(0) op ST(i).
+    _   M1 0xd8 0 mem  FADD         (Md);
+    _   M1 0xd8 0 reg  FADD         (ST STi);
+    _   M1 0xd8 1 mem  FMUL         (Md);
+    _   M1 0xd8 1 reg  FMUL         (ST STi);
+    _   M1 0xd8 2 mem  FCOM         (Md);
+    _   M1 0xd8 2 reg  FCOM         (ST STi);
+    _   M1 0xd8 3 mem  FCOMP        (Md);
+    _   M1 0xd8 3 reg  FCOMP        (ST STi);
+    _   M1 0xd8 4 mem  FSUB         (Md);
+    _   M1 0xd8 4 reg  FSUB         (ST STi);
+    _   M1 0xd8 5 mem  FSUBR        (Md);
+    _   M1 0xd8 5 reg  FSUBR        (ST STi);
+    _   M1 0xd8 6 mem  FDIV         (Md);
+    _   M1 0xd8 6 reg  FDIV         (ST STi);
+    _   M1 0xd8 7 mem  FDIVR        (Md);
+    _   M1 0xd8 7 reg  FDIVR        (ST STi);
+    // D9: loads and stores, control, constants, transcendental functions.
+    _   M1 0xd9 0 mem  FLD          (Md);
+    _   M1 0xd9 0 reg  FLD          (STi);
+    _   M1 0xd9 1 reg  FXCH         (STi);
+    _   M1 0xd9 2 mem  FST          (Md);
+    _   M1 0xd9 2 rm0  FNOP         ();
+    _   M1 0xd9 3 mem  FSTP         (Md);
+    _   M1 0xd9 3 reg  FSTP         (STi);
+    _   M1 0xd9 4 mem  FLDENV       (M);
+    _   M1 0xd9 4 rm0  FCHS         ();
+    _   M1 0xd9 4 rm1  FABS         ();
+    _   M1 0xd9 4 rm4  FTST         ();
+    _   M1 0xd9 4 rm5  FXAM         ();
+    _   M1 0xd9 5 mem  FLDCW        (Mw);
+    _   M1 0xd9 5 rm0  FLD1         ();
+    _   M1 0xd9 5 rm1  FLDL2T       ();
+    _   M1 0xd9 5 rm2  FLDL2E       ();
+    _   M1 0xd9 5 rm3  FLDPI        ();
+    _   M1 0xd9 5 rm4  FLDLG2       ();
+    _   M1 0xd9 5 rm5  FLDLN2       ();
+    _   M1 0xd9 5 rm6  FLDZ         ();
+    _   M1 0xd9 6 mem  FNSTENV      (M);
+    _   M1 0xd9 6 rm0  F2XM1        ();
+    _   M1 0xd9 6 rm1  FYL2X        ();
+    _   M1 0xd9 6 rm2  FPTAN        ();
+    _   M1 0xd9 6 rm3  FPATAN       ();
+    _   M1 0xd9 6 rm4  FXTRACT      ();
+    _   M1 0xd9 6 rm5  FPREM1       ();
+    _   M1 0xd9 6 rm6  FDECSTP      ();
+    _   M1 0xd9 6 rm7  FINCSTP      ();
+    _   M1 0xd9 7 mem  FNSTCW       (Mw);
+    _   M1 0xd9 7 rm0  FPREM        ();
+    _   M1 0xd9 7 rm1  FYL2XP1      ();
+    _   M1 0xd9 7 rm2  FSQRT        ();
+    _   M1 0xd9 7 rm3  FSINCOS      ();
+    _   M1 0xd9 7 rm4  FRNDINT      ();
+    _   M1 0xd9 7 rm5  FSCALE       ();
+    _   M1 0xd9 7 rm6  FSIN         ();
+    _   M1 0xd9 7 rm7  FCOS         ();
+    // DA: 32-bit integer memory operand, FCMOV.
+    _   M1 0xda 0 mem  FIADD        (Md);
+    _   M1 0xda 0 reg  FCMOVB       (ST STi) CMOV;
+    _   M1 0xda 1 mem  FIMUL        (Md);
+    _   M1 0xda 1 reg  FCMOVE       (ST STi) CMOV;
+    _   M1 0xda 2 mem  FICOM        (Md);
+    _   M1 0xda 2 reg  FCMOVBE      (ST STi) CMOV;
+    _   M1 0xda 3 mem  FICOMP       (Md);
+    _   M1 0xda 3 reg  FCMOVU       (ST STi) CMOV;
+    _   M1 0xda 4 mem  FISUB        (Md);
+    _   M1 0xda 5 mem  FISUBR       (Md);
+    _   M1 0xda 5 rm1  FUCOMPP      ();
+    _   M1 0xda 6 mem  FIDIV        (Md);
+    _   M1 0xda 7 mem  FIDIVR       (Md);
+    // DB: 32-bit integer loads and stores, 80-bit real, control, FCMOV, FCOMI.
+    _   M1 0xdb 0 mem  FILD         (Md);
+    _   M1 0xdb 1 mem  FISTTP       (Md) SSE3;
+    _   M1 0xdb 2 mem  FIST         (Md);
+    _   M1 0xdb 3 mem  FISTP        (Md);
+    _   M1 0xdb 5 mem  FLD          (M80);
+    _   M1 0xdb 7 mem  FSTP         (M80);
+    _   M1 0xdb 0 reg  FCMOVNB      (ST STi) CMOV;
+    _   M1 0xdb 1 reg  FCMOVNE      (ST STi) CMOV;
+    _   M1 0xdb 2 reg  FCMOVNBE     (ST STi) CMOV;
+    _   M1 0xdb 3 reg  FCMOVNU      (ST STi) CMOV;
+    _   M1 0xdb 4 rm0  FNENI        ();
+    _   M1 0xdb 4 rm1  FNDISI       ();
+    _   M1 0xdb 4 rm2  FNCLEX       ();
+    _   M1 0xdb 4 rm3  FNINIT       ();
+    _   M1 0xdb 4 rm4  FNSETPM      ();
+    _   M1 0xdb 5 reg  FUCOMI       (ST STi) CMOV;
+    _   M1 0xdb 6 reg  FCOMI        (ST STi) CMOV;
+    // DC: 64-bit real memory operand, or ST(i) op ST(0).
+    _   M1 0xdc 0 mem  FADD         (Mq);
+    _   M1 0xdc 0 reg  FADD         (STi ST);
+    _   M1 0xdc 1 mem  FMUL         (Mq);
+    _   M1 0xdc 1 reg  FMUL         (STi ST);
+    _   M1 0xdc 2 mem  FCOM         (Mq);
+    _   M1 0xdc 2 reg  FCOM         (ST STi);
+    _   M1 0xdc 3 mem  FCOMP        (Mq);
+    _   M1 0xdc 3 reg  FCOMP        (ST STi);
+    _   M1 0xdc 4 mem  FSUB         (Mq);
+    _   M1 0xdc 4 reg  FSUBR        (STi ST);
+    _   M1 0xdc 5 mem  FSUBR        (Mq);
+    _   M1 0xdc 5 reg  FSUB         (STi ST);
+    _   M1 0xdc 6 mem  FDIV         (Mq);
+    _   M1 0xdc 6 reg  FDIVR        (STi ST);
+    _   M1 0xdc 7 mem  FDIVR        (Mq);
+    _   M1 0xdc 7 reg  FDIV         (STi ST);
+    // DD: 64-bit real and integer loads and stores, state.
+    _   M1 0xdd 0 mem  FLD          (Mq);
+    _   M1 0xdd 1 mem  FISTTP       (Mq) SSE3;
+    _   M1 0xdd 2 mem  FST          (Mq);
+    _   M1 0xdd 3 mem  FSTP         (Mq);
+    _   M1 0xdd 4 mem  FRSTOR       (M);
+    _   M1 0xdd 6 mem  FNSAVE       (M);
+    _   M1 0xdd 7 mem  FNSTSW       (Mw);
+    _   M1 0xdd 0 reg  FFREE        (STi);
+    _   M1 0xdd 1 reg  FXCH         (STi);
+    _   M1 0xdd 2 reg  FST          (STi);
+    _   M1 0xdd 3 reg  FSTP         (STi);
+    _   M1 0xdd 4 reg  FUCOM        (STi);
+    _   M1 0xdd 5 reg  FUCOMP       (STi);
+    // DE: 16-bit integer memory operand, or ST(i) op ST(0) and pop.
+    _   M1 0xde 0 mem  FIADD        (Mw);
+    _   M1 0xde 1 mem  FIMUL        (Mw);
+    _   M1 0xde 2 mem  FICOM        (Mw);
+    _   M1 0xde 3 mem  FICOMP       (Mw);
+    _   M1 0xde 4 mem  FISUB        (Mw);
+    _   M1 0xde 5 mem  FISUBR       (Mw);
+    _   M1 0xde 6 mem  FIDIV        (Mw);
+    _   M1 0xde 7 mem  FIDIVR       (Mw);
+    _   M1 0xde 0 reg  FADDP        (STi ST);
+    _   M1 0xde 1 reg  FMULP        (STi ST);
+    _   M1 0xde 2 reg  FCOMP        (STi);
+    _   M1 0xde 4 reg  FSUBRP       (STi ST);
+    _   M1 0xde 5 reg  FSUBP        (STi ST);
+    _   M1 0xde 6 reg  FDIVRP       (STi ST);
+    _   M1 0xde 7 reg  FDIVP        (STi ST);
+    _   M1 0xde 3 rm1  FCOMPP       ();
+    // DF: 16- and 64-bit integer, packed decimal, FNSTSW AX, FCOMIP.
+    _   M1 0xdf 0 mem  FILD         (Mw);
+    _   M1 0xdf 1 mem  FISTTP       (Mw) SSE3;
+    _   M1 0xdf 2 mem  FIST         (Mw);
+    _   M1 0xdf 3 mem  FISTP        (Mw);
+    _   M1 0xdf 4 mem  FBLD         (M80);
+    _   M1 0xdf 5 mem  FILD         (Mq);
+    _   M1 0xdf 6 mem  FBSTP        (M80);
+    _   M1 0xdf 7 mem  FISTP        (Mq);
+    _   M1 0xdf 0 reg  FFREEP       (STi);
+    _   M1 0xdf 1 reg  FXCH         (STi);
+    _   M1 0xdf 2 reg  FSTP         (STi);
+    _   M1 0xdf 3 reg  FSTP         (STi);
+    _   M1 0xdf 4 rm0  FNSTSW       (AX);
+    _   M1 0xdf 5 reg  FUCOMIP      (ST STi) CMOV;
+    _   M1 0xdf 6 reg  FCOMIP       (ST STi) CMOV;
+};
