@@ -126,11 +126,7 @@ impl<E> Decoder<'_, E> {
             p.rex = 0;
         };
         if first == 0xc4 || first == 0xc5 {
-            let vex = if long {
-                true
-            } else {
-                self.modrm()? >= 0xc0 && self.mode.protected
-            };
+            let vex = if long { true } else { self.modrm()? >= 0xc0 && self.mode.protected };
             if vex {
                 return self.vex(first);
             }
@@ -169,7 +165,7 @@ impl<E> Decoder<'_, E> {
             rex |= REX_W;
         }
         self.prefixes.rex = 0x40 | rex;
-        self.vvvv = !last >> 3 & if long { 15 } else { 7 };
+        self.vvvv = !last >> 3 & 15;
         match last & 3 {
             1 => self.prefixes.opsize = true,
             2 => self.prefixes.rep = 0xf3,
@@ -263,7 +259,8 @@ impl<E> Decoder<'_, E> {
         }
         if opcode == 0x90 && row.id == Id::NOP && p.rex & REX_B != 0 {
             insn.id = Id::XCHG;
-            insn.ops = [Operand::Gpr(8, opsize), Operand::Gpr(0, opsize), Operand::Imm2, Operand::Imm2];
+            insn.ops =
+                [Operand::Gpr(8, opsize), Operand::Gpr(0, opsize), Operand::Imm2, Operand::Imm2];
             insn.count = 2;
         }
         for &arg in row.args {
@@ -279,7 +276,10 @@ impl<E> Decoder<'_, E> {
     /// What is invalid besides unknown opcodes.
     fn check(&self, insn: &Insn, row: &Row) -> Decoded<(), E> {
         let lockable = row.traits.has(Traits::LOCK) && matches!(insn.ops[0], Operand::Mem(_));
+        // VEX.vvvv must be all ones (here 0) where it names no operand.
+        let stray = self.vvvv != 0 && !row.args.contains(&Arg::By);
         let bad = insn.lock && !lockable
+            || stray
             || match insn.id {
                 Id::MOV => match (insn.ops[0], insn.ops[1]) {
                     (Operand::Seg(s), _) => s > 5 || usize::from(s) == seg::CS,
@@ -387,7 +387,7 @@ impl<E> Decoder<'_, E> {
             Arg::RvMw => either(Operand::Gpr(rm, opsize), 2),
             Arg::RyMb => either(Operand::Gpr(rm, y), 1),
             Arg::RyMw => either(Operand::Gpr(rm, y), 2),
-            Arg::By => Operand::Gpr(self.vvvv, y),
+            Arg::By => Operand::Gpr(self.vvvv & if natural == 8 { 15 } else { 7 }, y),
             Arg::Zb => byte_reg(low),
             Arg::Zv => Operand::Gpr(low, opsize),
             Arg::AL => Operand::Gpr(0, 1),
@@ -493,13 +493,35 @@ fn may_be_memory(arg: Arg) -> bool {
     use Arg::*;
     matches!(
         arg,
-        Eb | Ew | Ed | Ev | Ey | RvMw | RyMb | RyMw | M | Mw | Md | Mq | Mdq | M80 | Mp | Ma | Q
-            | Qd | W | W64 | W32 | W16
+        Eb | Ew
+            | Ed
+            | Ev
+            | Ey
+            | RvMw
+            | RyMb
+            | RyMw
+            | M
+            | Mw
+            | Md
+            | Mq
+            | Mdq
+            | M80
+            | Mp
+            | Ma
+            | Q
+            | Qd
+            | W
+            | W64
+            | W32
+            | W16
     )
 }
 
 fn uses_modrm(arg: Arg) -> bool {
     use Arg::*;
     may_be_memory(arg)
-        || matches!(arg, Gb | Gw | Gv | Gy | Gz | Gr | Rv | Ry | Rr | Sw | Cd | Dd | STi | P | N | V | U)
+        || matches!(
+            arg,
+            Gb | Gw | Gv | Gy | Gz | Gr | Rv | Ry | Rr | Sw | Cd | Dd | STi | P | N | V | U
+        )
 }

@@ -93,7 +93,6 @@ macro_rules! instructions {
     ($($id:ident)*) => {
         /// Instructions, by the manual's mnemonic. Condition codes are not part of it: see
         /// [`Insn::condition`].
-        #[expect(non_camel_case_types, reason = "mnemonics as the manual spells them")]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         #[repr(u16)]
         pub enum Id { $(#[doc = concat!("The ", stringify!($id), " instruction.")] $id),* }

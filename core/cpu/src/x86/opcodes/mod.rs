@@ -11,8 +11,9 @@ mod x87;
 use super::insn::{Features, Id};
 
 /// An operand as the opcode map names it.
+#[expect(non_camel_case_types, reason = "operands as the manual spells them")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arg {
+pub(super) enum Arg {
     /// Byte general register or memory by ModRM.rm.
     Eb,
     /// Word register or memory by ModRM.rm.
@@ -292,39 +293,71 @@ pub(super) struct Row {
     pub(super) traits: Traits,
 }
 
-macro_rules! prefix {
-    (_) => { 15 };
-    (NPO) => { $crate::x86::opcodes::pp::NP | $crate::x86::opcodes::pp::P66 };
-    ($p:ident) => { $crate::x86::opcodes::pp::$p };
+macro_rules! row_prefix {
+    (_) => {
+        15
+    };
+    (NPO) => {
+        $crate::x86::opcodes::pp::NP | $crate::x86::opcodes::pp::P66
+    };
+    ($p:ident) => {
+        $crate::x86::opcodes::pp::$p
+    };
 }
 
-macro_rules! reg {
-    (_) => { 8 };
-    ($r:literal) => { $r };
+macro_rules! row_reg {
+    (_) => {
+        8
+    };
+    ($r:literal) => {
+        $r
+    };
 }
 
-macro_rules! form {
-    (_) => { $crate::x86::opcodes::form::ANY };
-    (mem) => { $crate::x86::opcodes::form::MEM };
-    (reg) => { $crate::x86::opcodes::form::REG };
-    (rm0) => { 0 };
-    (rm1) => { 1 };
-    (rm2) => { 2 };
-    (rm3) => { 3 };
-    (rm4) => { 4 };
-    (rm5) => { 5 };
-    (rm6) => { 6 };
-    (rm7) => { 7 };
+macro_rules! row_form {
+    (_) => {
+        $crate::x86::opcodes::form::ANY
+    };
+    (mem) => {
+        $crate::x86::opcodes::form::MEM
+    };
+    (reg) => {
+        $crate::x86::opcodes::form::REG
+    };
+    (rm0) => {
+        0
+    };
+    (rm1) => {
+        1
+    };
+    (rm2) => {
+        2
+    };
+    (rm3) => {
+        3
+    };
+    (rm4) => {
+        4
+    };
+    (rm5) => {
+        5
+    };
+    (rm6) => {
+        6
+    };
+    (rm7) => {
+        7
+    };
 }
 
 macro_rules! rows {
     ($($pp:tt $map:ident $op:literal $reg:tt $form:tt $id:ident ($($arg:ident)*) $($trait:ident)*;)*) => {
         &[$($crate::x86::opcodes::Row {
-            prefix: $crate::x86::opcodes::prefix!($pp),
+            prefix: $crate::x86::opcodes::row_prefix!($pp),
             map: $crate::x86::opcodes::Map::$map,
             opcode: $op,
-            reg: $crate::x86::opcodes::reg!($reg),
-            form: $crate::x86::opcodes::form!($form),
+            reg: $crate::x86::opcodes::row_reg!($reg),
+            form: $crate::x86::opcodes::row_form!($form),
             id: $crate::x86::insn::Id::$id,
             args: &[$($crate::x86::opcodes::Arg::$arg),*],
             traits: $crate::x86::opcodes::Traits::NONE
@@ -332,7 +365,7 @@ macro_rules! rows {
         }),*]
     };
 }
-use {form, prefix, reg, rows};
+use {row_form, row_prefix, row_reg, rows};
 
 const TABLES: [&[Row]; 4] = [one_byte::ROWS, two_byte::ROWS, x87::ROWS, simd::ROWS];
 
