@@ -34,22 +34,27 @@ impl Attention {
 struct Wire {
     /// How many pins drive the wire high.
     high: AtomicU32,
-    /// The wire rose since the edge was last taken.
-    rose: AtomicBool,
+    /// How often the wire rose; each receiver remembers how much of that it has seen.
+    rises: AtomicU32,
     /// Raised at every change.
     attention: Attention,
     /// Set at every change; taken by the settle loop.
     changed: Attention,
 }
 
-/// The receiving end of a wire: an input of an interrupt controller or CPU.
+/// The receiving end of a wire: an input of an interrupt controller or CPU. Clones are the same
+/// end; [`IrqInput::tap`] makes another.
 #[derive(Clone, Default)]
-pub struct IrqInput(Arc<Wire>);
+pub struct IrqInput {
+    wire: Arc<Wire>,
+    /// Rises up to which this end has taken edges.
+    seen: Arc<AtomicU32>,
+}
 
 impl IrqInput {
     /// A wire that reports changes to `changed` and `attention`; boards make these.
     pub(crate) fn new(attention: Attention, changed: Attention) -> Self {
-        Self(Arc::new(Wire { attention, changed, ..Wire::default() }))
+        Self { wire: Arc::new(Wire { attention, changed, ..Wire::default() }), seen: Arc::default() }
     }
 
     /// A wire of its own, for tests.
@@ -57,32 +62,41 @@ impl IrqInput {
         Self::default()
     }
 
+    /// Another receiving end of the same wire, with an edge latch of its own: a line that goes to
+    /// two controllers.
+    pub fn tap(&self) -> Self {
+        let seen = self.wire.rises.load(Relaxed);
+        Self { wire: self.wire.clone(), seen: Arc::new(AtomicU32::new(seen)) }
+    }
+
     /// A new pin on this wire. Several pins make a wired OR, as PCI's shared lines are.
     pub fn pin(&self) -> IrqLine {
-        IrqLine { wire: Some(self.0.clone()), level: Arc::default() }
+        IrqLine { wire: Some(self.wire.clone()), level: Arc::default() }
     }
 
     /// Whether any pin drives the wire high.
     #[inline]
     pub fn level(&self) -> bool {
-        self.0.high.load(Relaxed) != 0
+        self.wire.high.load(Relaxed) != 0
     }
 
     /// Whether the wire rose since this was last asked.
     #[inline]
     pub fn take_edge(&self) -> bool {
-        self.0.rose.load(Relaxed) && self.0.rose.swap(false, Relaxed)
+        let rises = self.wire.rises.load(Relaxed);
+        self.seen.load(Relaxed) != rises && self.seen.swap(rises, Relaxed) != rises
     }
 
     /// Whether an edge is latched, without taking it.
     #[inline]
     pub fn has_edge(&self) -> bool {
-        self.0.rose.load(Relaxed)
+        self.seen.load(Relaxed) != self.wire.rises.load(Relaxed)
     }
 
     /// Latches or clears the edge: for restoring a snapshot.
     pub fn set_edge(&self, rose: bool) {
-        self.0.rose.store(rose, Relaxed);
+        let rises = self.wire.rises.load(Relaxed);
+        self.seen.store(if rose { rises.wrapping_sub(1) } else { rises }, Relaxed);
     }
 }
 
@@ -111,7 +125,7 @@ impl IrqLine {
         let Some(wire) = &self.wire else { return };
         if level {
             if wire.high.fetch_add(1, Relaxed) == 0 {
-                wire.rose.store(true, Relaxed);
+                wire.rises.fetch_add(1, Relaxed);
             }
         } else {
             wire.high.fetch_sub(1, Relaxed);
@@ -157,6 +171,20 @@ mod tests {
         assert!(!input.level());
         assert!(input.take_edge());
         assert!(!input.take_edge());
+    }
+
+    #[test]
+    fn each_end_of_a_wire_latches_edges_for_itself() {
+        let pic = IrqInput::detached();
+        let pin = pic.pin();
+        pin.pulse();
+        let ioapic = pic.tap();
+        assert!(!ioapic.has_edge(), "it was not there yet");
+        pin.pulse();
+        assert!(pic.take_edge() && !pic.has_edge());
+        assert!(ioapic.take_edge());
+        ioapic.set_edge(true);
+        assert!(ioapic.has_edge() && !pic.has_edge());
     }
 
     #[test]

@@ -1,0 +1,164 @@
+//! A PCI bus: which functions it has, and where their windows and pins go.
+
+use orrery_system::{DeviceId, IrqInput, IrqLine, Region};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+/// Device and function number as configuration addresses hold them.
+pub const fn devfn(device: u8, function: u8) -> u8 {
+    device << 3 | function & 7
+}
+
+/// Which of the bus' interrupt wires pin `pin` (0 is INTA#) of device number `device` drives.
+pub type PinMap = fn(device: u8, pin: u8) -> usize;
+
+struct Inner {
+    memory: Region,
+    io: Region,
+    wires: Vec<IrqInput>,
+    map: PinMap,
+    functions: Mutex<BTreeMap<u8, DeviceId>>,
+    children: Mutex<Vec<Bus>>,
+    /// Own bus number, and that of the last bus below, in byte 1.
+    numbers: AtomicU32,
+}
+
+/// A bus. Clones are the same bus.
+#[derive(Clone)]
+pub struct Bus(Arc<Inner>);
+
+impl Bus {
+    /// A bus whose functions' windows appear in `memory` and `io` and whose pins drive `wires` as
+    /// `map` says.
+    pub fn new(memory: &Region, io: &Region, wires: Vec<IrqInput>, map: PinMap) -> Self {
+        Self(Arc::new(Inner {
+            memory: memory.clone(),
+            io: io.clone(),
+            wires,
+            map,
+            functions: Mutex::default(),
+            children: Mutex::default(),
+            numbers: AtomicU32::new(0),
+        }))
+    }
+
+    /// A bus in the memory and port maps of `board`, with four wires of its own and the usual
+    /// rotation of pins: for tests of devices.
+    pub fn simple(board: &orrery_system::Board) -> Self {
+        let wires = (0..4).map(|_| board.wire()).collect();
+        Self::new(board.memory(), board.io(), wires, |device, pin| usize::from(device + pin) % 4)
+    }
+
+    /// Where memory BARs appear.
+    pub fn memory(&self) -> &Region {
+        &self.0.memory
+    }
+
+    /// Where I/O BARs appear.
+    pub fn io(&self) -> &Region {
+        &self.0.io
+    }
+
+    /// The interrupt wires that its functions drive.
+    pub fn wires(&self) -> &[IrqInput] {
+        &self.0.wires
+    }
+
+    /// A pin on the wire that interrupt pin `pin` (1 is INTA#; 0 is none) of function `devfn`
+    /// drives.
+    pub fn pin(&self, devfn: u8, pin: u8) -> IrqLine {
+        let Some(pin) = pin.checked_sub(1) else { return IrqLine::open() };
+        let wire = (self.0.map)(devfn >> 3, pin & 3);
+        self.0.wires.get(wire).map_or_else(IrqLine::open, IrqInput::pin)
+    }
+
+    /// Puts a function at `devfn`. One that was there is gone.
+    pub fn insert(&self, devfn: u8, id: DeviceId) {
+        self.0.functions.lock().expect("no panic while held").insert(devfn, id);
+    }
+
+    /// Puts a bus behind a bridge of this one. The bridge keeps its [`Bus::set_numbers`] true.
+    pub fn insert_bus(&self, child: &Self) {
+        self.0.children.lock().expect("no panic while held").push(child.clone());
+    }
+
+    /// Sets the bus' own number and that of the last bus behind it; 0 and 0 for a bridge that
+    /// was not set up yet.
+    pub fn set_numbers(&self, own: u8, last: u8) {
+        self.0.numbers.store(u32::from(own) | u32::from(last) << 8, Relaxed);
+    }
+
+    /// The first free device number from `from` on.
+    pub fn free_device(&self, from: u8) -> Option<u8> {
+        let functions = self.0.functions.lock().expect("no panic while held");
+        (from..32).find(|&d| functions.range(devfn(d, 0)..=devfn(d, 7)).next().is_none())
+    }
+
+    /// Every function on this bus: devfn and device.
+    pub fn functions(&self) -> Vec<(u8, DeviceId)> {
+        let functions = self.0.functions.lock().expect("no panic while held");
+        functions.iter().map(|(&f, &id)| (f, id)).collect()
+    }
+
+    /// The function that a configuration cycle for bus `bus` reaches from here.
+    pub fn route(&self, bus: u8, devfn: u8) -> Option<DeviceId> {
+        let numbers = self.0.numbers.load(Relaxed);
+        let (own, last) = (numbers as u8, (numbers >> 8) as u8);
+        if bus == own {
+            return self.0.functions.lock().expect("no panic while held").get(&devfn).copied();
+        }
+        if last != 0 && (bus < own || bus > last) {
+            return None;
+        }
+        let children = self.0.children.lock().expect("no panic while held").clone();
+        children.iter().filter(|c| c.covers(bus)).find_map(|c| c.route(bus, devfn))
+    }
+
+    fn covers(&self, bus: u8) -> bool {
+        let numbers = self.0.numbers.load(Relaxed);
+        numbers != 0 && (numbers as u8..=(numbers >> 8) as u8).contains(&bus)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orrery_system::board::{Board, BoardConfig};
+
+    fn bus() -> Bus {
+        Bus::simple(&Board::new(BoardConfig { ram_capacity: 0, ..BoardConfig::default() }))
+    }
+
+    #[test]
+    fn pins_rotate_with_the_device_number_and_share_wires() {
+        let bus = bus();
+        let (a, b) = (bus.pin(devfn(1, 0), 1), bus.pin(devfn(5, 0), 1));
+        a.set(true);
+        b.set(true);
+        a.set(false);
+        assert!(bus.wires()[1].level());
+        assert!(!bus.pin(devfn(1, 0), 0).level());
+    }
+
+    #[test]
+    fn a_configuration_cycle_finds_a_function_behind_bridges() {
+        let (root, left, right) = (bus(), bus(), bus());
+        root.insert_bus(&left);
+        root.insert_bus(&right);
+        right.insert(devfn(3, 1), DeviceId(9));
+        assert_eq!(root.route(2, devfn(3, 1)), None, "bridges not set up");
+        left.set_numbers(1, 1);
+        right.set_numbers(2, 2);
+        assert_eq!(root.route(2, devfn(3, 1)), Some(DeviceId(9)));
+        assert_eq!(root.route(1, devfn(3, 1)), None);
+        assert_eq!(root.route(0, devfn(3, 1)), None);
+    }
+
+    #[test]
+    fn a_device_number_is_free_if_none_of_its_functions_is_taken() {
+        let bus = bus();
+        bus.insert(devfn(3, 2), DeviceId(0));
+        assert_eq!((bus.free_device(2), bus.free_device(3)), (Some(2), Some(4)));
+    }
+}

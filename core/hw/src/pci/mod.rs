@@ -1,0 +1,86 @@
+//! PCI: configuration spaces, interrupts and buses.
+//!
+//! Reference: PCI Local Bus 3.0, PCI Express Base 3.0 (message interrupts are section 6.8 of the
+//! former).
+//!
+//! # A PCI device is one file
+//!
+//! A function's configuration space is a bank of its registers, [`CONFIG_BANK`]; the host bridge
+//! forwards configuration cycles there. The fixed part (identity, masks, BAR regions, pin, DMA)
+//! is a [`Function`] among the device's wires, the part the guest changes a [`ConfigState`] in
+//! its state:
+//!
+//! ```ignore
+//! pub struct Wires { pub pci: pci::Function, .. }
+//! pub struct State { pci: pci::ConfigState, .. }   // starts as `wires.pci.power_on()`
+//!
+//! /// Puts the device on a bus.
+//! pub fn build(board: &mut Board, bus: &pci::Bus, devfn: u8, config: Config) -> DeviceId {
+//!     let id = board.reserve("my-device");
+//!     let pci = pci::Builder::new(board, bus, id, IDENTITY)
+//!         .memory_bar(0, BANK_MMIO, 0x1000)        // registers of bank BANK_MMIO
+//!         .io_bar(1, BANK_IO, 0x40)
+//!         .msi(1)
+//!         .build(devfn);
+//!     board.attach(id, Box::new(Chip::new(config, Wires { pci })));
+//!     id
+//! }
+//!
+//! fn drive(&mut self) {                           // BARs, bus mastering, INTx or MSI
+//!     let level = self.state.irq_status & self.state.irq_mask != 0;
+//!     self.wires.pci.drive(&mut self.state.pci, level);
+//! }
+//!
+//! fn read(&mut self, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
+//!     if let Some(result) = self.wires.pci.read(&self.state.pci, bank, offset, width) {
+//!         return result;                          // configuration space, MSI-X table
+//!     }
+//!     ..
+//! }
+//!
+//! fn write(&mut self, bank: u32, offset: u64, width: u8, value: u64) -> BusResult<()> {
+//!     if let Some(result) = self.wires.pci.write(&mut self.state.pci, bank, offset, width, value) {
+//!         self.drive();
+//!         return result;
+//!     }
+//!     ..
+//! }
+//!
+//! // reset:   state.pci = wires.pci.power_on(); drive()
+//! // restore: wires.pci.check(&state.pci)?; then take the state and drive()
+//! ```
+//!
+//! DMA goes through `wires.pci.dma()`, which the command register switches. A device with several
+//! message vectors calls [`Function::signal`] besides.
+
+mod bus;
+mod config;
+mod msi;
+
+pub use bus::{Bus, PinMap, devfn};
+pub use config::{BarKind, Builder, Command, ConfigState, Function, Identity};
+
+/// The bank of a function's configuration space.
+pub const CONFIG_BANK: u32 = 0xffff_0000;
+/// The bank of a function's MSI-X table and pending bits.
+pub const MSIX_BANK: u32 = 0xffff_0001;
+
+/// Offsets in a configuration space that code names (PCI 3.0 figure 6-1).
+pub mod reg {
+    /// Command, 16 bits.
+    pub const COMMAND: usize = 0x04;
+    /// Status, 16 bits.
+    pub const STATUS: usize = 0x06;
+    /// Revision, 8 bits.
+    pub const REVISION: usize = 0x08;
+    /// First base address.
+    pub const BAR0: usize = 0x10;
+    /// Expansion ROM base address.
+    pub const ROM: usize = 0x30;
+    /// First capability.
+    pub const CAPABILITIES: usize = 0x34;
+    /// Interrupt line, which software keeps for itself.
+    pub const INTERRUPT_LINE: usize = 0x3c;
+    /// Interrupt pin.
+    pub const INTERRUPT_PIN: usize = 0x3d;
+}
