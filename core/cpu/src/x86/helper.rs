@@ -2,7 +2,7 @@
 //!
 //! Contract between the lifter and the functions of this folder:
 //!
-//! - A helper takes up to four `u64` arguments and answers a `u64` or a [`Fault`](super::state::Fault).
+//! - A helper takes up to six `u64` arguments and answers a `u64` or a [`Fault`](super::state::Fault).
 //!   On a fault no guest-visible state has changed (string helpers excepted: they have committed
 //!   whole iterations); the engine puts the address of the faulting instruction into
 //!   [`var::RIP`](super::state::var::RIP) and delivers the exception.
@@ -193,8 +193,8 @@ helpers! {
     Out,
 
     // -- strings ----------------------------------------------------------------------------
-    // `(width | addrsize << 8 | rep << 16 | seg << 24, start, next)`; rep: 0 = none, 1 = REP/REPE,
-    // 2 = REPNE; seg: the source segment. Each call does as many iterations as fit and leaves `start` (to go on) or
+    // `(width, addrsize, rep, seg, start, next)`; rep: 0 = none, 1 = REP/REPE, 2 = REPNE; seg: the
+    // source segment. Each call does as many iterations as fit and leaves `start` (to go on) or
     // `next` (done) in `var::RIP`. All **jump**.
     /// MOVS.
     Movs,

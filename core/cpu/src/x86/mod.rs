@@ -3,10 +3,11 @@
 pub mod cpuid;
 pub mod decode;
 pub mod disasm;
+pub mod flags;
 pub mod helper;
-pub mod mmx;
-pub mod sse;
 pub mod insn;
+pub mod mmx;
 mod opcodes;
+pub mod sse;
 pub mod state;
 pub mod x87;
