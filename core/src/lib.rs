@@ -1,1 +1,16 @@
-//! Orrery: a whole machine.
+//! Orrery: whole computers.
+//!
+//! A front end builds a [`Machine`] from a [`launch`] description (the command line, a form on a
+//! page), lends it files through host ports, and then calls [`Machine::run`] again and again,
+//! moving bytes, pixels, sound and input in and out between the calls.
+
+#![forbid(unsafe_code)]
+
+pub mod handles;
+pub mod machine;
+pub mod screenshot;
+pub mod state;
+
+pub use handles::Handles;
+pub use machine::{Machine, Outcome, Policy, Stop};
+pub use state::SnapshotError;

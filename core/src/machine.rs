@@ -1,0 +1,317 @@
+//! A running machine: the board, its CPUs, its disks, and the one loop that drives them.
+//!
+//! ```text
+//! run CPUs until the next deadline or exit -> settle wires -> deliver due timers and finished
+//! host I/O -> hand control back to the front end, which renders, plays, sleeps and calls again
+//! ```
+
+use crate::handles::Handles;
+use orrery_block::graph::BlockGraph;
+use orrery_cpu::Cpus;
+use orrery_system::board::{Board, ClockMode};
+use orrery_system::display::Surface;
+use orrery_system::input::InputEvent;
+use orrery_system::pins::PowerRequest;
+use orrery_system::time::VmTime;
+
+/// CPUs of a multiprocessor machine take turns of this many instructions.
+const TURN: u64 = 10_000;
+/// In realtime mode, how far virtual time may fall behind the host's before the difference is
+/// forgotten (the host was suspended, the tab was hidden), in nanoseconds.
+const FORGET: u64 = 500_000_000;
+
+/// What a call of [`Machine::run`] ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The slice is over; there is more to run.
+    Busy,
+    /// Every CPU waits for an interrupt. Nothing happens by itself before so many nanoseconds
+    /// have passed; `None`: until there is input.
+    Idle(Option<u64>),
+    /// A host operation is due and not finished: call again when the block layer's wake hook
+    /// fires.
+    WaitHost,
+    /// The machine has stopped.
+    Stopped(Stop),
+}
+
+/// Why a machine stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// [`Machine::pause`] was called.
+    Paused,
+    /// The guest powered off.
+    Shutdown,
+    /// The guest reset the machine, and it was told not to start again.
+    Reset,
+    /// The guest panicked (pvpanic) and it was told to stop then.
+    Panicked,
+    /// The guest asks the emulator to end with this exit status (isa-debug-exit).
+    Exit(u32),
+    /// The instruction limit was reached.
+    Limit,
+}
+
+/// What to do about events that end a machine's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Stop instead of starting again after a reset (`-no-reboot`).
+    pub no_reboot: bool,
+    /// Pause instead of ending after power-off (`-no-shutdown`).
+    pub no_shutdown: bool,
+}
+
+/// A machine.
+pub struct Machine {
+    /// Devices, maps, wires, time.
+    pub board: Board,
+    /// The processors.
+    pub cpus: Box<dyn Cpus>,
+    /// Disks: backends and the nodes under them.
+    pub blocks: BlockGraph,
+    /// What the front end talks to.
+    pub handles: Handles,
+    /// What ends it.
+    pub policy: Policy,
+    stopped: Option<Stop>,
+    limit: u64,
+    turn: usize,
+    /// Realtime: host time that virtual time zero stands for.
+    host_base: Option<u64>,
+    last_call: Option<(u64, u64)>,
+}
+
+impl Machine {
+    /// Puts a machine together and resets it.
+    pub fn new(board: Board, cpus: Box<dyn Cpus>, blocks: BlockGraph, handles: Handles) -> Self {
+        let mut machine = Self {
+            board,
+            cpus,
+            blocks,
+            handles,
+            policy: Policy::default(),
+            stopped: None,
+            limit: u64::MAX,
+            turn: 0,
+            host_base: None,
+            last_call: None,
+        };
+        machine.reset();
+        machine
+    }
+
+    /// Puts everything in its power-on state.
+    pub fn reset(&mut self) {
+        self.board.reset();
+        self.cpus.reset(&mut self.board);
+        self.turn = 0;
+    }
+
+    /// Stops before the next instruction, until [`Machine::resume`].
+    pub fn pause(&mut self) {
+        self.stopped.get_or_insert(Stop::Paused);
+    }
+
+    /// Goes on after a stop.
+    pub fn resume(&mut self) {
+        self.stopped = None;
+        self.last_call = None;
+        self.host_base = None;
+    }
+
+    /// Why it is stopped, if it is.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.stopped
+    }
+
+    /// Stops when so many instructions have been executed since power-on.
+    pub fn set_limit(&mut self, insns: u64) {
+        self.limit = insns;
+    }
+
+    /// The CPU whose turn it is; part of the machine's state.
+    pub(crate) fn turn(&self) -> usize {
+        self.turn
+    }
+
+    pub(crate) fn set_turn(&mut self, turn: usize) {
+        self.turn = turn % self.board.cpus();
+        self.host_base = None;
+        self.last_call = None;
+    }
+
+    /// Runs for about `slice` nanoseconds. `host` is the host's monotonic clock in nanoseconds,
+    /// which only realtime mode looks at.
+    pub fn run(&mut self, host: u64, slice: u64) -> Outcome {
+        if let Some(stop) = self.stopped {
+            return Outcome::Stopped(stop);
+        }
+        let realtime = self.board.config().clock == ClockMode::Realtime;
+        if realtime {
+            self.follow_host(host);
+        }
+        let end = self.board.now().after(slice);
+        loop {
+            self.blocks.poll();
+            self.board.settle();
+            self.board.run_timers();
+            let delivered = self.board.deliver_host_io();
+            if let Some(stop) = self.power() {
+                self.stopped = Some(stop);
+                return Outcome::Stopped(stop);
+            }
+            if !delivered && !realtime {
+                return Outcome::WaitHost;
+            }
+            let now = self.board.now();
+            if now >= end {
+                return Outcome::Busy;
+            }
+            if self.board.icount() >= self.limit {
+                self.stopped = Some(Stop::Limit);
+                return Outcome::Stopped(Stop::Limit);
+            }
+            let mut deadline = self.board.next_deadline();
+            if realtime && deadline <= now {
+                // A host operation is under way: look again soon.
+                deadline = now.after(100_000);
+            }
+            let deadline = deadline.min(end);
+            if !self.run_cpus(deadline) {
+                continue;
+            }
+            // Nobody can run.
+            self.board.settle();
+            if self.board.attention() {
+                continue;
+            }
+            let next = self.board.next_deadline();
+            if realtime {
+                self.blocks.poll();
+                let idle =
+                    if next == VmTime::NEVER { None } else { Some(next.since(self.board.now())) };
+                return Outcome::Idle(idle);
+            }
+            if next == VmTime::NEVER {
+                return Outcome::Idle(None);
+            }
+            self.board.warp_to(next.min(end));
+        }
+    }
+
+    /// Gives CPUs their turns until `deadline`, attention, or all of them wait. True if all wait.
+    fn run_cpus(&mut self, deadline: VmTime) -> bool {
+        let n = self.board.cpus();
+        let mut waiting = 0;
+        let mut budget = self.board.begin_slice(deadline).min(self.limit - self.board.icount());
+        while budget > 0 {
+            // Turns end at multiples of a fixed count, so that they do not depend on how the
+            // front end cuts its slices.
+            let turn_left = if n == 1 { budget } else { TURN - self.board.icount() % TURN };
+            self.board.set_current_cpu(self.turn);
+            let ran = self.cpus.run(self.turn, &mut self.board, budget.min(turn_left));
+            self.board.end_slice(ran.insns);
+            budget = budget.saturating_sub(ran.insns);
+            let turn_over = ran.insns >= turn_left;
+            if n > 1 && (turn_over || !ran.runnable || ran.yielded) {
+                self.turn = (self.turn + 1) % n;
+            }
+            waiting = if ran.runnable || ran.insns > 0 { 0 } else { waiting + 1 };
+            if waiting == n {
+                return true;
+            }
+            if self.board.attention() {
+                return false;
+            }
+            if budget > 0 {
+                budget = self.board.begin_slice(deadline).min(self.limit - self.board.icount());
+                if self.board.now() >= deadline {
+                    return false;
+                }
+            }
+        }
+        false
+    }
+
+    /// Realtime: brings virtual time up to the host's and measures how fast instructions run.
+    fn follow_host(&mut self, host: u64) {
+        let now = self.board.now().0;
+        let base = *self.host_base.get_or_insert_with(|| host.wrapping_sub(now));
+        let target = host.wrapping_sub(base);
+        if target > now.saturating_add(FORGET) && target < u64::MAX / 2 {
+            self.host_base = Some(host.wrapping_sub(now + FORGET));
+            self.board.warp_to(VmTime(now + FORGET));
+        } else if target > now && target < u64::MAX / 2 {
+            self.board.warp_to(VmTime(target));
+        }
+        if let Some((then, insns)) = self.last_call {
+            let (ns, ran) = (host.saturating_sub(then), self.board.icount() - insns);
+            // Only a slice full of instructions says how long one takes.
+            if ran > 10_000 && ns > 0 {
+                let old = self.board.config().ns_per_insn_q16;
+                let ahead = now > target.saturating_add(20_000_000);
+                let measured =
+                    ((u128::from(ns) << 16) / u128::from(ran)).clamp(1 << 8, 1 << 26) as u64;
+                let rate = (old * 7 + measured.min(old * 4)) / 8;
+                self.board.set_ns_per_insn_q16(if ahead { (rate / 2).max(1) } else { rate });
+            }
+        }
+        self.last_call = Some((host, self.board.icount()));
+    }
+
+    fn power(&mut self) -> Option<Stop> {
+        match self.board.power().take()? {
+            PowerRequest::Reset if self.policy.no_reboot => Some(Stop::Reset),
+            PowerRequest::Reset => {
+                self.reset();
+                None
+            }
+            PowerRequest::Shutdown if self.policy.no_shutdown => Some(Stop::Paused),
+            PowerRequest::Shutdown => Some(Stop::Shutdown),
+            // Nothing runs while suspended, so the machine waits like a halted one until a wake-up
+            // event; firmware resumes through the reset vector.
+            PowerRequest::Suspend => {
+                self.reset();
+                None
+            }
+            PowerRequest::Panicked => Some(Stop::Panicked),
+            PowerRequest::Exit(code) => Some(Stop::Exit(code)),
+        }
+    }
+
+    /// Gives an input event to the first device that wants it.
+    pub fn input(&mut self, event: InputEvent) {
+        for i in 0..self.handles.inputs.len() {
+            let id = self.handles.inputs[i];
+            let Some(sink) = self.board.device(id).and_then(|d| d.input()) else { continue };
+            if sink.accepts(&event) {
+                sink.input(event);
+                return;
+            }
+        }
+    }
+
+    /// Brings a surface up to date with the first display. False if there is none.
+    pub fn render(&mut self, surface: &mut Surface, full: bool) -> bool {
+        let Some(id) = self.handles.display else { return false };
+        let Some(display) = self.board.device(id).and_then(|d| d.display()) else { return false };
+        display.render(surface, full);
+        true
+    }
+
+    /// The characters on the screen while it shows text.
+    pub fn screen_text(&mut self) -> Option<Vec<String>> {
+        let id = self.handles.display?;
+        self.board.device(id)?.display()?.text()
+    }
+
+    /// Mixes the sound made between two instants.
+    pub fn mix(&mut self, from: VmTime, to: VmTime, rate: u32, out: &mut [f32]) {
+        out.fill(0.0);
+        for (id, ..) in self.board.devices() {
+            if let Some(source) = self.board.device(id).and_then(|d| d.audio()) {
+                source.mix(from, to, rate, out);
+            }
+        }
+    }
+}

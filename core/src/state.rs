@@ -1,0 +1,205 @@
+//! Snapshots of whole machines: exactly their state, portable between hosts.
+//!
+//! A file is a header (magic, format version, machine), a body (postcard) and a checksum. Memory
+//! is stored page by page, zero pages left out, compressed with LZ4.
+
+use crate::machine::Machine;
+use orrery_system::board::{BoardState, DeviceStates};
+use orrery_system::{PAGE_SIZE, RestoreError, StateBlob};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+const MAGIC: &[u8; 8] = b"ORRERYSS";
+/// Bumped when the body's layout changes.
+const VERSION: u32 = 1;
+/// A snapshot is refused before it makes the reader allocate more than this for one block.
+const MAX_BLOCK: u64 = 64 << 30;
+
+/// Why a snapshot was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// Not one of ours.
+    #[error("this is not an Orrery snapshot")]
+    Magic,
+    /// Made by another version.
+    #[error("snapshot format {found}, this program reads {VERSION}")]
+    Version {
+        /// The format in the file.
+        found: u32,
+    },
+    /// Damaged or cut short.
+    #[error("the snapshot is damaged or cut short")]
+    Damaged,
+    /// Of another machine.
+    #[error("the snapshot is of a `{found}` machine, this one is a `{expected}`")]
+    Machine {
+        /// Machine in the file.
+        found: String,
+        /// Machine that is running.
+        expected: String,
+    },
+    /// Memory of another size.
+    #[error("memory `{name}` is {found} bytes in the snapshot, {expected} here")]
+    Memory {
+        /// The block.
+        name: String,
+        /// Its size in the file.
+        found: u64,
+        /// Its size here.
+        expected: u64,
+    },
+    /// A device refused its part.
+    #[error("a device refuses its state")]
+    Device(#[from] RestoreError),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Body {
+    machine: String,
+    board: BoardState,
+    devices: DeviceStates,
+    cpus: Vec<StateBlob>,
+    turn: u32,
+    memory: Vec<Block>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Block {
+    name: String,
+    len: u64,
+    /// Bit per page: it is not all zeros.
+    present: Vec<u8>,
+    /// The present pages one after another, LZ4 with the length in front.
+    pages: Vec<u8>,
+}
+
+impl Machine {
+    /// The machine's state as a file.
+    pub fn save(&self) -> Vec<u8> {
+        let (board, devices) = self.board.save();
+        let ram = self.board.ram();
+        let pack = |b: orrery_system::ram::NamedBlock| {
+            let pages = b.block.len.div_ceil(PAGE_SIZE);
+            let mut present = vec![0u8; pages.div_ceil(8)];
+            let mut bytes = Vec::new();
+            let mut page = [0u8; PAGE_SIZE];
+            for i in 0..pages {
+                ram.read_bytes(b.block.offset + i * PAGE_SIZE, &mut page);
+                if page.iter().any(|&v| v != 0) {
+                    present[i / 8] |= 1 << (i % 8);
+                    bytes.extend_from_slice(&page);
+                }
+            }
+            let pages = lz4_flex::compress_prepend_size(&bytes);
+            Block { name: b.name, len: b.block.len as u64, present, pages }
+        };
+        let body = Body {
+            machine: self.handles.machine.clone(),
+            board,
+            devices,
+            cpus: self.cpus.save(),
+            turn: self.turn() as u32,
+            memory: ram.blocks().into_iter().map(pack).collect(),
+        };
+        let body = postcard::to_allocvec(&body).expect("plain data encodes");
+        let mut out = Vec::with_capacity(body.len() + 28);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&(body.len() as u64).to_le_bytes());
+        out.extend_from_slice(&xxh3_64(&body).to_le_bytes());
+        out.extend_from_slice(&body);
+        out
+    }
+
+    /// Replaces the machine's state. On an error after the checks of form the machine must be
+    /// reset or restored again before it runs.
+    pub fn restore(&mut self, file: &[u8]) -> Result<(), SnapshotError> {
+        let (head, body) = file.split_at_checked(28).ok_or(SnapshotError::Magic)?;
+        if &head[..8] != MAGIC {
+            return Err(SnapshotError::Magic);
+        }
+        let found = u32::from_le_bytes(head[8..12].try_into().expect("four bytes"));
+        if found != VERSION {
+            return Err(SnapshotError::Version { found });
+        }
+        let field =
+            |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
+        if field(12) != body.len() as u64 || field(20) != xxh3_64(body) {
+            return Err(SnapshotError::Damaged);
+        }
+        let body: Body = postcard::from_bytes(body).map_err(|_| SnapshotError::Damaged)?;
+        if body.machine != self.handles.machine {
+            let expected = self.handles.machine.clone();
+            return Err(SnapshotError::Machine { found: body.machine, expected });
+        }
+        let blocks = self.board.ram().blocks();
+        if blocks.len() != body.memory.len() {
+            return Err(RestoreError::Invalid("number of memories").into());
+        }
+        for (have, saved) in blocks.iter().zip(&body.memory) {
+            let expected = have.block.len as u64;
+            if have.name != saved.name || expected != saved.len || saved.len > MAX_BLOCK {
+                let (name, found) = (saved.name.clone(), saved.len);
+                return Err(SnapshotError::Memory { name, found, expected });
+            }
+        }
+        for (have, saved) in blocks.iter().zip(&body.memory) {
+            self.unpack(have.block, saved)?;
+        }
+        self.board.restore(&body.board, &body.devices)?;
+        self.cpus.restore(&mut self.board, &body.cpus)?;
+        self.set_turn(body.turn as usize);
+        Ok(())
+    }
+
+    fn unpack(&self, block: orrery_system::RamBlock, saved: &Block) -> Result<(), SnapshotError> {
+        let pages = block.len.div_ceil(PAGE_SIZE);
+        let ones: u32 = saved.present.iter().map(|b| b.count_ones()).sum();
+        if saved.present.len() != pages.div_ceil(8) || saved.pages.len() < 4 {
+            return Err(SnapshotError::Damaged);
+        }
+        let size = u32::from_le_bytes(saved.pages[..4].try_into().expect("four bytes"));
+        if u64::from(size) != u64::from(ones) * PAGE_SIZE as u64 {
+            return Err(SnapshotError::Damaged);
+        }
+        let bytes = lz4_flex::decompress_size_prepended(&saved.pages)
+            .map_err(|_| SnapshotError::Damaged)?;
+        let mut stored = bytes.chunks_exact(PAGE_SIZE);
+        let zero = [0u8; PAGE_SIZE];
+        for i in 0..pages {
+            let page = if saved.present[i / 8] >> (i % 8) & 1 != 0 {
+                stored.next().ok_or(SnapshotError::Damaged)?
+            } else {
+                &zero
+            };
+            self.board.ram().write_bytes(block.offset + i * PAGE_SIZE, page);
+        }
+        Ok(())
+    }
+
+    /// A hash of everything the guest can observe: memory, devices, CPUs, time.
+    pub fn hash(&self) -> u64 {
+        let mut h = Xxh3::new();
+        let (board, devices) = self.board.save();
+        let plain = "plain data encodes";
+        h.update(&postcard::to_allocvec(&board).expect(plain));
+        h.update(&postcard::to_allocvec(&devices).expect(plain));
+        h.update(&postcard::to_allocvec(&self.cpus.save()).expect(plain));
+        h.update(&self.memory_hash().to_le_bytes());
+        h.digest()
+    }
+
+    /// A hash of all guest memory.
+    pub fn memory_hash(&self) -> u64 {
+        let mut h = Xxh3::new();
+        let mut page = [0u8; PAGE_SIZE];
+        for b in self.board.ram().blocks() {
+            h.update(b.name.as_bytes());
+            for at in (0..b.block.len).step_by(PAGE_SIZE) {
+                self.board.ram().read_bytes(b.block.offset + at, &mut page);
+                h.update(&page);
+            }
+        }
+        h.digest()
+    }
+}
