@@ -3,3 +3,4 @@
 
 pub mod display;
 pub mod pci;
+pub mod pci_host;

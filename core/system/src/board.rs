@@ -100,6 +100,7 @@ pub struct Board {
     messages: MessageQueue,
     power: Power,
     pins: Vec<CpuPins>,
+    smiact: IrqInput,
     current_cpu: Arc<AtomicUsize>,
     /// Instructions executed since power-on, up to the start of the current slice.
     icount: u64,
@@ -131,6 +132,7 @@ impl Board {
         let io = regions.container("io", 0x1_0000);
         let wire = || IrqInput::new(attention.clone(), wires_changed.clone());
         let a20 = wire();
+        let smiact = wire();
         let pins = (0..config.cpus.max(1))
             .map(|_| CpuPins {
                 intr: wire(),
@@ -139,6 +141,7 @@ impl Board {
                 init: wire(),
                 sipi: Startup::new(attention.clone()),
                 a20: a20.clone(),
+                smiact: smiact.pin(),
             })
             .collect();
         Self {
@@ -157,6 +160,7 @@ impl Board {
             power: Power::new(attention.clone()),
             clock: Clock::default(),
             pins,
+            smiact,
             current_cpu: Arc::default(),
             icount: 0,
             base: (VmTime(0), 0),
@@ -281,6 +285,11 @@ impl Board {
     /// The CPU that makes the current access, for devices with a bank per CPU.
     pub fn current_cpu(&self) -> Arc<AtomicUsize> {
         self.current_cpu.clone()
+    }
+
+    /// High while a CPU is in system management mode: for the chipset, which then opens SMRAM.
+    pub fn smiact(&self) -> IrqInput {
+        self.smiact.clone()
     }
 
     /// Sets the order in which controllers are asked for an interrupt vector.

@@ -110,6 +110,12 @@ pub struct IrqLine {
     level: Arc<AtomicBool>,
 }
 
+impl Default for IrqLine {
+    fn default() -> Self {
+        Self::open()
+    }
+}
+
 impl IrqLine {
     /// A pin wired to nothing, for tests and for machines that leave it open.
     pub fn open() -> Self {

@@ -1,6 +1,6 @@
 //! The pins of a CPU, and of the machine's power supply.
 
-use crate::irq::{Attention, IrqInput};
+use crate::irq::{Attention, IrqInput, IrqLine};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -19,6 +19,10 @@ pub struct CpuPins {
     pub sipi: Startup,
     /// Address line 20 passes: a level, common to all CPUs. Machines without the gate drive it.
     pub a20: IrqInput,
+    /// SMIACT#: driven by the CPU while it is in system management mode, so that the chipset
+    /// opens SMRAM ([`crate::Board::smiact`]). The CPU calls [`crate::Board::settle`] after it changed
+    /// this, before it touches the save area.
+    pub smiact: IrqLine,
 }
 
 /// A start-up (SIPI) message on its way to a CPU.
