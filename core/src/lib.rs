@@ -8,6 +8,7 @@
 
 pub mod handles;
 pub mod machine;
+pub mod options;
 pub mod screenshot;
 pub mod state;
 

@@ -1,0 +1,493 @@
+//! Every option: one row each, from which parser and help are made.
+
+use super::keyval::{KeyVals, number};
+use super::{
+    CharTarget, DeviceOption, DisplayOption, DriveOption, FwCfgValue, IcountOption, Interface,
+    OptionError, Options, Print, RtcBase,
+};
+
+type Apply = fn(&mut Options, &str) -> Result<(), OptionError>;
+
+/// One option.
+pub(super) struct Row {
+    /// Without the dash.
+    pub name: &'static str,
+    /// Another spelling.
+    pub alias: Option<&'static str>,
+    /// How its value is written; `None`: it takes none.
+    pub value: Option<&'static str>,
+    /// One line of help.
+    pub help: &'static str,
+    pub apply: Apply,
+}
+
+const fn row(
+    name: &'static str,
+    value: Option<&'static str>,
+    help: &'static str,
+    apply: Apply,
+) -> Row {
+    Row { name, alias: None, value, help, apply }
+}
+
+const fn alias(
+    name: &'static str,
+    other: &'static str,
+    value: Option<&'static str>,
+    help: &'static str,
+    apply: Apply,
+) -> Row {
+    Row { name, alias: Some(other), value, help, apply }
+}
+
+pub(super) fn find(name: &str) -> Option<&'static Row> {
+    TABLE.iter().find(|r| r.name == name || r.alias == Some(name))
+}
+
+/// The options in the order that help prints them.
+pub(super) const TABLE: &[Row] = &[
+    alias("help", "h", None, "print this text", |o, _| set(&mut o.print, Print::Help)),
+    alias("version", "v", None, "print the version", |o, _| set(&mut o.print, Print::Version)),
+    alias(
+        "machine",
+        "M",
+        Some("TYPE[,prop=value]"),
+        "machine to build ('help' lists them)",
+        machine,
+    ),
+    row(
+        "cpu",
+        Some("MODEL[,+feature][,-feature]"),
+        "CPU model ('help' lists them)",
+        |o, v| match v {
+            "help" | "?" => set(&mut o.print, Print::Cpus),
+            _ => set(&mut o.cpu, v.into()),
+        },
+    ),
+    row("smp", Some("N"), "number of CPUs", smp),
+    row("m", Some("[size=]SIZE"), "memory in MiB, or with a suffix k, M, G", memory),
+    row(
+        "boot",
+        Some("[order=]DRIVES[,menu=on|off]"),
+        "boot order: a floppy, c disk, d CD-ROM, n network",
+        boot,
+    ),
+    row("accel", Some("NAME"), "execution engine", |_, v| accel("-accel", v)),
+    row("icount", Some("[shift=]N"), "virtual time counts instructions: 2^N ns each", icount),
+    row("rtc", Some("[base=utc|localtime|DATE]"), "start of the clock chip", rtc),
+    row("seed", Some("N"), "seed of everything random in the machine", |o, v| {
+        o.seed = number(v).ok_or_else(|| OptionError::value("-seed", "seed", v, "a number"))?;
+        Ok(())
+    }),
+    row("kernel", Some("FILE"), "kernel to start (Linux or multiboot)", |o, v| {
+        set(&mut o.kernel, v.into())
+    }),
+    row("initrd", Some("FILE"), "initial RAM disk, or multiboot modules", |o, v| {
+        set(&mut o.initrd, v.into())
+    }),
+    row("append", Some("TEXT"), "the kernel's command line", |o, v| set(&mut o.append, v.into())),
+    row("bios", Some("FILE"), "firmware in place of the default", |o, v| {
+        set(&mut o.bios, v.into())
+    }),
+    row("L", Some("FOLDER"), "where firmware files are", |o, v| {
+        o.firmware_dirs.push(v.into());
+        Ok(())
+    }),
+    row("pflash", Some("FILE"), "flash memory with firmware", |o, v| {
+        legacy(o, v, Interface::Pflash, None, false)
+    }),
+    row(
+        "drive",
+        Some(
+            "file=FILE[,if=ide|floppy|virtio|pflash|none][,media=disk|cdrom][,format=F][,index=N][,id=ID][,readonly=on][,snapshot=on]",
+        ),
+        "a drive",
+        drive,
+    ),
+    row("hda", Some("FILE"), "disk 0", |o, v| legacy(o, v, Interface::Default, Some(0), false)),
+    row("hdb", Some("FILE"), "disk 1", |o, v| legacy(o, v, Interface::Default, Some(1), false)),
+    row("hdc", Some("FILE"), "disk 2", |o, v| legacy(o, v, Interface::Default, Some(2), false)),
+    row("hdd", Some("FILE"), "disk 3", |o, v| legacy(o, v, Interface::Default, Some(3), false)),
+    row("cdrom", Some("FILE"), "CD-ROM (disk 2)", |o, v| {
+        legacy(o, v, Interface::Default, Some(2), true)
+    }),
+    row("fda", Some("FILE"), "floppy disk 0", |o, v| {
+        legacy(o, v, Interface::Floppy, Some(0), false)
+    }),
+    row("fdb", Some("FILE"), "floppy disk 1", |o, v| {
+        legacy(o, v, Interface::Floppy, Some(1), false)
+    }),
+    row("snapshot", None, "keep writes in memory, drop them at the end", |o, _| {
+        o.snapshot = true;
+        Ok(())
+    }),
+    row(
+        "device",
+        Some("TYPE[,prop=value]"),
+        "add a device ('help' lists them; 'TYPE,help' its properties)",
+        device,
+    ),
+    row(
+        "chardev",
+        Some("stdio|null|file,id=ID[,path=FILE]"),
+        "a character device for others to use",
+        chardev,
+    ),
+    row(
+        "serial",
+        Some("stdio|mon:stdio|null|none|file:FILE|chardev:ID"),
+        "the next serial line",
+        |o, v| {
+            o.serials.push(char_target("-serial", v)?);
+            Ok(())
+        },
+    ),
+    row("parallel", Some("null|none|file:FILE|chardev:ID"), "the next parallel port", |o, v| {
+        o.parallels.push(char_target("-parallel", v)?);
+        Ok(())
+    }),
+    row("debugcon", Some("stdio|null|file:FILE"), "debug console at port 0xe9", |o, v| {
+        o.debugcon = Some(char_target("-debugcon", v)?);
+        Ok(())
+    }),
+    row("monitor", Some("none|stdio"), "where the monitor is", |_, v| match v {
+        "none" | "null" => Ok(()),
+        _ => Err(OptionError::refused("-monitor", "only 'none' so far")),
+    }),
+    row("display", Some("window|none"), "where the picture goes", |o, v| {
+        o.display = match v.split(',').next().unwrap_or_default() {
+            "none" => DisplayOption::None,
+            "window" | "gtk" | "sdl" => DisplayOption::Window,
+            _ => return Err(OptionError::value("-display", "display", v, "'window' or 'none'")),
+        };
+        Ok(())
+    }),
+    row("nographic", None, "no picture; the first serial line on the terminal", |o, _| {
+        o.nographic = true;
+        o.display = DisplayOption::None;
+        Ok(())
+    }),
+    row("vga", Some("std|none"), "display adapter", |o, v| set(&mut o.vga, v.into())),
+    row("nic", Some("none|user[,model=NAME]"), "network card", nic),
+    row("net", Some("none|nic[,model=NAME]"), "network card, old spelling", nic),
+    row("netdev", Some("user,id=ID"), "what a network card is connected to", |o, v| {
+        let mut k = KeyVals::parse(v, Some("type"));
+        let kind = k.take("type").unwrap_or_default();
+        let id = k.take("id").ok_or_else(|| OptionError::refused("-netdev", "'id' is missing"))?;
+        o.nics.push((format!("netdev:{id}"), kind));
+        Ok(())
+    }),
+    row("fw_cfg", Some("[name=]NAME,string=TEXT|file=FILE"), "an entry for the firmware", fw_cfg),
+    row("no-reboot", None, "end when the guest resets", |o, _| {
+        o.no_reboot = true;
+        Ok(())
+    }),
+    row("no-shutdown", None, "pause when the guest powers off", |o, _| {
+        o.no_shutdown = true;
+        Ok(())
+    }),
+    row("S", None, "do not start until told to", |o, _| {
+        o.paused = true;
+        Ok(())
+    }),
+    row("nodefaults", None, "no devices but those asked for", |o, _| {
+        o.no_defaults = true;
+        Ok(())
+    }),
+    row("no-user-config", None, "accepted; there is no user configuration", |_, _| Ok(())),
+    row("name", Some("TEXT"), "name of the machine", |o, v| {
+        set(&mut o.name, KeyVals::parse(v, Some("guest")).take("guest").unwrap_or_default())
+    }),
+    row("loadvm", Some("FILE"), "start from a snapshot file", |o, v| set(&mut o.loadvm, v.into())),
+    row("script", Some("FILE"), "drive the machine by a script (docs/scripts.md)", |o, v| {
+        set(&mut o.script, v.into())
+    }),
+];
+
+fn set<T>(slot: &mut Option<T>, value: T) -> Result<(), OptionError> {
+    *slot = Some(value);
+    Ok(())
+}
+
+fn machine(o: &mut Options, v: &str) -> Result<(), OptionError> {
+    let mut k = KeyVals::parse(v, Some("type"));
+    match k.take("type").unwrap_or_default().as_str() {
+        "help" | "?" => o.print = Some(Print::Machines),
+        "" => {}
+        name => o.machine = name.into(),
+    }
+    if let Some(name) = k.take("accel") {
+        accel("-machine", &name)?;
+    }
+    o.machine_props.extend(k.rest());
+    Ok(())
+}
+
+fn accel(option: &str, v: &str) -> Result<(), OptionError> {
+    match v.split([',', ':']).next().unwrap_or_default() {
+        // Scripts made for QEMU name its translator; here it means the best engine there is.
+        "tcg" | "interp" => Ok(()),
+        other => Err(OptionError::value(option, "accel", other, "'tcg' or 'interp'")),
+    }
+}
+
+fn smp(o: &mut Options, v: &str) -> Result<(), OptionError> {
+    let mut k = KeyVals::parse(v, Some("cpus"));
+    let cpus = k.take_number("-smp", "cpus")?;
+    let [sockets, cores, threads] =
+        ["sockets", "cores", "threads"].map(|n| k.take_number("-smp", n));
+    let product = sockets?.unwrap_or(1) * cores?.unwrap_or(1) * threads?.unwrap_or(1);
+    k.take("maxcpus");
+    k.finish("-smp", &["cpus", "sockets", "cores", "threads", "maxcpus"])?;
+    let n = cpus.unwrap_or(product);
+    if !(1..=8).contains(&n) {
+        return Err(OptionError::value("-smp", "cpus", &n.to_string(), "1 to 8"));
+    }
+    o.cpus = Some(n as usize);
+    Ok(())
+}
+
+fn memory(o: &mut Options, v: &str) -> Result<(), OptionError> {
+    let mut k = KeyVals::parse(v, Some("size"));
+    o.memory = k.take_size("-m", "size", 1 << 20)?;
+    k.take("slots");
+    k.take("maxmem");
+    k.finish("-m", &["size", "slots", "maxmem"])?;
+    match o.memory {
+        Some(0) | None => Err(OptionError::value("-m", "size", v, "at least 1M")),
+        Some(_) => Ok(()),
+    }
+}
+
+fn boot(o: &mut Options, v: &str) -> Result<(), OptionError> {
+    let mut k = KeyVals::parse(v, Some("order"));
+    o.boot_order = k.take("once").or_else(|| k.take("order")).or(o.boot_order.take());
+    k.take("order");
+    if let Some(order) = &o.boot_order {
+        if let Some(bad) = order.chars().find(|c| !"abcdnp".contains(*c)) {
+            return Err(OptionError::value(
+                "-boot",
+                "order",
+                &bad.to_string(),
+                "letters of 'acdn'",
+            ));
+        }
+    }
+    o.boot_menu = k.take_bool("-boot", "menu")?.unwrap_or(o.boot_menu);
+    k.take("strict");
+    k.take("splash-time");
+    k.finish("-boot", &["order", "once", "menu", "strict", "splash-time"])
+}
+
+fn icount(o: &mut Options, v: &str) -> Result<(), OptionError> {
+    let mut k = KeyVals::parse(v, Some("shift"));
+    let shift = match k.take("shift").as_deref() {
+        None | Some("auto") => 0,
+        Some(s) => number(s)
+            .filter(|&n| n <= 10)
+            .ok_or_else(|| OptionError::value("-icount", "shift", s, "0 to 10"))?
+            as u32,
+    };
+    k.take("sleep");
+    k.take("align");
+    k.finish("-icount", &["shift", "sleep", "align"])?;
+    o.icount = IcountOption::Shift(shift);
+    Ok(())
+}
+
+fn rtc(o: &mut Options, v: &str) -> Result<(), OptionError> {
+    let mut k = KeyVals::parse(v, Some("base"));
+    if let Some(base) = k.take("base") {
+        o.rtc = match base.as_str() {
+            "utc" | "localtime" => RtcBase::Host,
+            date => RtcBase::At(parse_date(date).ok_or_else(|| {
+                OptionError::value(
+                    "-rtc",
+                    "base",
+                    date,
+                    "'utc' or a date such as 2006-06-17T16:01:21",
+                )
+            })?),
+        };
+    }
+    k.take("clock");
+    k.take("driftfix");
+    k.finish("-rtc", &["base", "clock", "driftfix"])
+}
+
+/// `YYYY-MM-DD[THH:MM:SS]` as seconds since 1970.
+fn parse_date(text: &str) -> Option<i64> {
+    let (date, time) = text.split_once('T').unwrap_or((text, "00:00:00"));
+    let mut d = date.splitn(3, '-').map(|p| p.parse::<i64>().ok());
+    let (y, m, day) = (d.next()??, d.next()??, d.next()??);
+    let mut t = time.splitn(3, ':').map(|p| p.parse::<i64>().ok());
+    let (h, min, s) = (t.next()??, t.next()??, t.next()??);
+    if !(1970..=9999).contains(&y)
+        || !(1..=12).contains(&m)
+        || !(1..=31).contains(&day)
+        || h > 23
+        || min > 59
+        || s > 59
+    {
+        return None;
+    }
+    // Days from civil date (proleptic Gregorian), March-based years.
+    let (yy, mm) = if m > 2 { (y, m - 3) } else { (y - 1, m + 9) };
+    let days = 365 * yy + yy / 4 - yy / 100 + yy / 400 + (153 * mm + 2) / 5 + day - 1 - 719_468;
+    Some(days * 86_400 + h * 3600 + min * 60 + s)
+}
+
+fn legacy(
+    o: &mut Options,
+    file: &str,
+    interface: Interface,
+    index: Option<u32>,
+    cdrom: bool,
+) -> Result<(), OptionError> {
+    let file = (!file.is_empty()).then(|| file.to_string());
+    o.drive(DriveOption {
+        file,
+        interface,
+        index,
+        cdrom,
+        read_only: cdrom,
+        ..DriveOption::default()
+    });
+    Ok(())
+}
+
+fn drive(o: &mut Options, v: &str) -> Result<(), OptionError> {
+    let opt = "-drive";
+    let mut k = KeyVals::parse(v, None);
+    let interface = match k.take("if").as_deref() {
+        None => Interface::Default,
+        Some("ide") => Interface::Ide,
+        Some("floppy") => Interface::Floppy,
+        Some("virtio") => Interface::Virtio,
+        Some("pflash") => Interface::Pflash,
+        Some("none") => Interface::None,
+        Some(other) => {
+            return Err(OptionError::value(
+                opt,
+                "if",
+                other,
+                "ide, floppy, virtio, pflash or none",
+            ));
+        }
+    };
+    let cdrom = match k.take("media").as_deref() {
+        None | Some("disk") => false,
+        Some("cdrom") => true,
+        Some(other) => return Err(OptionError::value(opt, "media", other, "'disk' or 'cdrom'")),
+    };
+    let index = k.take_number(opt, "index")?.or(
+        match (k.take_number(opt, "bus")?, k.take_number(opt, "unit")?) {
+            (None, None) => None,
+            (bus, unit) => Some(bus.unwrap_or(0) * 2 + unit.unwrap_or(0)),
+        },
+    );
+    let drive = DriveOption {
+        id: k.take("id").unwrap_or_default(),
+        file: k.take("file").filter(|f| !f.is_empty()),
+        format: k.take("format"),
+        interface,
+        cdrom,
+        index: index.map(|i| i.min(255) as u32),
+        read_only: k.take_bool(opt, "readonly")?.unwrap_or(cdrom),
+        snapshot: k.take_bool(opt, "snapshot")?.unwrap_or(false),
+    };
+    // Host tuning that does not change what the guest sees.
+    for key in ["cache", "aio", "discard", "detect-zeroes", "werror", "rerror"] {
+        k.take(key);
+    }
+    k.finish(
+        opt,
+        &[
+            "file", "if", "media", "format", "index", "id", "readonly", "snapshot", "bus", "unit",
+            "cache",
+        ],
+    )?;
+    o.drive(drive);
+    Ok(())
+}
+
+fn device(o: &mut Options, v: &str) -> Result<(), OptionError> {
+    let mut k = KeyVals::parse(v, Some("driver"));
+    let kind = k.take("driver").unwrap_or_default();
+    if kind == "help" || kind == "?" {
+        o.print = Some(Print::Devices);
+    } else if k.take("help").is_some() {
+        o.print = Some(Print::DeviceProps(kind));
+    } else {
+        o.devices.push(DeviceOption { kind, props: k.rest() });
+    }
+    Ok(())
+}
+
+fn chardev(o: &mut Options, v: &str) -> Result<(), OptionError> {
+    let mut k = KeyVals::parse(v, Some("backend"));
+    let id = k.take("id").ok_or_else(|| OptionError::refused("-chardev", "'id' is missing"))?;
+    let mux = k.take_bool("-chardev", "mux")?.unwrap_or(false);
+    let target = match k.take("backend").as_deref() {
+        Some("stdio") => CharTarget::Stdio { mux },
+        Some("null") => CharTarget::Null,
+        Some("file") => CharTarget::File(
+            k.take("path").ok_or_else(|| OptionError::refused("-chardev", "'path' is missing"))?,
+        ),
+        other => {
+            return Err(OptionError::value(
+                "-chardev",
+                "backend",
+                other.unwrap_or(""),
+                "stdio, null or file",
+            ));
+        }
+    };
+    k.take("signal");
+    k.finish("-chardev", &["id", "path", "mux", "signal"])?;
+    o.chardevs.push((id, target));
+    Ok(())
+}
+
+fn char_target(option: &str, v: &str) -> Result<CharTarget, OptionError> {
+    Ok(match v {
+        "none" => CharTarget::None,
+        "null" => CharTarget::Null,
+        "stdio" => CharTarget::Stdio { mux: false },
+        "mon:stdio" => CharTarget::Stdio { mux: true },
+        "vc" => CharTarget::Vc,
+        _ => match (v.strip_prefix("file:"), v.strip_prefix("chardev:")) {
+            (Some(path), _) => CharTarget::File(path.into()),
+            (_, Some(id)) => CharTarget::Chardev(id.into()),
+            _ => {
+                let wants = "stdio, mon:stdio, null, none, file:FILE or chardev:ID";
+                return Err(OptionError::value(option, "target", v, wants));
+            }
+        },
+    })
+}
+
+fn nic(o: &mut Options, v: &str) -> Result<(), OptionError> {
+    let mut k = KeyVals::parse(v, Some("type"));
+    let kind = k.take("type").unwrap_or_default();
+    let model = k.take("model").unwrap_or_default();
+    if kind != "none" && kind != "nic" && kind != "user" {
+        return Err(OptionError::value("-nic", "type", &kind, "'none', 'nic' or 'user'"));
+    }
+    o.nics.push((kind, model));
+    Ok(())
+}
+
+fn fw_cfg(o: &mut Options, v: &str) -> Result<(), OptionError> {
+    let mut k = KeyVals::parse(v, Some("name"));
+    let name =
+        k.take("name").ok_or_else(|| OptionError::refused("-fw_cfg", "'name' is missing"))?;
+    let value = match (k.take("string"), k.take("file")) {
+        (Some(s), None) => FwCfgValue::String(s),
+        (None, Some(f)) => FwCfgValue::File(f),
+        _ => return Err(OptionError::refused("-fw_cfg", "give one of 'string' and 'file'")),
+    };
+    k.finish("-fw_cfg", &["name", "string", "file"])?;
+    o.fw_cfg.push((name, value));
+    Ok(())
+}
