@@ -2,5 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod display;
+pub mod intc;
 pub mod pci;
 pub mod pci_host;
+pub mod timer;

@@ -737,6 +737,7 @@ impl Board {
         }
         // Edges latched by driving the pins again are not events; the controllers' state holds
         // what they had latched. Settling sees levels only.
+        self.wires_changed.raise();
         self.settle();
         for (p, &(nmi, smi, init, sipi)) in self.pins.iter().zip(&state.pins) {
             p.nmi.set_edge(nmi);
