@@ -168,7 +168,13 @@ impl Function {
     }
 
     /// A read of the configuration space or the MSI-X bank; `None` for any other bank.
-    pub fn read(&self, s: &ConfigState, bank: u32, offset: u64, width: u8) -> Option<BusResult<u64>> {
+    pub fn read(
+        &self,
+        s: &ConfigState,
+        bank: u32,
+        offset: u64,
+        width: u8,
+    ) -> Option<BusResult<u64>> {
         match bank {
             CONFIG_BANK => Some(self.config_read(s, offset, width)),
             MSIX_BANK => Some(self.msix_read(s, offset, width)),
@@ -206,7 +212,10 @@ impl Function {
 
     fn config_read(&self, s: &ConfigState, offset: u64, width: u8) -> BusResult<u64> {
         let at = self.config_range(offset, width)?;
-        let mut word = s.bytes[at..at + usize::from(width)].iter().rev().fold(0, |v, &b| v << 8 | u64::from(b));
+        let mut word = s.bytes[at..at + usize::from(width)]
+            .iter()
+            .rev()
+            .fold(0, |v, &b| v << 8 | u64::from(b));
         // The interrupt bit of the status register shows the request even while INTx is off.
         if s.level && (at..at + usize::from(width)).contains(&reg::STATUS) {
             word |= 8 << (8 * (reg::STATUS - at));
@@ -214,7 +223,13 @@ impl Function {
         Ok(word)
     }
 
-    fn config_write(&self, s: &mut ConfigState, offset: u64, width: u8, value: u64) -> BusResult<()> {
+    fn config_write(
+        &self,
+        s: &mut ConfigState,
+        offset: u64,
+        width: u8,
+        value: u64,
+    ) -> BusResult<()> {
         let at = self.config_range(offset, width)?;
         for i in 0..usize::from(width) {
             let (v, m, c) = ((value >> (8 * i)) as u8, self.writable[at + i], self.clears[at + i]);
@@ -443,7 +458,14 @@ impl<'a> Builder<'a> {
     pub fn rom(mut self, region: &Region) -> Self {
         let size = region.size();
         self.mask(reg::ROM, 4, !(size as u32 - 1) | 1);
-        self.add_bar(Bar { at: reg::ROM, io: false, wide: false, rom: true, size, region: region.clone() });
+        self.add_bar(Bar {
+            at: reg::ROM,
+            io: false,
+            wide: false,
+            rom: true,
+            size,
+            region: region.clone(),
+        });
         self
     }
 
@@ -555,7 +577,8 @@ mod tests {
 
     impl Bench {
         fn new(more: impl FnOnce(Builder<'_>) -> Builder<'_>) -> Self {
-            let mut board = Board::new(BoardConfig { ram_capacity: 0x1000, ..BoardConfig::default() });
+            let mut board =
+                Board::new(BoardConfig { ram_capacity: 0x1000, ..BoardConfig::default() });
             let bus = Bus::simple(&board);
             let id = board.reserve("nic");
             let f = more(

@@ -45,9 +45,11 @@ impl Function {
         } else if self.msi_enabled(s) {
             let control = s.u16(self.msi.msi + 2);
             let granted = 1 << (control >> 4 & 7);
-            let addr = u64::from(s.u32(self.msi.msi + 4)) | u64::from(s.u32(self.msi.msi + 8)) << 32;
+            let addr =
+                u64::from(s.u32(self.msi.msi + 4)) | u64::from(s.u32(self.msi.msi + 8)) << 32;
             let data = u32::from(s.u16(self.msi.msi + 12));
-            self.dma().send_message(addr, data & !(granted - 1) | u32::from(vector) & (granted - 1));
+            self.dma()
+                .send_message(addr, data & !(granted - 1) | u32::from(vector) & (granted - 1));
         }
     }
 
@@ -61,7 +63,9 @@ impl Function {
             if s.msix_pending[word] & bit != 0 && !self.msix_masked(s, vector) {
                 s.msix_pending[word] &= !bit;
                 let entry = &s.msix_table[vector * ENTRY..][..ENTRY];
-                let word = |i: usize| u32::from_le_bytes([entry[i], entry[i + 1], entry[i + 2], entry[i + 3]]);
+                let word = |i: usize| {
+                    u32::from_le_bytes([entry[i], entry[i + 1], entry[i + 2], entry[i + 3]])
+                };
                 self.dma().send_message(u64::from(word(0)) | u64::from(word(4)) << 32, word(8));
             }
         }
@@ -83,7 +87,13 @@ impl Function {
     }
 
     /// Writes the MSI-X bank: table entries only.
-    pub(super) fn msix_write(&self, s: &mut ConfigState, offset: u64, width: u8, value: u64) -> BusResult<()> {
+    pub(super) fn msix_write(
+        &self,
+        s: &mut ConfigState,
+        offset: u64,
+        width: u8,
+        value: u64,
+    ) -> BusResult<()> {
         let Ok(offset) = usize::try_from(offset) else { return Err(BusError::NoRegister) };
         for i in 0..usize::from(width) {
             if let Some(b) = offset.checked_add(i).and_then(|at| s.msix_table.get_mut(at)) {

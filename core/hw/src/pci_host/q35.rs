@@ -109,7 +109,8 @@ pub fn build(
     memory.add_priority(0, 2, &tseg);
     let smiact = board.smiact();
     let bus = bus.clone();
-    let wires = Wires { pci: pci_function, bus, reset_control, smiact, low, ecam, high_smram, tseg };
+    let wires =
+        Wires { pci: pci_function, bus, reset_control, smiact, low, ecam, high_smram, tseg };
     board.attach(id, Box::new(Mch::new(config, wires)));
     id
 }
@@ -254,7 +255,12 @@ impl Registers for Mch {
     fn write(&mut self, bank: u32, offset: u64, width: u8, value: u64) -> BusResult<()> {
         match bank {
             PORTS => {
-                return self.state.mechanism.write(&Self::mechanism(&self.wires), offset, width, value);
+                return self.state.mechanism.write(
+                    &Self::mechanism(&self.wires),
+                    offset,
+                    width,
+                    value,
+                );
             }
             ECAM => return self.ecam(offset).map_or(Ok(()), Err),
             _ => {}

@@ -6,10 +6,12 @@
 //! Not modelled: light pen, character panning of text, the vertical interrupt, 2-bank DAC tricks
 //! within a frame (the picture is taken at one instant).
 
+mod card;
 mod memory;
 mod regs;
 mod render;
 
+pub use card::{PciVga, build_isa, build_pci};
 use orrery_system::device::Device;
 use orrery_system::display::{Display, Surface};
 use orrery_system::map::Region;
@@ -177,6 +179,19 @@ impl Vga {
         }
     }
 
+    /// Replaces the state by a saved one.
+    fn take(&mut self, state: State) -> Result<(), RestoreError> {
+        state.check()?;
+        if state.vram_len != self.state.vram_len {
+            return Err(RestoreError::Invalid("size of display memory"));
+        }
+        self.state = state;
+        self.registers_changed = true;
+        self.cells.clear();
+        self.drive();
+        Ok(())
+    }
+
     fn vram_at(&self, linear: u64) -> Option<usize> {
         (linear < self.state.vram_len).then(|| self.wires.vram.offset + linear as usize)
     }
@@ -278,16 +293,7 @@ impl Device for Vga {
     }
 
     fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
-        let state: State = blob.decode()?;
-        state.check()?;
-        if state.vram_len != self.state.vram_len {
-            return Err(RestoreError::Invalid("size of display memory"));
-        }
-        self.state = state;
-        self.registers_changed = true;
-        self.cells.clear();
-        self.drive();
-        Ok(())
+        self.take(blob.decode()?)
     }
 
     fn registers(&mut self) -> Option<&mut dyn Registers> {
