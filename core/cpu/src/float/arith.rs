@@ -159,7 +159,7 @@ pub fn div_parts<F: Format>(a: &Parts, b: &Parts, env: &mut Env) -> F {
             return F::pack(&Parts::zero(sign));
         }
         (_, Class::Zero) => {
-            note_denormal(env, a, b);
+            // Found before a denormal dividend is.
             env.raise(Flags::ZERO_DIVIDE);
             return F::pack(&Parts::infinity(sign));
         }

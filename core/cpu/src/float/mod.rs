@@ -13,6 +13,7 @@ mod fast;
 mod format;
 mod remainder;
 mod round;
+mod wide;
 
 pub use arith::{add, add_parts, div, div_parts, mul, mul_parts, sqrt, sqrt_parts, sub, sub_parts};
 pub use bcd::{from_bcd, to_bcd};
@@ -21,8 +22,9 @@ pub use convert::{
     convert, convert_parts, from_i64, integral_magnitude, round_to_integral, to_i16, to_i32, to_i64,
 };
 pub use format::{Class, F32, F64, F80, Format, Parts};
-pub use remainder::{Remainder, remainder};
+pub use remainder::{Quotient, Remainder, remainder};
 pub use round::round_parts;
+pub use wide::Wide;
 
 use core::ops::{BitOr, BitOrAssign};
 

@@ -4,29 +4,40 @@ use super::format::{note_denormal, propagate};
 use super::round::round_parts;
 use super::{Class, Env, F80, Flags, Format, Parts};
 
+/// The quotient of a remainder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quotient {
+    /// There is none: a NaN or an invalid operation.
+    None,
+    /// The reduction goes on.
+    Partial,
+    /// The reduction is complete; the low bits of the quotient.
+    Complete(u64),
+}
+
 /// A partial remainder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remainder {
     /// The new value.
     pub value: F80,
-    /// The low bits of the quotient, if the reduction is complete.
-    pub quotient: Option<u64>,
+    /// The quotient so far.
+    pub quotient: Quotient,
 }
 
 /// One step of `a rem b`; `nearest`: the quotient is rounded (FPREM1), else truncated (FPREM).
 pub fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
     let (a, b) = (a.operand(env), b.operand(env));
-    let complete = |parts: &Parts| Remainder { value: F80::pack(parts), quotient: Some(0) };
+    let without = |parts: &Parts, quotient| Remainder { value: F80::pack(parts), quotient };
     if let Some(nan) = propagate(env, &a, &b) {
-        return complete(&nan);
+        return without(&nan, Quotient::None);
     }
     if a.class == Class::Infinity || b.class == Class::Zero {
         env.raise(Flags::INVALID);
-        return complete(&Parts::indefinite());
+        return without(&Parts::indefinite(), Quotient::None);
     }
     note_denormal(env, &a, &b);
     if a.class == Class::Zero {
-        return complete(&a);
+        return without(&a, Quotient::Complete(0));
     }
     let exact = |env: &mut Env, sign, exp, sig: u128| {
         if sig == 0 {
@@ -47,14 +58,14 @@ pub fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
     let distance = a.exp - b.exp;
     if b.class == Class::Infinity || distance < -1 || distance == -1 && !nearest {
         let value = exact(env, a.sign, a.exp, u128::from(a.sig));
-        return Remainder { value, quotient: Some(0) };
+        return Remainder { value, quotient: Quotient::Complete(0) };
     }
     if distance >= 64 {
         // Reduce by 32 to 63 bits; the rest is the loop's.
         let step = (distance & 31 | 32) as u32;
         let sig = (u128::from(a.sig) << step) % u128::from(b.sig);
         let value = exact(env, a.sign, a.exp - step as i32, sig);
-        return Remainder { value, quotient: None };
+        return Remainder { value, quotient: Quotient::Partial };
     }
     // In units of the last bit of `b` (of half of it for distance -1).
     let (numerator, divisor, exp) = if distance < 0 {
@@ -70,5 +81,5 @@ pub fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
         sign = !sign;
     }
     let value = exact(env, sign, exp, rest);
-    Remainder { value, quotient: Some(quotient as u64) }
+    Remainder { value, quotient: Quotient::Complete(quotient as u64) }
 }

@@ -84,10 +84,13 @@ fn overflow<F: Format>(env: &mut Env, sign: bool, exp: i32, precision: u32, cut:
         }
         env.rounded_up = cut.up;
         let exp = exp - F::WRAP;
-        // Out of reach of the wrap (FSCALE by far): as if masked.
         if exp <= F::EMAX {
             return Parts::finite(sign, exp, cut.sig);
         }
+        // Out of reach of the wrap (FSCALE by far).
+        env.raise(Flags::INEXACT);
+        env.rounded_up = true;
+        return Parts::infinity(sign);
     }
     env.raise(Flags::INEXACT);
     let infinite = match env.rounding {
@@ -124,8 +127,13 @@ fn underflow<F: Format>(
         }
         env.rounded_up = unbounded.up;
         let wrapped = exp + i32::from(unbounded.carry) + F::WRAP;
-        if F::WRAP != 0 && wrapped >= F::EMIN {
-            return Parts::finite(sign, wrapped, unbounded.sig);
+        if F::WRAP != 0 {
+            if wrapped >= F::EMIN {
+                return Parts::finite(sign, wrapped, unbounded.sig);
+            }
+            env.raise(Flags::INEXACT);
+            env.rounded_up = false;
+            return Parts::zero(sign);
         }
     }
     if tiny && masked && env.flush_to_zero {

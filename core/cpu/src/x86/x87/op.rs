@@ -147,6 +147,7 @@ x87_ops! {
     Fbstp "Store ST0 as packed BCD, pop" Store(10);
     FstSti "STi = ST0" None;
     FstpSti "STi = ST0, pop" None;
+    Fstpnce "STi = ST0, pop, without looking at tags (undocumented, D9 D8+i)" None;
     Fxch "Exchange ST0 and STi" None;
     Fchs "Change the sign of ST0" None;
     Fabs "Clear the sign of ST0" None;
@@ -285,8 +286,7 @@ fn decode_register(opcode: u8, reg: usize, rm: u8) -> Option<X87Op> {
                     NONE
                 }
             }
-            // Undocumented alias, as every processor has it.
-            3 => Some(FstpSti),
+            3 => Some(Fstpnce),
             4 => [Some(Fchs), Some(Fabs), NONE, NONE, Some(Ftst), Some(Fxam), NONE, NONE][rm],
             5 => [
                 Some(Fld1),
