@@ -5,4 +5,5 @@ pub mod display;
 pub mod intc;
 pub mod pci;
 pub mod pci_host;
+pub mod rtc;
 pub mod timer;

@@ -7,13 +7,20 @@ use crate::reg_map::{Access, RegInfo};
 /// Instantiates the conformance suite for one device, inside its test module.
 ///
 /// `$make` is an expression for a fresh device; `$table` the register table of bank 0, or
-/// `(bank, table)` pairs in brackets: `[(0, Reg::TABLE), (1, Ctl::TABLE)]`.
+/// `(bank, table)` pairs in brackets: `[(0, Reg::TABLE), (1, Ctl::TABLE)]`. `battery $make` is for
+/// a device of which a reset spares something: a battery-backed clock.
 #[macro_export]
 macro_rules! conformance {
     ($make:expr, [$(($bank:expr, $table:expr)),* $(,)?]) => {
         #[test]
         fn conforms() {
             $crate::conformance::check(|| $make, &[$(($bank, $table)),*]);
+        }
+    };
+    (battery $make:expr, $table:expr) => {
+        #[test]
+        fn conforms() {
+            $crate::conformance::check_battery(|| $make, &[(0, $table)]);
         }
     };
     ($make:expr, $table:expr) => {
@@ -23,18 +30,26 @@ macro_rules! conformance {
 
 /// Runs the suite.
 pub fn check<D: Device>(make: impl Fn() -> D, tables: &[(u32, &[RegInfo])]) {
+    check_battery(&make, tables);
+    reset_returns_to_power_on(make(), &banks(tables));
+}
+
+fn banks(tables: &[(u32, &[RegInfo])]) -> Vec<u32> {
+    if tables.is_empty() { vec![0] } else { tables.iter().map(|t| t.0).collect() }
+}
+
+/// Runs the suite for a device of which a reset spares something.
+pub fn check_battery<D: Device>(make: impl Fn() -> D, tables: &[(u32, &[RegInfo])]) {
     for (_, table) in tables {
         table_is_sorted_and_disjoint(table);
     }
-    let banks: Vec<u32> =
-        if tables.is_empty() { vec![0] } else { tables.iter().map(|t| t.0).collect() };
+    let banks = banks(tables);
     any_access_is_safe(make(), &banks);
     for &(bank, table) in tables {
         read_only_registers_ignore_writes(make(), bank, table);
     }
     save_then_restore_is_identity(&make, &banks);
     a_foreign_state_is_refused(make());
-    reset_returns_to_power_on(make(), &banks);
     random_use_is_safe(&make, &banks);
 }
 

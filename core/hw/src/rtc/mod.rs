@@ -1,0 +1,3 @@
+//! Clocks with a calendar.
+
+pub mod mc146818;
