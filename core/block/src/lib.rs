@@ -20,10 +20,14 @@ mod error;
 pub mod exec;
 pub mod graph;
 pub mod host;
+pub mod img;
 mod op;
+mod open;
 mod probe;
+pub mod qcow2;
 mod sync;
 
 pub use buf::IoBuf;
 pub use error::{BlockError, Result};
 pub use op::{Completion, Op, completion};
+pub use open::{Backing, Format, OpenOptions};

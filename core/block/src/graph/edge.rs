@@ -64,16 +64,6 @@ impl Edge {
         self.role
     }
 
-    /// Points the edge to another node, or leaves it as it was when that one's users object.
-    pub(crate) fn replace(&self, child: &Arc<Node>) -> Result<Option<Arc<Node>>> {
-        child.add_user(self.perm, self.shared)?;
-        let old = lock(&self.child).replace(child.clone());
-        if let Some(old) = &old {
-            old.remove_user(self.perm, self.shared);
-        }
-        Ok(old)
-    }
-
     /// Lets go of the node.
     pub(crate) fn cut(&self) -> Option<Arc<Node>> {
         let old = lock(&self.child).take();

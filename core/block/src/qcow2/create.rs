@@ -1,0 +1,214 @@
+//! Making new images.
+
+use super::check::RefcountLayout;
+use super::entry::Shape;
+use super::header::{
+    COMPATIBLE_LAZY_REFCOUNTS, Compression, MAGIC, MAX_L1_BYTES, V2_LEN, extension, incompatible,
+};
+use crate::graph::Node;
+use crate::{BlockError, Result};
+use serde::{Deserialize, Serialize};
+
+/// What a new image is like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CreateOptions {
+    /// Bytes of the disk.
+    pub size: u64,
+    /// 2 (`compat=0.10`) or 3 (`compat=1.1`).
+    pub version: u32,
+    /// Bytes in a cluster: a power of two from 512 to 2 MiB.
+    pub cluster_size: u64,
+    /// Width of a refcount: a power of two from 1 to 64.
+    pub refcount_bits: u32,
+    /// Let programs that can update refcounts late.
+    pub lazy_refcounts: bool,
+    /// Divide clusters into subclusters.
+    pub extended_l2: bool,
+    /// How compressed clusters are packed.
+    pub compression: Compression,
+    /// Name of the backing file, stored as given.
+    pub backing_file: Option<String>,
+    /// Format of the backing file; required with one.
+    pub backing_format: Option<String>,
+}
+
+impl Default for CreateOptions {
+    fn default() -> Self {
+        Self {
+            size: 0,
+            version: 3,
+            cluster_size: 64 << 10,
+            refcount_bits: 16,
+            lazy_refcounts: false,
+            extended_l2: false,
+            compression: Compression::Zlib,
+            backing_file: None,
+            backing_format: None,
+        }
+    }
+}
+
+/// Names of the features that the header of a new image explains.
+const FEATURES: [(u8, u8, &str); 8] = [
+    (0, 0, "dirty bit"),
+    (0, 1, "corrupt bit"),
+    (0, 2, "external data file"),
+    (0, 3, "compression type"),
+    (0, 4, "extended L2 entries"),
+    (1, 0, "lazy refcounts"),
+    (2, 0, "bitmaps"),
+    (2, 1, "raw external data"),
+];
+
+impl CreateOptions {
+    fn check(&self) -> Result<Shape> {
+        let bad = |text: String| Err(BlockError::invalid(text));
+        if !self.cluster_size.is_power_of_two() || !(512..=2 << 20).contains(&self.cluster_size) {
+            return bad(format!(
+                "cluster size must be a power of two between 512 and 2M, not {}",
+                self.cluster_size
+            ));
+        }
+        if !self.refcount_bits.is_power_of_two() || self.refcount_bits > 64 {
+            return bad(format!(
+                "refcount width must be a power of two up to 64 bits, not {}",
+                self.refcount_bits
+            ));
+        }
+        if self.version != 2 && self.version != 3 {
+            return bad(format!("qcow2 version {} does not exist", self.version));
+        }
+        let v3_only = self.refcount_bits != 16
+            || self.lazy_refcounts
+            || self.extended_l2
+            || self.compression != Compression::Zlib;
+        if self.version == 2 && v3_only {
+            return bad("this option needs version 3 (compat=1.1)".into());
+        }
+        if self.extended_l2 && self.cluster_size < 16 << 10 {
+            return bad("extended L2 entries need clusters of at least 16 KiB".into());
+        }
+        if !self.size.is_multiple_of(512) {
+            return bad("the size of a disk must be a multiple of 512".into());
+        }
+        match (&self.backing_file, &self.backing_format) {
+            (Some(_), None) => return bad("a backing file needs its format recorded".into()),
+            (None, Some(_)) => return bad("there is a backing format but no backing file".into()),
+            (Some(name), _) if name.is_empty() || name.len() > 1023 => {
+                return bad("backing file name must have 1 to 1023 bytes".into());
+            }
+            (_, Some(format)) if format.len() > 15 => {
+                return bad("backing format is too long".into());
+            }
+            _ => {}
+        }
+        let cluster_bits = self.cluster_size.trailing_zeros();
+        let sub_shift = if self.extended_l2 { 5 } else { 0 };
+        let shape = Shape {
+            version: self.version,
+            cluster_bits,
+            l2_bits: cluster_bits - if self.extended_l2 { 4 } else { 3 },
+            sub_shift,
+            refcount_order: self.refcount_bits.trailing_zeros(),
+            data_file: false,
+        };
+        if self.size.div_ceil(shape.l2_span()) * 8 > MAX_L1_BYTES {
+            return bad("the disk is too large for its cluster size".into());
+        }
+        Ok(shape)
+    }
+}
+
+/// Writes an empty image into `file`, whose old content is lost.
+pub(crate) async fn create(file: &Node, options: &CreateOptions) -> Result<()> {
+    let shape = options.check()?;
+    let cluster = shape.cluster();
+    let l1_len = options.size.div_ceil(shape.l2_span());
+    let l1_clusters = (l1_len * 8).div_ceil(cluster);
+    let layout = RefcountLayout::new(&shape, &vec![1; 1 + l1_clusters as usize])?;
+    let header = header(options, &shape, l1_len as u32, &layout)?;
+    file.truncate(0).await?;
+    file.truncate(layout.end).await?;
+    // The header comes last: until then the file is not an image.
+    layout.write(file, &shape).await?;
+    file.write_zeroes(cluster, l1_clusters * cluster, false).await?;
+    file.flush().await?;
+    file.write(0, header.into()).await?;
+    file.flush().await
+}
+
+fn header(
+    options: &CreateOptions,
+    shape: &Shape,
+    l1_len: u32,
+    layout: &RefcountLayout,
+) -> Result<Vec<u8>> {
+    let cluster = shape.cluster();
+    let mut h = Vec::with_capacity(512);
+    h.extend(MAGIC.to_be_bytes());
+    h.extend(options.version.to_be_bytes());
+    h.extend([0; 12]); // backing file: offset, length
+    h.extend(shape.cluster_bits.to_be_bytes());
+    h.extend(options.size.to_be_bytes());
+    h.extend(0u32.to_be_bytes()); // encryption
+    h.extend(l1_len.to_be_bytes());
+    h.extend(cluster.to_be_bytes()); // L1 follows the header
+    h.extend(layout.table_offset.to_be_bytes());
+    h.extend(((layout.table.len() as u64 * 8 / cluster) as u32).to_be_bytes());
+    h.extend([0; 12]); // snapshots: number, offset
+    debug_assert_eq!(h.len(), V2_LEN);
+    if options.version >= 3 {
+        let mut features = 0;
+        if options.compression != Compression::Zlib {
+            features |= incompatible::COMPRESSION;
+        }
+        if options.extended_l2 {
+            features |= incompatible::EXTENDED_L2;
+        }
+        h.extend(features.to_be_bytes());
+        let lazy = if options.lazy_refcounts { COMPATIBLE_LAZY_REFCOUNTS } else { 0 };
+        h.extend(lazy.to_be_bytes());
+        h.extend(0u64.to_be_bytes());
+        h.extend(shape.refcount_order.to_be_bytes());
+        h.extend(112u32.to_be_bytes());
+        h.push(match options.compression {
+            Compression::Zlib => 0,
+            Compression::Zstd => 1,
+        });
+        h.extend([0; 7]);
+    }
+    let mut extend = |kind: u32, data: &[u8]| {
+        h.extend(kind.to_be_bytes());
+        h.extend((data.len() as u32).to_be_bytes());
+        h.extend(data);
+        h.resize(h.len().next_multiple_of(8), 0);
+    };
+    if let Some(format) = &options.backing_format {
+        extend(extension::BACKING_FORMAT, format.as_bytes());
+    }
+    let backing_len = options.backing_file.as_ref().map_or(0, String::len);
+    if options.version >= 3 {
+        let mut names = Vec::new();
+        for (kind, bit, name) in FEATURES {
+            names.extend([kind, bit]);
+            names.extend(name.as_bytes());
+            names.resize(names.len().next_multiple_of(48), 0);
+        }
+        // Small clusters have no room for explanations.
+        if names.len() + backing_len + 160 <= cluster as usize {
+            extend(extension::FEATURE_NAMES, &names);
+        }
+    }
+    extend(0, &[]);
+    if let Some(name) = &options.backing_file {
+        let offset = h.len() as u64;
+        h[8..16].copy_from_slice(&offset.to_be_bytes());
+        h[16..20].copy_from_slice(&(name.len() as u32).to_be_bytes());
+        h.extend(name.as_bytes());
+    }
+    if h.len() > cluster as usize {
+        return Err(BlockError::invalid("backing file name does not fit into the first cluster"));
+    }
+    Ok(h)
+}

@@ -1,0 +1,415 @@
+//! The `qcow2` format, versions 2 and 3, for reading and writing.
+//!
+//! Reference: the specification in QEMU's documentation, docs/interop/qcow2.txt.
+//!
+//! A write is *resolve, data, commit*: the mapping is looked up in memory, data goes to the file,
+//! and only then the new mapping is published in the table cache. Tables go to the file in
+//! write-back cycles ([`flush`]) whose order keeps every state that a crash can leave behind
+//! consistent but for leaked clusters: refcounts and new tables first, then a barrier, then
+//! whatever refers to them, then a barrier, and only then are freed clusters put to new use.
+//!
+//! Not done: encryption, writing compressed clusters, internal snapshot operations (snapshots
+//! are preserved) and persistent bitmaps (they are marked inconsistent on the first write, as the
+//! specification asks).
+
+mod alloc;
+mod check;
+mod create;
+mod entry;
+mod flush;
+mod header;
+mod read;
+mod resize;
+mod table;
+mod unpack;
+mod write;
+
+pub use check::{CheckResult, Repair};
+pub use create::CreateOptions;
+pub use header::Compression;
+
+use crate::driver::{Access, BlockStatus, Driver, Map};
+use crate::graph::{Edge, Node, Perm, Role};
+use crate::sync::{RangeGuard, RangeLock, lock};
+use crate::{BlockError, IoBuf, Op, Result};
+use entry::Shape;
+use header::{Header, autoclear, be64, incompatible};
+use rustc_hash::FxHashSet;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use table::Cache;
+
+pub(crate) use create::create;
+
+/// Runtime options of the `qcow2` driver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Qcow2Options {
+    /// Refuse writes, and touch nothing.
+    pub read_only: bool,
+    /// Bytes of L2 tables kept in memory.
+    pub l2_cache_size: u64,
+    /// Bytes of refcount blocks kept in memory.
+    pub refcount_cache_size: u64,
+    /// Open images that are marked corrupt or cut short, for `check` to look at.
+    #[serde(skip)]
+    pub for_check: bool,
+}
+
+impl Default for Qcow2Options {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            l2_cache_size: 32 << 20,
+            refcount_cache_size: 8 << 20,
+            for_check: false,
+        }
+    }
+}
+
+/// The driver.
+pub(crate) struct Qcow2 {
+    shape: Shape,
+    header: Header,
+    read_only: bool,
+    file: Arc<Edge>,
+    data_file: Mutex<Option<Arc<Edge>>>,
+    backing: Mutex<Option<Arc<Edge>>>,
+    size: AtomicU64,
+    /// Incompatible features as they are in the file.
+    incompatible: AtomicU64,
+    /// Set once the header says that we write; until then writes take the slow way.
+    writable: AtomicBool,
+    /// Metadata was found to contradict itself while writing: no more writes.
+    broken: AtomicBool,
+    meta: Mutex<Meta>,
+    /// Guest ranges whose mapping is being changed.
+    guest: Arc<RangeLock>,
+    /// L1 indices whose table is being made, and tables being loaded (by file offset).
+    making: Arc<RangeLock>,
+    loading: Arc<RangeLock>,
+    /// One write-back cycle at a time.
+    cycle: Arc<RangeLock>,
+    /// Header updates and refcount table growth.
+    growing: Arc<RangeLock>,
+}
+
+/// What the driver knows in memory. Never locked across a wait.
+struct Meta {
+    l1: Vec<u64>,
+    l1_offset: u64,
+    /// Sectors of the L1 table that differ from the file.
+    l1_dirty: BTreeSet<u64>,
+    l2: Cache,
+    reftable: Vec<u64>,
+    reftable_offset: u64,
+    reftable_dirty: BTreeSet<u64>,
+    /// Where the header on disk says that it is, and its clusters.
+    reftable_on_disk: (u64, u64),
+    refblocks: Cache,
+    /// No cluster below this one is free.
+    free_hint: u64,
+    /// Clusters that hold metadata, which no allocation may ever return.
+    guarded: Option<FxHashSet<u64>>,
+    /// Freed, but the file may still refer to them.
+    freed: Vec<Freed>,
+    /// Freed for good, waiting for their leases.
+    settling: VecDeque<Freed>,
+    /// Leases are clones of this one.
+    epoch: Arc<()>,
+    /// The cluster unpacked last.
+    unpacked: Option<(entry::Packed, Arc<Vec<u8>>)>,
+}
+
+/// Clusters of the file that lost a reference.
+struct Freed {
+    /// First cluster number.
+    cluster: u64,
+    count: u64,
+    epoch: Arc<()>,
+    /// Give the storage back when this was the last reference.
+    punch: bool,
+}
+
+impl Meta {
+    /// Notes that clusters lost a reference; it takes effect once the file does not refer to
+    /// them any more and nobody reads them.
+    fn free(&mut self, cluster: u64, count: u64, punch: bool) {
+        let epoch = std::mem::take(&mut self.epoch);
+        if let Some(last) = self.freed.last_mut()
+            && last.cluster + last.count == cluster
+            && last.punch == punch
+            && Arc::strong_count(&epoch) == 1
+            && Arc::strong_count(&last.epoch) == 1
+        {
+            last.count += count;
+            return;
+        }
+        self.freed.push(Freed { cluster, count, epoch, punch });
+    }
+}
+
+impl Qcow2 {
+    /// Opens the image in `file`. Backing and data files are attached afterwards.
+    pub(crate) async fn open(file: &Arc<Node>, options: &Qcow2Options) -> Result<Arc<Self>> {
+        let head = file.read(0, IoBuf::zeroed(file.len().min(4096) as usize)).await?;
+        let cluster_bits = Header::cluster_bits(&head)?;
+        let head_len = (1u64 << cluster_bits).min(file.len()) as usize;
+        let head =
+            if head.len() < head_len { file.read(0, IoBuf::zeroed(head_len)).await? } else { head };
+        let header = Header::parse(&head)?;
+        drop(head);
+        let read_only = options.read_only || file.read_only();
+        if header.incompatible & incompatible::CORRUPT != 0 && !read_only && !options.for_check {
+            return Err(BlockError::corrupt(
+                "it is marked corrupt; it can only be opened read-only",
+            ));
+        }
+        let l1 = read_table(file, "L1 table", header.l1_offset, u64::from(header.l1_size)).await?;
+        let reftable_len = u64::from(header.reftable_clusters) << (cluster_bits - 3);
+        let reftable =
+            read_table(file, "refcount table", header.reftable_offset, reftable_len).await?;
+        if !options.for_check
+            && let Some(bad) =
+                l1.iter().find(|entry| **entry & entry::OFFSET >= file.len() && **entry != 0)
+        {
+            return Err(BlockError::corrupt(format!(
+                "it is cut short: an L2 table at {:#x} is beyond its end",
+                bad & entry::OFFSET
+            )));
+        }
+        let shape = Shape {
+            version: header.version,
+            cluster_bits,
+            l2_bits: header.l2_bits(),
+            sub_shift: if header.extended_l2() { 5 } else { 0 },
+            refcount_order: header.refcount_order,
+            data_file: header.incompatible & incompatible::DATA_FILE != 0,
+        };
+        let write = if read_only { Perm::empty() } else { Perm::WRITE | Perm::RESIZE };
+        // Nobody else may write what we hold in memory.
+        let shared = if read_only { Perm::all() } else { Perm::CONSISTENT_READ };
+        let edge = Edge::attach(Role::File, file, Perm::CONSISTENT_READ | write, shared)?;
+        let table = shape.cluster();
+        let this = Arc::new(Self {
+            shape,
+            read_only,
+            file: edge,
+            data_file: Mutex::new(None),
+            backing: Mutex::new(None),
+            size: AtomicU64::new(header.size),
+            incompatible: AtomicU64::new(header.incompatible),
+            writable: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            meta: Mutex::new(Meta {
+                l1,
+                l1_offset: header.l1_offset,
+                l1_dirty: BTreeSet::new(),
+                l2: Cache::new(options.l2_cache_size, table),
+                reftable,
+                reftable_offset: header.reftable_offset,
+                reftable_dirty: BTreeSet::new(),
+                reftable_on_disk: (header.reftable_offset, header.reftable_clusters.into()),
+                refblocks: Cache::new(options.refcount_cache_size, table),
+                free_hint: 0,
+                guarded: None,
+                freed: Vec::new(),
+                settling: VecDeque::new(),
+                epoch: Arc::new(()),
+                unpacked: None,
+            }),
+            header,
+            guest: Arc::default(),
+            making: Arc::default(),
+            loading: Arc::default(),
+            cycle: Arc::default(),
+            growing: Arc::default(),
+        });
+        let dirty = this.header.incompatible & incompatible::DIRTY != 0;
+        if dirty && !read_only && !options.for_check {
+            let result = this.check(Repair::All).await?;
+            if result.corruptions != result.corruptions_fixed {
+                return Err(BlockError::corrupt(
+                    "it was not closed cleanly and cannot be repaired",
+                ));
+            }
+        }
+        Ok(this)
+    }
+
+    /// What the header says about the image, with names of other files.
+    pub(crate) fn info(&self) -> Qcow2Info {
+        let h = &self.header;
+        let incompatible = self.incompatible.load(Ordering::Relaxed);
+        Qcow2Info {
+            version: h.version,
+            cluster_size: self.shape.cluster(),
+            virtual_size: self.len(),
+            refcount_bits: 1 << h.refcount_order,
+            lazy_refcounts: h.compatible & header::COMPATIBLE_LAZY_REFCOUNTS != 0,
+            extended_l2: h.extended_l2(),
+            compression: h.compression,
+            corrupt: incompatible & incompatible::CORRUPT != 0,
+            dirty: incompatible & incompatible::DIRTY != 0,
+            snapshots: h.snapshots,
+            backing_file: h.backing.clone(),
+            backing_format: h.backing_format.clone(),
+            data_file: h.data_file.clone(),
+            data_file_raw: self.shape.data_file && h.autoclear & autoclear::RAW_EXTERNAL != 0,
+        }
+    }
+
+    /// True when data lies in a file of its own, which must be attached.
+    pub(crate) fn wants_data_file(&self) -> bool {
+        self.shape.data_file
+    }
+
+    pub(crate) fn set_data_file(&self, node: &Arc<Node>) -> Result<()> {
+        let write = if self.read_only { Perm::empty() } else { Perm::WRITE };
+        let edge =
+            Edge::attach(Role::File, node, Perm::CONSISTENT_READ | write, Perm::CONSISTENT_READ)?;
+        *lock(&self.data_file) = Some(edge);
+        Ok(())
+    }
+
+    pub(crate) fn set_backing(&self, node: &Arc<Node>) -> Result<()> {
+        let shared = Perm::CONSISTENT_READ | Perm::WRITE_UNCHANGED;
+        let edge = Edge::attach(Role::Backing, node, Perm::CONSISTENT_READ, shared)?;
+        *lock(&self.backing) = Some(edge);
+        Ok(())
+    }
+
+    fn file(&self) -> Result<Arc<Node>> {
+        self.file.node().ok_or(BlockError::NoMedium)
+    }
+
+    /// The node that holds data clusters.
+    fn data(&self) -> Result<Arc<Node>> {
+        if self.shape.data_file {
+            let edge = lock(&self.data_file).clone();
+            return edge.and_then(|edge| edge.node()).ok_or_else(|| {
+                BlockError::unsupported(
+                    "the image keeps its data in another file, which is not open",
+                )
+            });
+        }
+        self.file()
+    }
+
+    fn backing(&self) -> Option<Arc<Node>> {
+        lock(&self.backing).as_ref().and_then(|edge| edge.node())
+    }
+
+    /// Waits until nobody changes the mapping of the range's clusters.
+    async fn own(&self, offset: u64, len: u64) -> RangeGuard {
+        self.guest.acquire(self.shape.down(offset)..self.shape.up(offset + len)).await
+    }
+}
+
+/// Facts about a qcow2 image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Qcow2Info {
+    /// 2 or 3.
+    pub version: u32,
+    /// Bytes in a cluster.
+    pub cluster_size: u64,
+    /// Bytes of the disk.
+    pub virtual_size: u64,
+    /// Width of a refcount.
+    pub refcount_bits: u32,
+    /// Refcounts may be updated late.
+    pub lazy_refcounts: bool,
+    /// Clusters have subclusters.
+    pub extended_l2: bool,
+    /// How compressed clusters are packed.
+    pub compression: Compression,
+    /// Marked corrupt.
+    pub corrupt: bool,
+    /// Refcounts may be stale.
+    pub dirty: bool,
+    /// Number of internal snapshots.
+    pub snapshots: u32,
+    /// Name of the backing file as stored.
+    pub backing_file: Option<String>,
+    /// Recorded format of the backing file.
+    pub backing_format: Option<String>,
+    /// Name of the data file as stored.
+    pub data_file: Option<String>,
+    /// The data file is a raw disk by itself.
+    pub data_file_raw: bool,
+}
+
+/// Reads a table of words, which must be inside the file.
+async fn read_table(file: &Node, what: &str, offset: u64, len: u64) -> Result<Vec<u64>> {
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    let bytes = len * 8;
+    if offset + bytes > file.len().next_multiple_of(512) {
+        return Err(BlockError::corrupt(format!("it is cut short: the {what} is beyond its end")));
+    }
+    let bytes =
+        usize::try_from(bytes).map_err(|_| BlockError::corrupt(format!("{what} is too large")))?;
+    let raw = file.read(offset, IoBuf::zeroed(bytes)).await?;
+    Ok(raw.chunks_exact(8).map(|word| be64(word, 0)).collect())
+}
+
+impl Driver for Qcow2 {
+    fn name(&self) -> &'static str {
+        "qcow2"
+    }
+
+    fn len(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn children(&self) -> Vec<Arc<Edge>> {
+        let mut edges = vec![self.file.clone()];
+        edges.extend(lock(&self.data_file).clone());
+        edges.extend(lock(&self.backing).clone());
+        edges
+    }
+
+    fn map(&self, access: Access, offset: u64, len: u64) -> Map {
+        self.map_in_memory(access, offset, len)
+    }
+
+    fn read(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
+        Op::pending(async move { self.read_any(offset, buf).await })
+    }
+
+    fn write(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
+        Op::pending(async move { self.write_any(offset, buf).await })
+    }
+
+    fn write_zeroes(self: Arc<Self>, offset: u64, len: u64, unmap: bool) -> Op<()> {
+        Op::pending(async move { self.zero_any(offset, len, unmap).await })
+    }
+
+    fn discard(self: Arc<Self>, offset: u64, len: u64) -> Op<()> {
+        Op::pending(async move { self.discard_any(offset, len).await })
+    }
+
+    fn flush(self: Arc<Self>) -> Op<()> {
+        Op::pending(async move { self.flush_all().await })
+    }
+
+    fn truncate(self: Arc<Self>, len: u64) -> Op<()> {
+        Op::pending(async move { self.resize(len).await })
+    }
+
+    fn status(self: Arc<Self>, offset: u64, len: u64) -> Op<BlockStatus> {
+        Op::pending(async move { self.status_of(offset, len).await })
+    }
+
+    fn close(self: Arc<Self>) -> Op<()> {
+        Op::pending(async move { self.close_all().await })
+    }
+}

@@ -1,0 +1,272 @@
+//! From guest offset to bytes.
+
+use super::entry::{Entry, Kind, OFFSET, Packed};
+use super::unpack::unpack;
+use super::{Meta, Qcow2};
+use crate::driver::{Access, BlockStatus, Driver, Lease, Map};
+use crate::graph::Node;
+use crate::sync::lock;
+use crate::{BlockError, IoBuf, Result};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What the start of a range is, with the length over which that holds.
+pub(super) enum Step {
+    Data {
+        host: u64,
+        len: u64,
+        in_place: bool,
+        lease: Lease,
+    },
+    Zero {
+        len: u64,
+    },
+    Unallocated {
+        len: u64,
+    },
+    Packed {
+        packed: Packed,
+        at: u64,
+        len: u64,
+        lease: Lease,
+    },
+    /// The L2 table at this offset must be loaded first.
+    Load(u64),
+}
+
+impl Qcow2 {
+    /// Looks up the start of a range, which must not be empty.
+    pub(super) fn step(&self, meta: &mut Meta, offset: u64, len: u64) -> Result<Step> {
+        let shape = &self.shape;
+        let span_left = shape.l2_span() - (offset & (shape.l2_span() - 1));
+        let len = len.min(span_left);
+        let l1 = meta.l1.get(shape.l1_index(offset) as usize).copied().unwrap_or(0);
+        let table = l1 & OFFSET;
+        if table == 0 {
+            return Ok(Step::Unallocated { len });
+        }
+        if table & (shape.cluster() - 1) != 0 {
+            return Err(BlockError::corrupt(format!("L2 table at {table:#x} is not aligned")));
+        }
+        let Some(bytes) = meta.l2.get(table) else { return Ok(Step::Load(table)) };
+        let sub = shape.sub();
+        let mut index = shape.l2_index(offset);
+        let mut entry = Entry::load(bytes, shape, index);
+        let within = offset & (shape.cluster() - 1);
+        let mut number = (within / sub) as u32;
+        let first = entry.kind(shape, number)?;
+        let first_copied = entry.copied();
+        let mut run = (sub - within % sub).min(len);
+        // The run goes on over subclusters of the same kind, for data as long as it is contiguous.
+        while run < len && !matches!(first, Kind::Compressed(_)) {
+            number += 1;
+            if number == shape.subs() {
+                number = 0;
+                index += 1;
+                entry = Entry::load(bytes, shape, index);
+            }
+            let same = match (first, entry.kind(shape, number)) {
+                (Kind::Data(host), Ok(Kind::Data(next))) => {
+                    let distance = shape.down(offset + run) - shape.down(offset);
+                    next == host + distance && entry.copied() == first_copied
+                }
+                (a, Ok(b)) => a == b,
+                (_, Err(_)) => false,
+            };
+            if !same {
+                break;
+            }
+            run = (run + sub).min(len);
+        }
+        Ok(match first {
+            Kind::Unallocated => Step::Unallocated { len: run },
+            Kind::Zero => Step::Zero { len: run },
+            Kind::Data(host) => Step::Data {
+                host: host + within,
+                len: run,
+                in_place: first_copied,
+                lease: Lease::new(&meta.epoch),
+            },
+            Kind::Compressed(packed) => Step::Packed {
+                packed,
+                at: within,
+                len: len.min(shape.cluster() - within),
+                lease: Lease::new(&meta.epoch),
+            },
+        })
+    }
+
+    /// The same, loading what is missing.
+    pub(super) async fn look_up(&self, offset: u64, len: u64) -> Result<Step> {
+        loop {
+            let step = self.step(&mut lock(&self.meta), offset, len)?;
+            match step {
+                Step::Load(table) => self.load_l2(table).await?,
+                step => return Ok(step),
+            }
+        }
+    }
+
+    /// Brings an L2 table into memory.
+    pub(super) async fn load_l2(&self, table: u64) -> Result<()> {
+        let _guard = self.loading.acquire(table..table + 1).await;
+        if lock(&self.meta).l2.contains(table) {
+            return Ok(());
+        }
+        let file = self.file()?;
+        if table >= file.len() {
+            return Err(BlockError::corrupt(format!(
+                "L2 table at {table:#x} is beyond the end of the file"
+            )));
+        }
+        let bytes = file.read(table, IoBuf::zeroed(self.shape.cluster() as usize)).await?;
+        lock(&self.meta).l2.insert_clean(table, bytes.into_vec());
+        Ok(())
+    }
+
+    pub(super) fn map_in_memory(&self, access: Access, offset: u64, len: u64) -> Map {
+        if access == Access::Write && !self.writable.load(Ordering::Acquire) {
+            return Map::Defer;
+        }
+        let step = self.step(&mut lock(&self.meta), offset, len);
+        match (step, access) {
+            (Ok(Step::Data { host, len, in_place, lease }), access)
+                if access == Access::Read || in_place =>
+            {
+                match self.data() {
+                    Ok(node) if host < node.len() => {
+                        Map::Child { node, offset: host, len, lease: Some(lease) }
+                    }
+                    _ => Map::Defer,
+                }
+            }
+            (Ok(Step::Zero { len }), Access::Read) => Map::Zero { len },
+            (Ok(Step::Unallocated { len }), Access::Read) => match self.backing() {
+                None => Map::Zero { len },
+                Some(node) => match node.len() {
+                    end if end <= offset => Map::Zero { len },
+                    end => Map::Child { node, offset, len: len.min(end - offset), lease: None },
+                },
+            },
+            _ => Map::Defer,
+        }
+    }
+
+    pub(super) async fn read_any(&self, offset: u64, mut buf: IoBuf) -> Result<IoBuf> {
+        let total = buf.len();
+        let mut done = 0;
+        while done < total {
+            let at = offset + done as u64;
+            let step = self.look_up(at, (total - done) as u64).await?;
+            match step {
+                Step::Load(_) => unreachable!("look_up loads"),
+                Step::Zero { len } => {
+                    buf[done..done + len as usize].fill(0);
+                    done += len as usize;
+                }
+                Step::Unallocated { len } => {
+                    buf = self.read_backing(at, buf, done, len as usize).await?;
+                    done += len as usize;
+                }
+                Step::Data { host, len, lease, .. } => {
+                    let node = self.data()?;
+                    if host >= node.len() && !self.shape.data_file {
+                        return Err(BlockError::corrupt(format!(
+                            "data cluster at {host:#x} is beyond the end of the file"
+                        )));
+                    }
+                    buf = read_part(&node, host, buf, done, len as usize).await?;
+                    drop(lease);
+                    done += len as usize;
+                }
+                Step::Packed { packed, at, len, lease } => {
+                    let cluster = self.unpack(packed).await?;
+                    drop(lease);
+                    let (at, len) = (at as usize, len as usize);
+                    buf[done..done + len].copy_from_slice(&cluster[at..at + len]);
+                    done += len;
+                }
+            }
+        }
+        Ok(buf)
+    }
+
+    async fn read_backing(
+        &self,
+        at: u64,
+        mut buf: IoBuf,
+        done: usize,
+        len: usize,
+    ) -> Result<IoBuf> {
+        let node = self.backing();
+        let there = node.as_ref().map_or(0, |node| node.len().saturating_sub(at));
+        let there = there.min(len as u64) as usize;
+        if let Some(node) = node.filter(|_| there > 0) {
+            buf = read_part(&node, at, buf, done, there).await?;
+        }
+        buf[done + there..done + len].fill(0);
+        Ok(buf)
+    }
+
+    async fn unpack(&self, packed: Packed) -> Result<Arc<Vec<u8>>> {
+        if let Some((last, bytes)) = &lock(&self.meta).unpacked
+            && *last == packed
+        {
+            return Ok(bytes.clone());
+        }
+        let file = self.file()?;
+        if packed.offset >= file.len() {
+            return Err(BlockError::corrupt(format!(
+                "compressed cluster at {:#x} is beyond the end of the file",
+                packed.offset
+            )));
+        }
+        let raw = file.read(packed.offset, IoBuf::zeroed(packed.len as usize)).await?;
+        let bytes = unpack(self.header.compression, &raw, self.shape.cluster() as usize)?;
+        let bytes = Arc::new(bytes);
+        lock(&self.meta).unpacked = Some((packed, bytes.clone()));
+        Ok(bytes)
+    }
+
+    pub(super) async fn status_of(&self, offset: u64, len: u64) -> Result<BlockStatus> {
+        let nothing = BlockStatus {
+            len,
+            zero: false,
+            allocated: true,
+            data: false,
+            compressed: false,
+            offset: None,
+        };
+        let len = len.min(self.len().saturating_sub(offset));
+        if len == 0 {
+            return Ok(BlockStatus { len: 0, zero: true, ..nothing });
+        }
+        Ok(match self.look_up(offset, len).await? {
+            Step::Load(_) => unreachable!("look_up loads"),
+            Step::Data { host, len, .. } => {
+                BlockStatus { len, data: true, offset: Some(host), ..nothing }
+            }
+            Step::Zero { len } => BlockStatus { len, zero: true, ..nothing },
+            Step::Unallocated { len } => {
+                BlockStatus { len, allocated: false, zero: self.backing().is_none(), ..nothing }
+            }
+            Step::Packed { len, .. } => {
+                BlockStatus { len, data: true, compressed: true, ..nothing }
+            }
+        })
+    }
+}
+
+/// Fills `len` bytes of `buf` from `at` on.
+async fn read_part(
+    node: &Node,
+    offset: u64,
+    mut buf: IoBuf,
+    at: usize,
+    len: usize,
+) -> Result<IoBuf> {
+    let old = buf.narrow(at..at + len);
+    buf = node.read(offset, buf).await?;
+    buf.widen(old);
+    Ok(buf)
+}
