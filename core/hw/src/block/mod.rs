@@ -1,0 +1,3 @@
+//! Block devices that are no IDE or SCSI: floppy disks, flash; and what all drives share.
+
+pub mod drive;

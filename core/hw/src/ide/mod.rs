@@ -1,0 +1,7 @@
+//! IDE: ATA and ATAPI drives, their channels and host adapters.
+
+pub mod ata;
+mod atapi;
+pub mod channel;
+mod identify;
+pub mod isa;
