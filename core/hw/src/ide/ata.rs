@@ -21,10 +21,12 @@ pub(super) const MAX_MULTIPLE: u8 = 16;
 /// Most sectors moved by one backend operation.
 const CHUNK: u32 = 256;
 
+/// The status register.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status(u8);
+
 bitflags! {
-    /// The status register.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-    pub struct Status: u8 {
+    impl Status: u8 {
         /// Busy: the other bits mean nothing.
         const BSY = 0x80;
         /// Ready for commands.

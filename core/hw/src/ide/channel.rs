@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 reg_map! {
     /// The command block, ATA/ATAPI-7 volume 1 table 5.
     pub enum Reg {
-        /// Data; 32 bits wide too.
-        0x0 Data: 2 Rw,
+        /// Data: 16 or 32 bits wide, over the registers that follow.
+        0x0 Data: 1 Rw,
         /// Error; features where written.
         0x1 Error: 1 Rw,
         /// Sector count; interrupt reason of packet commands.

@@ -2,7 +2,7 @@
 //!
 //! Reference: the WD1003 task file as the PC/AT wired it; ATA/ATAPI-7 for the rest.
 
-use super::channel::{self, Channel, Control, Plug, Reg};
+use super::channel::{self, Channel, Plug};
 use crate::block::drive::DriveIo;
 use orrery_system::device::HostIo;
 use orrery_system::time::VmTime;
@@ -128,6 +128,7 @@ impl HostIo for IsaIde {
 #[cfg(test)]
 mod tests {
     use super::super::ata::{Config as DriveConfig, Status};
+    use super::super::channel::{Control, Reg};
     use super::*;
     use orrery_block::IoBuf;
     use orrery_block::backend::{BlockBackend, Request};
@@ -415,7 +416,7 @@ mod tests {
 
     #[test]
     fn an_empty_channel_reads_zeros() {
-        let io = DriveIo::detached(vec![], Clock::default(), Latency::new(true));
+        let io = DriveIo::detached(Vec::new(), Clock::default(), Latency::new(true));
         let mut dev = IsaIde::new([None, None], io, IrqLine::open());
         dev.write(COMMAND_BANK, 6, 1, 0xa0).unwrap();
         dev.write(COMMAND_BANK, 7, 1, 0xec).unwrap();

@@ -2,6 +2,8 @@
 
 pub mod ata;
 mod atapi;
+pub mod bmdma;
 pub mod channel;
 mod identify;
 pub mod isa;
+pub mod piix;
