@@ -177,7 +177,9 @@ impl Wide {
         if self.sig == 0 {
             return F80::ZERO.with_sign(self.sign);
         }
-        let (hi, lo) = ((self.sig >> 64) as u64, self.sig as u64);
+        // What is denormal counts as inexact, so underflow is raised with it.
+        let tiny = u64::from(self.exp < F80::EMIN);
+        let (hi, lo) = ((self.sig >> 64) as u64, self.sig as u64 | tiny);
         env.raise(Flags::INEXACT);
         F80::pack(&round_parts::<F80>(env, self.sign, self.exp, hi, lo, 64))
     }

@@ -2,7 +2,7 @@
 
 use super::int::{blend, from_u32s, from_u64s, u32s, u64s};
 use super::{Mxcsr, SimdException};
-use crate::float::{self, Env, F32, F64, Flags, Format, Parts, Relation, Rounding};
+use crate::float::{self, Class, Env, F32, F64, Flags, Format, Parts, Relation, Rounding};
 
 /// The operations on two lanes (or one) of the same format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,9 @@ trait Lane: Format {
 /// MIN and MAX: the second operand when either is a NaN or both are zero.
 #[inline]
 fn min_max<F: Format>(a: F, b: F, less: Relation, env: &mut Env) -> F {
-    if float::compare(a, b, env) == less { a } else { b }
+    let pick = if float::compare(a, b, env) == less { a } else { b };
+    let parts = pick.operand(env);
+    if parts.class == Class::Zero { F::pack(&parts) } else { pick }
 }
 
 macro_rules! lane {

@@ -150,7 +150,6 @@ pub(super) fn fyl2x(x: F80, y: F80, env: &mut Env) -> F80 {
         (Class::Zero, Class::Zero) | (Class::Infinity, Class::Zero) => return invalid(env),
         (Class::Zero, Class::Infinity) => return infinity(!y.sign),
         (Class::Zero, _) => {
-            note_denormal(env, &[&y]);
             env.raise(Flags::ZERO_DIVIDE);
             return infinity(!y.sign);
         }
@@ -170,12 +169,6 @@ pub(super) fn fyl2x(x: F80, y: F80, env: &mut Env) -> F80 {
     }
     note_denormal(env, &[&x, &y]);
     let log = log2(Wide::from_parts(&x));
-    if x.sig << 1 == 0 && y.class == Class::Finite {
-        // A power of two: the product may be exact.
-        env.precision = 64;
-        let exponent: F80 = float::from_i64(x.exp.into(), &mut Env::extended());
-        return float::mul_parts(&y, &exponent.unpack(), env);
-    }
     times(&y, log, env)
 }
 
