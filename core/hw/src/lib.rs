@@ -1,10 +1,12 @@
 //! Device models and machines, one folder per family, named as in QEMU's `hw/`.
 #![forbid(unsafe_code)]
 
+pub mod acpi;
 pub mod block;
 pub mod display;
 pub mod ide;
 pub mod intc;
+pub mod isa;
 pub mod pci;
 pub mod pci_host;
 pub mod rtc;

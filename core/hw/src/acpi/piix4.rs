@@ -1,0 +1,421 @@
+//! Intel 82371AB (PIIX4) power management function: ACPI registers, APM ports and SMBus.
+//!
+//! Reference: Intel 290562-001, chapter 7. The general-purpose event block is not in the
+//! function's own I/O window but at AFE0, where the machine's ACPI tables say it is.
+//!
+//! Not modelled: device monitors, clock throttling, the burst and global standby timers.
+
+use super::WAKE_BANK;
+use super::pm::{Apm, Gpe, Pm, Sleep};
+use super::smbus::{Eeprom, Smbus};
+use crate::pci;
+use orrery_system::device::{Device, Settle};
+use orrery_system::pins::{Power, PowerRequest};
+use orrery_system::{
+    Board, BusError, BusResult, Clock, DeviceId, IrqInput, IrqLine, Region, Registers,
+    RestoreError, StateBlob, Timer, VmTime,
+};
+use serde::{Deserialize, Serialize};
+
+/// Bank of the power management window (64 ports).
+pub const PM: u32 = 0;
+/// Bank of the general-purpose event block (4 ports).
+pub const GPE: u32 = 1;
+/// Bank of ports B2 and B3.
+pub const APM: u32 = 2;
+/// Bank of the SMBus window (16 ports).
+pub const SMB: u32 = 3;
+
+/// Where the general-purpose event block is.
+pub const GPE_PORT: u64 = 0xafe0;
+/// Bytes in each half of it.
+const GPE_LEN: u64 = 2;
+
+/// Base of the power management window.
+const PMBA: usize = 0x40;
+/// Device activity B: bit 25 lets port B2 raise an SMI.
+const DEVACTB: usize = 0x58;
+/// Bit 0 opens the power management window.
+const PMREGMISC: usize = 0x80;
+/// Base of the SMBus window.
+const SMBBA: usize = 0x90;
+/// Bit 0 opens the SMBus window.
+const SMBHSTCFG: usize = 0xd2;
+
+const IDENTITY: pci::Identity = pci::Identity {
+    vendor: 0x8086,
+    device: 0x7113,
+    revision: 0x03,
+    class: 0x06_80_00,
+    subsystem: pci::Identity::SUBSYSTEM,
+    pin: 1,
+};
+
+/// Settings fixed when the machine is built.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// The machine has no system management mode: firmware finds it set up already.
+    pub no_smm: bool,
+    /// Serial presence detect of each memory module.
+    pub spd: Vec<Vec<u8>>,
+}
+
+/// Pins and services the machine wires up.
+pub struct Wires {
+    /// Configuration space.
+    pub pci: pci::Function,
+    /// System control interrupt, to IRQ 9.
+    pub sci: IrqLine,
+    /// SMI#.
+    pub smi: IrqLine,
+    /// Rises when the power button is pressed.
+    pub power_button: IrqInput,
+    /// Where sleep states go.
+    pub power: Power,
+    /// Virtual time.
+    pub clock: Clock,
+    /// Wake-up for the PM timer.
+    pub timer: Timer,
+    /// The power management window.
+    pub pm: Region,
+    /// The SMBus window.
+    pub smb: Region,
+}
+
+/// Everything the guest can observe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    pci: pci::ConfigState,
+    pm: Pm,
+    gpe: Gpe,
+    apm: Apm,
+    smbus: Smbus,
+}
+
+impl orrery_system::State for State {
+    const KIND: &'static str = "PIIX4_PM";
+    const VERSION: u16 = 1;
+}
+
+/// The device.
+pub struct Piix4Pm {
+    config: Config,
+    wires: Wires,
+    state: State,
+}
+
+/// What the machine keeps of the function.
+pub struct Built {
+    /// The device.
+    pub id: DeviceId,
+    /// The power management window, whose base firmware chooses.
+    pub pm: Region,
+}
+
+/// Puts the function at `devfn`, its ports into the board's map.
+pub fn build(
+    board: &mut Board,
+    bus: &pci::Bus,
+    devfn: u8,
+    config: Config,
+    sci: IrqLine,
+    power_button: IrqInput,
+) -> Built {
+    let id = board.reserve("PIIX4_PM");
+    let pci = function(board, bus, devfn, id, &config);
+    let regions = board.regions();
+    let (pm, smb) = (regions.device("piix4-pm", 64, id, PM), regions.device("pm-smbus", 16, id, SMB));
+    for r in [&pm, &smb] {
+        r.set_enabled(false);
+        board.io().add_priority(0, 1, r);
+    }
+    board.io().add(GPE_PORT, &regions.device("acpi-gpe0", 2 * GPE_LEN, id, GPE));
+    board.io().add(0xb2, &regions.device("apm", 2, id, APM));
+    let wires = Wires {
+        pci,
+        sci,
+        smi: board.pins(0).smi.pin(),
+        power_button,
+        power: board.power(),
+        clock: board.clock(),
+        timer: board.timer(id, 0),
+        pm: pm.clone(),
+        smb,
+    };
+    board.attach(id, Box::new(Piix4Pm::new(config, wires)));
+    Built { id, pm }
+}
+
+fn function(board: &Board, bus: &pci::Bus, devfn: u8, id: DeviceId, config: &Config) -> pci::Function {
+    let devactb = if config.no_smm { 0x0200_0000 } else { 0 };
+    pci::Builder::new(board, bus, id, IDENTITY)
+        .status(0x0280)
+        .register(pci::reg::INTERRUPT_LINE, 1, 9, 0xff)
+        .register(PMBA, 4, 1, 0xffc0)
+        .register(0x44, 4, 0, u32::MAX)
+        .register(0x48, 4, 0, u32::MAX)
+        .register(0x4c, 4, 0, u32::MAX)
+        .register(0x50, 4, 0, u32::MAX)
+        .register(0x54, 4, 0, u32::MAX)
+        .register(DEVACTB, 4, devactb, u32::MAX)
+        .register(0x5c, 4, 0, u32::MAX)
+        .register(0x60, 4, 0, u32::MAX)
+        .register(0x64, 4, 0, u32::MAX)
+        .register(0x68, 4, 0, u32::MAX)
+        .register(0x6c, 4, 0, u32::MAX)
+        .register(0x70, 4, 0, u32::MAX)
+        .register(0x74, 4, 0, u32::MAX)
+        .register(0x78, 4, 0, u32::MAX)
+        .register(PMREGMISC, 1, 0, 1)
+        .register(SMBBA, 4, 1, 0xfff0)
+        .register(SMBHSTCFG, 1, 0, 0x0f)
+        .build(devfn)
+}
+
+impl State {
+    fn power_on(config: &Config, pci: &pci::Function, now: VmTime) -> Self {
+        let module = |(i, spd): (usize, &Vec<u8>)| Eeprom::new(0x50 + i as u8, spd.clone());
+        Self {
+            pci: pci.power_on(),
+            pm: Pm::power_on(now),
+            gpe: Gpe::default(),
+            apm: Apm::default(),
+            smbus: Smbus::power_on(config.spd.iter().enumerate().map(module).collect()),
+        }
+    }
+}
+
+impl Piix4Pm {
+    /// Builds the device in its power-on state.
+    fn new(config: Config, wires: Wires) -> Self {
+        let state = State::power_on(&config, &wires.pci, wires.clock.now());
+        let mut dev = Self { config, wires, state };
+        dev.drive();
+        dev
+    }
+
+    fn drive(&mut self) {
+        let s = &mut self.state;
+        // The SCI has its own wire; the function's INTA# is not used.
+        self.wires.pci.drive(&mut s.pci, false);
+        let io = s.pci.command().io();
+        self.wires.pm.set_base(u64::from(s.pci.u16(PMBA) & 0xffc0));
+        self.wires.pm.set_enabled(s.pci.u8(PMREGMISC) & 1 != 0 && s.pci.u16(PMBA) & 0xffc0 != 0);
+        self.wires.smb.set_base(u64::from(s.pci.u16(SMBBA) & 0xfff0));
+        self.wires.smb.set_enabled(io && s.pci.u8(SMBHSTCFG) & 1 != 0);
+        self.wires.sci.set(s.pm.sci() || s.pm.acpi_mode() && s.gpe.sci());
+        self.wires.timer.set(s.pm.deadline());
+    }
+
+    fn command(&mut self, command: u8) {
+        // The values that the FADT gives for ACPI_ENABLE and ACPI_DISABLE.
+        match command {
+            0xf1 => self.state.pm.set_acpi_mode(true),
+            0xf0 => self.state.pm.set_acpi_mode(false),
+            _ => {}
+        }
+        if self.state.pci.u32(DEVACTB) & 0x0200_0000 != 0 && !self.config.no_smm {
+            self.wires.smi.pulse();
+        }
+    }
+}
+
+/// Asks the machine for a sleep state.
+pub(crate) fn request(power: &Power, sleep: Option<Sleep>) {
+    match sleep {
+        Some(Sleep::Off) => power.request(PowerRequest::Shutdown),
+        Some(Sleep::Suspend) => power.request(PowerRequest::Suspend),
+        None => {}
+    }
+}
+
+impl Device for Piix4Pm {
+    fn name(&self) -> &'static str {
+        "PIIX4_PM"
+    }
+
+    fn reset(&mut self) {
+        self.state = State::power_on(&self.config, &self.wires.pci, self.wires.clock.now());
+        self.drive();
+    }
+
+    fn save(&self) -> StateBlob {
+        StateBlob::encode(&self.state)
+    }
+
+    fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
+        let state: State = blob.decode()?;
+        self.wires.pci.check(&state.pci)?;
+        if !state.smbus.is_valid() {
+            return Err(RestoreError::Invalid("SMBus controller"));
+        }
+        self.state = state;
+        self.drive();
+        Ok(())
+    }
+
+    fn wake(&mut self, _: u32, now: VmTime) {
+        self.state.pm.catch_up(now);
+        self.drive();
+    }
+
+    fn registers(&mut self) -> Option<&mut dyn Registers> {
+        Some(self)
+    }
+
+    fn settle(&mut self) -> Option<&mut dyn Settle> {
+        Some(self)
+    }
+}
+
+impl Settle for Piix4Pm {
+    fn settle(&mut self) {
+        if self.wires.power_button.take_edge() {
+            self.state.pm.press_power_button();
+            self.drive();
+        }
+    }
+}
+
+impl Registers for Piix4Pm {
+    fn read(&mut self, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
+        match bank {
+            PM => {
+                let result = self.state.pm.read(offset, width, self.wires.clock.now());
+                self.drive();
+                result
+            }
+            GPE => self.state.gpe.read(GPE_LEN, offset, width),
+            APM => self.state.apm.read(offset, width),
+            SMB => self.state.smbus.read(offset, width),
+            _ => self
+                .wires
+                .pci
+                .read(&self.state.pci, bank, offset, width)
+                .unwrap_or(Err(BusError::NoRegister)),
+        }
+    }
+
+    fn write(&mut self, bank: u32, offset: u64, width: u8, value: u64) -> BusResult<()> {
+        match bank {
+            PM => {
+                let sleep = self.state.pm.write(offset, width, value, self.wires.clock.now())?;
+                request(&self.wires.power, sleep);
+            }
+            GPE => self.state.gpe.write(GPE_LEN, offset, width, value)?,
+            APM => {
+                if self.state.apm.write(offset, width, value)? {
+                    self.command(self.state.apm.command());
+                }
+            }
+            SMB => self.state.smbus.write(offset, width, value)?,
+            WAKE_BANK => self.state.pm.wake(value as u16),
+            _ => {
+                let pci = &mut self.state.pci;
+                let result = self.wires.pci.write(pci, bank, offset, width, value);
+                self.drive();
+                return result.unwrap_or(Err(BusError::NoRegister));
+            }
+        }
+        self.drive();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orrery_system::board::BoardConfig;
+
+    struct Bench {
+        board: Board,
+        sci: IrqInput,
+        button: IrqLine,
+        id: DeviceId,
+    }
+
+    impl Bench {
+        fn new(config: Config) -> Self {
+            let mut board = Board::new(BoardConfig { ram_capacity: 0, ..BoardConfig::default() });
+            let bus = pci::Bus::simple(&board);
+            let (sci, button) = (board.wire(), board.wire());
+            let (line, pin) = (sci.pin(), button.pin());
+            let id = build(&mut board, &bus, pci::devfn(1, 3), config, line, button).id;
+            board.settle();
+            let mut b = Self { board, sci, button: pin, id };
+            b.config(PMBA, 4, 0x0601);
+            b.config(PMREGMISC, 1, 1);
+            b
+        }
+
+        fn config(&mut self, at: usize, width: u8, value: u64) {
+            self.board.device_write(self.id, pci::CONFIG_BANK, at as u64, width, value);
+        }
+    }
+
+    #[test]
+    fn the_window_is_where_firmware_puts_it() {
+        let mut b = Bench::new(Config::default());
+        b.board.warp_to(VmTime(1_000_000_000));
+        assert_eq!(b.board.port_in(0x608, 4), 3_579_545);
+        b.config(PMBA, 4, 0xb001);
+        assert_eq!(b.board.port_in(0x608, 4), u32::MAX);
+        assert_eq!(b.board.port_in(0xb008, 4), 3_579_545);
+    }
+
+    #[test]
+    fn acpi_mode_is_entered_through_the_command_port_and_the_button_raises_the_sci() {
+        let mut b = Bench::new(Config::default());
+        b.board.port_out(0xb2, 1, 0xf1);
+        assert_eq!(b.board.port_in(0x604, 2), 1);
+        b.board.port_out(0x602, 2, 0x100);
+        b.button.pulse();
+        b.board.settle();
+        assert!(b.sci.level());
+        b.board.port_out(0x600, 2, 0x100);
+        assert!(!b.sci.level());
+    }
+
+    #[test]
+    fn the_command_port_raises_an_smi_only_if_allowed_to() {
+        let mut b = Bench::new(Config::default());
+        b.board.port_out(0xb2, 1, 0);
+        assert!(!b.board.pins(0).smi.take_edge());
+        b.config(DEVACTB, 4, 0x0200_0000);
+        b.board.port_out(0xb2, 1, 0);
+        assert!(b.board.pins(0).smi.take_edge());
+    }
+
+    #[test]
+    fn soft_off_asks_for_power_off() {
+        let mut b = Bench::new(Config::default());
+        b.board.port_out(0x604, 2, 0x2000);
+        assert_eq!(b.board.power().take(), Some(PowerRequest::Shutdown));
+        b.board.port_out(0x604, 2, 0x2400);
+        assert_eq!(b.board.power().take(), Some(PowerRequest::Suspend));
+    }
+
+    fn device() -> Piix4Pm {
+        let mut board = Board::new(BoardConfig { ram_capacity: 0, ..BoardConfig::default() });
+        let bus = pci::Bus::simple(&board);
+        let id = board.reserve("PIIX4_PM");
+        let config = Config { spd: vec![vec![7; 16]], ..Config::default() };
+        let wires = Wires {
+            pci: function(&board, &bus, 0, id, &config),
+            sci: IrqLine::open(),
+            smi: IrqLine::open(),
+            power_button: board.wire(),
+            power: board.power(),
+            clock: board.clock(),
+            timer: Timer::default(),
+            pm: board.regions().container("pm", 64),
+            smb: board.regions().container("smb", 16),
+        };
+        Piix4Pm::new(config, wires)
+    }
+
+    orrery_system::conformance!(
+        device(),
+        [(PM, &[]), (GPE, &[]), (APM, &[]), (SMB, &[]), (pci::CONFIG_BANK, &[])]
+    );
+}
