@@ -1,7 +1,9 @@
 //! What a helper works with: the CPU, the board, and guest memory through the TLB.
 
 use orrery_system::board::Board;
+use orrery_system::ram::Ram;
 
+use crate::cache::CodeMap;
 use crate::ir::Width;
 use crate::isa::{Access, Isa, Mapping};
 use crate::tlb::Tlb;
@@ -20,6 +22,8 @@ pub struct Env<'a, I: Isa> {
     pub tlb: &'a mut Tlb,
     /// Instructions completed since the slice began.
     pub done: u64,
+    /// Which bytes are translated: stores beside them need not drop the page's translations.
+    pub code: Option<&'a CodeMap>,
 }
 
 /// Where a linear address lies.
@@ -31,6 +35,13 @@ pub struct Place {
     pub offset: Option<usize>,
     /// Stores go to the same bytes.
     pub writable: bool,
+}
+
+impl<'a, I: Isa> Env<'a, I> {
+    /// An environment outside of a run: for tests, loaders and debuggers.
+    pub fn new(cpu: &'a mut I::Cpu, index: usize, board: &'a mut Board, tlb: &'a mut Tlb) -> Self {
+        Self { cpu, index, board, tlb, done: 0, code: None }
+    }
 }
 
 impl<I: Isa> Env<'_, I> {
@@ -152,17 +163,35 @@ impl<I: Isa> Env<'_, I> {
         }
         let map = self.mapping(linear, Access::Write, mmu)?;
         let page = self.board.page(map.gpa);
-        if page.writable {
-            // May have become freely writable by this very store.
-            self.board.write(map.gpa + linear % PAGE, size as u8, value & w.mask());
-            if let Some(o) = page.offset
-                && self.board.ram().writes_freely(o / PAGE as usize)
-            {
-                self.tlb.insert(linear, mmu, map, page.offset, true);
-            }
-        } else {
+        let Some(offset) = page.offset.filter(|_| page.writable) else {
             self.sync_clock();
             self.board.write(map.gpa + linear % PAGE, size as u8, value & w.mask());
+            return Ok(());
+        };
+        let (ram, off, number) =
+            (self.board.ram(), offset + (linear % PAGE) as usize, offset / PAGE as usize);
+        if ram.page_flags(number) & Ram::CODE != 0
+            && self.code.is_some_and(|code| !code.covers(off, size as usize))
+        {
+            // Data beside code: the translations stay.
+            ram.set_page_flags(number, Ram::DIRTY);
+            match w {
+                Width::W8 => ram.write_fast_u8(off, value as u8),
+                Width::W16 => ram.write_fast_u16(off, value as u16),
+                Width::W32 => ram.write_fast_u32(off, value as u32),
+                Width::W64 => ram.write_fast_u64(off, value),
+            }
+            return Ok(());
+        }
+        match w {
+            Width::W8 => ram.write_u8(off, value as u8),
+            Width::W16 => ram.write_u16(off, value as u16),
+            Width::W32 => ram.write_u32(off, value as u32),
+            Width::W64 => ram.write_u64(off, value),
+        }
+        if ram.writes_freely(number) {
+            // From now on directly.
+            self.tlb.insert(linear, mmu, map, page.offset, true);
         }
         Ok(())
     }

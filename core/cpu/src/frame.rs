@@ -11,6 +11,8 @@ pub const INTS: usize = 256;
 pub const VECS: usize = 64;
 /// First integer temporary; everything below is a guest variable.
 pub const FIRST_TEMP: u8 = 64;
+/// Temporaries from here on belong to the back ends.
+pub const LAST_TEMP: u8 = 240;
 /// First vector temporary; everything below is a guest variable.
 pub const FIRST_VTEMP: u8 = 32;
 

@@ -4,7 +4,7 @@ use orrery_system::board::Board;
 
 use crate::env::Env;
 use crate::frame::Frame;
-use crate::ir::Builder;
+use crate::ir::{Builder, Var};
 
 /// Why memory is accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,12 +74,23 @@ pub enum Poll {
 ///
 /// Implementors are zero-sized; all state is in [`Isa::Cpu`].
 pub trait Isa: Sized + 'static {
-    /// Architectural state of one CPU.
-    type Cpu;
+    /// Architectural state of one CPU; all of it is saved in a snapshot.
+    type Cpu: orrery_system::State + Send;
     /// An exception on its way.
     type Trap: Copy + core::fmt::Debug;
     /// Longest instruction in bytes.
     const MAX_INSN: usize;
+
+    /// Puts CPU number `index` in its power-on state.
+    fn reset(cpu: &mut Self::Cpu, index: usize);
+    /// The registers as `info registers` prints them.
+    fn dump(cpu: &Self::Cpu) -> String;
+    /// At most how many low bits of integer variable `v` are not zero in this mode (x86: 32 for
+    /// the general registers outside long mode). What lifted code and helpers write must agree.
+    fn var_bits(key: u64, v: Var) -> u32 {
+        let _ = (key, v);
+        64
+    }
 
     /// The CPU's variables.
     fn frame(cpu: &Self::Cpu) -> &Frame;

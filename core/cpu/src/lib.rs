@@ -1,12 +1,23 @@
 //! Orrery: cpu. One IR, engines that run it, a front-end per instruction set.
 
+mod cache;
+pub mod cluster;
 pub mod cpus;
+#[cfg(test)]
+mod engine_tests;
 pub mod env;
 pub mod float;
 pub mod frame;
+mod interp;
 pub mod ir;
 pub mod isa;
+mod lower;
 pub mod tlb;
+#[cfg(test)]
+mod toy;
+mod uop;
 pub mod x86;
 
+pub use cache::CodeMap;
+pub use cluster::Cluster;
 pub use cpus::{Cpus, Ran};

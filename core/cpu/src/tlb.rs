@@ -102,9 +102,6 @@ impl Tlb {
         writable: bool,
     ) {
         let (i, tag) = (index(linear), tag(linear, mmu));
-        if self.slow[i].tag != NONE && self.slow[i].tag != tag {
-            self.epoch += 1;
-        }
         self.slow[i] = Slow { tag, map };
         self.fast[i] = match offset {
             None => Fast { read: NONE, write: NONE, addend: 0 },

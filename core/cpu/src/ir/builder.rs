@@ -1,7 +1,7 @@
 //! What a front-end emits IR with.
 
 use super::{Addr, Args, BinOp, Cmp, Cond, Fx, Label, Mem, Op, UnOp, Val, Var, VecVar, Width};
-use crate::frame::{FIRST_TEMP, FIRST_VTEMP, VECS};
+use crate::frame::{FIRST_TEMP, FIRST_VTEMP, LAST_TEMP, VECS};
 
 /// Collects the ops of one block.
 ///
@@ -87,7 +87,7 @@ impl Builder {
     /// A fresh temporary, good until the end of the instruction.
     pub fn tmp(&mut self) -> Var {
         let n = self.temps;
-        assert!(n < u8::MAX - FIRST_TEMP, "too many temporaries in one instruction");
+        assert!(n < LAST_TEMP - FIRST_TEMP, "too many temporaries in one instruction");
         self.temps += 1;
         Var(FIRST_TEMP + n)
     }

@@ -20,6 +20,7 @@
 //!    need it take it as an argument.
 
 pub mod builder;
+pub mod opt;
 
 pub use crate::frame::{Var, VecVar};
 pub use builder::Builder;

@@ -1,0 +1,286 @@
+//! Translated blocks: where they are, what they were made from, how they link.
+//!
+//! All operations live in one vector that only grows until it is full and is then
+//! emptied. A block is found by its place in guest memory (arena page and offset), its
+//! program counter and its mode, so that the same page seen by several address
+//! spaces shares its blocks. Exits are linked directly to blocks of the same page only:
+//! what lies in one page stays together whatever the page tables say.
+
+use rustc_hash::FxHashMap;
+
+use crate::ir::Args;
+use crate::uop::Uop;
+
+const PAGE: usize = 4096;
+
+/// What a block is found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// Arena offset of the first byte.
+    pub(crate) at: usize,
+    pub(crate) pc: u64,
+    pub(crate) mode: u64,
+    /// Limited to one instruction, all exits through the run loop.
+    pub(crate) single: bool,
+}
+
+/// One translated block.
+pub(crate) struct Block {
+    pub(crate) key: Key,
+    /// Index of its first operation.
+    pub(crate) start: u32,
+    pub(crate) insns: u8,
+    /// Guest bytes it was made from.
+    pub(crate) bytes: u32,
+    /// The arena page its last instruction reaches into, if it crosses.
+    pub(crate) second_page: Option<usize>,
+    /// First of its marks and exits; they end where the next block's begin.
+    marks: u32,
+    exits: u32,
+    alive: bool,
+}
+
+/// Where an instruction begins in the operations.
+struct Mark {
+    uop: u32,
+    pc: u64,
+}
+
+/// A way out of a block.
+pub(crate) struct Exit {
+    /// The operation that takes it.
+    pub(crate) uop: u32,
+    /// The stub it goes to while not linked (itself, for an unconditional exit).
+    pub(crate) stub: u32,
+    pub(crate) pc: u64,
+}
+
+/// Which bytes of a page translated code was made from.
+struct PageCode {
+    blocks: Vec<u32>,
+    covered: Box<[u64; PAGE / 64]>,
+}
+
+/// An operand list of a call.
+pub(crate) type CallArgs = Args;
+
+/// Which bytes of guest memory translated code was made from.
+#[derive(Default)]
+pub struct CodeMap {
+    pages: FxHashMap<usize, PageCode>,
+}
+
+impl CodeMap {
+    /// Whether any of `len` bytes at arena offset `off` (within one page) is translated.
+    pub fn covers(&self, off: usize, len: usize) -> bool {
+        let Some(page) = self.pages.get(&(off / PAGE)) else { return false };
+        (off..off + len).any(|b| page.covered[b % PAGE / 64] >> (b % 64) & 1 != 0)
+    }
+}
+
+/// The cache.
+pub(crate) struct CodeCache {
+    pub(crate) code: Vec<Uop>,
+    pub(crate) args: Vec<CallArgs>,
+    pub(crate) consts: Vec<u128>,
+    pub(crate) exits: Vec<Exit>,
+    marks: Vec<Mark>,
+    blocks: Vec<Block>,
+    by_key: FxHashMap<Key, u32>,
+    pub(crate) map: CodeMap,
+    /// Changes whenever a block went away.
+    epoch: u64,
+    limit: usize,
+}
+
+/// A block being added.
+pub(crate) struct Adding {
+    first_mark: usize,
+    first_exit: usize,
+    start: u32,
+}
+
+impl CodeCache {
+    /// A cache of about so many operations (16 bytes each).
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            code: Vec::new(),
+            args: Vec::new(),
+            consts: Vec::new(),
+            exits: Vec::new(),
+            marks: Vec::new(),
+            blocks: Vec::new(),
+            by_key: FxHashMap::default(),
+            map: CodeMap::default(),
+            epoch: 0,
+            limit,
+        }
+    }
+
+    /// Changes whenever a block found earlier may be gone.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether it is time to [`clear`](Self::clear).
+    pub(crate) fn is_full(&self) -> bool {
+        self.code.len() >= self.limit
+    }
+
+    /// Forgets everything; gives the pages that held code.
+    pub(crate) fn clear(&mut self) -> Vec<usize> {
+        self.code.clear();
+        self.args.clear();
+        self.consts.clear();
+        self.exits.clear();
+        self.marks.clear();
+        self.blocks.clear();
+        self.by_key.clear();
+        self.epoch += 1;
+        self.map.pages.drain().map(|(page, _)| page).collect()
+    }
+
+    /// Number of live blocks.
+    pub(crate) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub(crate) fn find(&self, key: &Key) -> Option<u32> {
+        self.by_key.get(key).copied()
+    }
+
+    pub(crate) fn block(&self, id: u32) -> &Block {
+        &self.blocks[id as usize]
+    }
+
+    /// The block whose first operation is `start`.
+    pub(crate) fn block_at(&self, start: u32) -> &Block {
+        match self.code.get((start as usize).wrapping_sub(1)) {
+            Some(Uop::Block { id }) => self.block(*id),
+            _ => unreachable!("links lead to the start of blocks"),
+        }
+    }
+
+    /// The block that operation `uop` belongs to, the number of its instruction in it, and that
+    /// instruction's program counter.
+    pub(crate) fn locate(&self, uop: u32) -> (&Block, u8, u64) {
+        let id = self.blocks.partition_point(|b| b.start <= uop) - 1;
+        let end = self.blocks.get(id + 1).map_or(self.marks.len(), |b| b.marks as usize);
+        let marks = &self.marks[self.blocks[id].marks as usize..end];
+        let k = marks.partition_point(|m| m.uop <= uop).max(1) - 1;
+        (&self.blocks[id], k as u8, marks[k].pc)
+    }
+
+    // Adding a block: `begin`, operations with marks and exits, `finish`.
+
+    pub(crate) fn begin(&mut self) -> Adding {
+        self.code.push(Uop::Block { id: self.blocks.len() as u32 });
+        Adding {
+            first_mark: self.marks.len(),
+            first_exit: self.exits.len(),
+            start: self.code.len() as u32,
+        }
+    }
+
+    pub(crate) fn mark(&mut self, pc: u64) {
+        self.marks.push(Mark { uop: self.code.len() as u32, pc });
+    }
+
+    pub(crate) fn add_exit(&mut self, uop: u32, stub: u32, pc: u64) -> u32 {
+        self.exits.push(Exit { uop, stub, pc });
+        self.exits.len() as u32 - 1
+    }
+
+    /// Enters the block, made from `bytes` bytes. `keep` = it may be found again.
+    pub(crate) fn finish(
+        &mut self,
+        adding: &Adding,
+        key: Key,
+        insns: u8,
+        bytes: u32,
+        second_page: Option<usize>,
+        keep: bool,
+    ) -> u32 {
+        let id = self.blocks.len() as u32;
+        self.blocks.push(Block {
+            key,
+            start: adding.start,
+            insns,
+            bytes,
+            second_page,
+            marks: adding.first_mark as u32,
+            exits: adding.first_exit as u32,
+            alive: keep,
+        });
+        if keep {
+            self.by_key.insert(key, id);
+            let first = (PAGE - key.at % PAGE).min(bytes as usize);
+            self.cover(id, key.at, first);
+            if let Some(page) = second_page {
+                self.cover(id, page * PAGE, bytes as usize - first);
+            }
+        }
+        id
+    }
+
+    fn cover(&mut self, id: u32, at: usize, len: usize) {
+        let page = self
+            .map
+            .pages
+            .entry(at / PAGE)
+            .or_insert_with(|| PageCode { blocks: Vec::new(), covered: Box::new([0; PAGE / 64]) });
+        page.blocks.push(id);
+        for b in at % PAGE..at % PAGE + len {
+            page.covered[b / 64] |= 1 << (b % 64);
+        }
+    }
+
+    /// Whether an exit of the block at `from` may be linked to `to` for good.
+    pub(crate) fn linkable(&self, from: &Block, to: &Block) -> bool {
+        from.alive
+            && to.alive
+            && !from.key.single
+            && !to.key.single
+            && from.key.mode == to.key.mode
+            && from.key.at / PAGE == to.key.at / PAGE
+            && to.second_page.is_none()
+            // Same page of the address space, not a page mapped twice.
+            && from.key.at.wrapping_sub(to.key.at) as u64 == from.key.pc.wrapping_sub(to.key.pc)
+    }
+
+    /// Links an exit to a block.
+    pub(crate) fn link(&mut self, exit: u32, to: u32) {
+        let (start, insns) = (self.blocks[to as usize].start, self.blocks[to as usize].insns);
+        let uop = self.exits[exit as usize].uop;
+        self.code[uop as usize].set_link(start, insns);
+    }
+
+    /// Makes an exit look its target up each time it is taken.
+    pub(crate) fn never_link(&mut self, exit: u32) {
+        let e = &self.exits[exit as usize];
+        self.code[e.stub as usize] = Uop::GotoPc { pc: e.pc };
+    }
+
+    /// Drops every block made from bytes of an arena page.
+    pub(crate) fn invalidate(&mut self, page: usize) {
+        let Some(gone) = self.map.pages.remove(&page) else { return };
+        self.epoch += 1;
+        for id in gone.blocks {
+            let block = &mut self.blocks[id as usize];
+            if !block.alive {
+                continue;
+            }
+            block.alive = false;
+            let key = block.key;
+            if self.by_key.get(&key) == Some(&id) {
+                self.by_key.remove(&key);
+            }
+            let first = self.blocks[id as usize].exits as usize;
+            let end =
+                self.blocks.get(id as usize + 1).map_or(self.exits.len(), |b| b.exits as usize);
+            for e in &self.exits[first..end] {
+                self.code[e.uop as usize].set_link(e.stub, 0);
+            }
+        }
+    }
+}

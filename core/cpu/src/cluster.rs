@@ -1,0 +1,498 @@
+//! The CPUs of a machine with their shared cache of translated blocks, and the run loop.
+
+use orrery_system::board::Board;
+use orrery_system::ram::Ram;
+use orrery_system::{RestoreError, StateBlob};
+
+use crate::cache::{CodeCache, Key};
+use crate::cpus::{Cpus, Ran};
+use crate::env::Env;
+use crate::interp::{Core, Run, Stop, exec};
+use crate::ir::{Builder, opt};
+use crate::isa::{Access, CodeWindow, Isa, Lift, Poll};
+use crate::lower::lower;
+
+const PAGE: u64 = 4096;
+/// Most instructions in a block.
+const MAX_INSNS: u16 = 64;
+/// Bytes looked at for one block: enough for that many instructions of usual length.
+const MAX_BYTES: u64 = 512;
+/// Operations kept before the cache is emptied (16 bytes each).
+const CACHE_OPS: usize = if cfg!(target_arch = "wasm32") { 2 << 20 } else { 4 << 20 };
+
+/// Processors of one instruction set.
+pub struct Cluster<I: Isa> {
+    cores: Vec<Core<I>>,
+    cache: CodeCache,
+    builder: Builder,
+    /// What the board said when the TLBs were last brought up to date.
+    map_seen: u64,
+    ram_seen: u64,
+    /// Counts of what happened, for those who tune.
+    pub stats: Stats,
+}
+
+/// What the run loop has done since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// Blocks translated.
+    pub translated: u64,
+    /// Guest instructions translated.
+    pub translated_insns: u64,
+    /// Pages whose blocks were dropped because they were written to.
+    pub invalidated: u64,
+    /// Times the whole cache was emptied.
+    pub emptied: u64,
+    /// Instructions run on their own (devices, code changes, end of a slice).
+    pub singles: u64,
+    /// Times the run loop looked at pins and attention.
+    pub polls: u64,
+    /// Block lookups past links and remembered jumps.
+    pub lookups: u64,
+    /// Traps delivered.
+    pub traps: u64,
+}
+
+/// Where the instructions of a block come from.
+struct Source {
+    window: CodeWindow,
+    /// Physical page.
+    gpa: u64,
+    /// Arena offset of the first byte.
+    at: Option<usize>,
+}
+
+impl<I: Isa> Cluster<I> {
+    /// Puts CPUs together. They are used as they are; see [`Cpus::reset`].
+    pub fn new(cpus: impl IntoIterator<Item = I::Cpu>) -> Self {
+        Self {
+            cores: cpus.into_iter().map(Core::new).collect(),
+            cache: CodeCache::new(CACHE_OPS),
+            builder: Builder::new(),
+            map_seen: u64::MAX,
+            ram_seen: u64::MAX,
+            stats: Stats::default(),
+        }
+    }
+
+    /// A CPU's state.
+    pub fn cpu(&self, index: usize) -> &I::Cpu {
+        &self.cores[index].cpu
+    }
+
+    /// A CPU's state, for a debugger or a loader. Call [`Cluster::forget`] after changing more
+    /// than registers.
+    pub fn cpu_mut(&mut self, index: usize) -> &mut I::Cpu {
+        &mut self.cores[index].cpu
+    }
+
+    /// Works with a CPU as a helper does.
+    pub fn with_env<R>(
+        &mut self,
+        index: usize,
+        board: &mut Board,
+        f: impl FnOnce(&mut Env<'_, I>) -> R,
+    ) -> R {
+        f(&mut env(&mut self.cores[index], index, board, &self.cache, 0))
+    }
+
+    /// Forgets everything derived from memory and CPU state.
+    pub fn forget(&mut self, board: &Board) {
+        for core in &mut self.cores {
+            core.tlb.flush();
+        }
+        drop_all(&mut self.cache, board.ram());
+    }
+
+    /// Blocks in the cache.
+    pub fn blocks(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Takes notice of what happened outside the CPUs: map changes, code written to.
+    fn sync(&mut self, board: &Board) {
+        let ram = board.ram();
+        let ram_epoch = ram.epoch();
+        let map = board.map_generation() - ram_epoch;
+        if map != self.map_seen {
+            self.map_seen = map;
+            self.ram_seen = ram_epoch;
+            self.cores.iter_mut().for_each(|c| c.tlb.flush());
+        } else if ram_epoch != self.ram_seen {
+            self.ram_seen = ram_epoch;
+            self.cores.iter_mut().for_each(|c| c.tlb.revoke_writes(|page| ram.writes_freely(page)));
+        }
+        if ram.has_stale_code() {
+            for page in ram.take_stale_code() {
+                self.stats.invalidated += 1;
+                self.cache.invalidate(page);
+            }
+        }
+    }
+
+    /// Runs CPU `index` for at most `budget` instructions.
+    fn run_one(&mut self, index: usize, board: &mut Board, budget: u64) -> Ran {
+        let ram = board.shared_ram();
+        let total = i64::try_from(budget).unwrap_or(i64::MAX);
+        let mut left = total;
+        let mut ran = Ran { insns: 0, runnable: true, yielded: false };
+        'outer: loop {
+            self.sync(board);
+            if left <= 0 {
+                break;
+            }
+            self.stats.polls += 1;
+            let attention = board.attention();
+            let done = (total - left) as u64;
+            match I::poll(&mut env(&mut self.cores[index], index, board, &self.cache, done)) {
+                Poll::Run => {}
+                Poll::Yield => {
+                    ran.yielded = true;
+                    break;
+                }
+                Poll::Halted | Poll::Shutdown => {
+                    ran.runnable = false;
+                    break;
+                }
+            }
+            if !attention && board.attention() {
+                // Taking an interrupt talks to its controller.
+                break;
+            }
+            self.sync(board);
+            let mode = I::block_key(&self.cores[index].cpu);
+            let one = I::one_insn(mode);
+            let mut single = one;
+            // The exit that led here, to be linked.
+            let mut via = None;
+            loop {
+                let id = match self.find(index, board, mode, single) {
+                    Ok(id) => id,
+                    Err(trap) => {
+                        left -= self.deliver(index, board, trap, (total - left) as u64);
+                        continue 'outer;
+                    }
+                };
+                if let Some(exit) = std::mem::take(&mut via)
+                    && !single
+                {
+                    self.link(exit, id);
+                }
+                let block = self.cache.block(id);
+                if !single && i64::from(block.insns) > left {
+                    single = true;
+                    continue;
+                }
+                if single {
+                    self.stats.singles += 1;
+                }
+                left -= i64::from(block.insns);
+                let start = block.start;
+                let core = &mut self.cores[index];
+                let epoch = core.tlb.epoch().wrapping_add(self.cache.epoch());
+                let cache = &self.cache;
+                let mut run = Run { index, board, cache, mode, epoch, total, left, single };
+                let stop = exec(core, &mut run, &ram, start);
+                left = run.left;
+                match stop {
+                    Stop::Exit(exit) => {
+                        I::set_pc(&mut core.cpu, self.cache.exits[exit as usize].pc);
+                        via = Some(exit);
+                    }
+                    Stop::Lookup => {}
+                    Stop::Budget(to) => {
+                        let pc = self.cache.block_at(to).key.pc;
+                        I::set_pc(&mut core.cpu, pc);
+                        if left == 0 {
+                            continue 'outer;
+                        }
+                        single = true;
+                        continue;
+                    }
+                    Stop::Leave => {
+                        if one {
+                            I::stepped(&mut env(
+                                core,
+                                index,
+                                board,
+                                &self.cache,
+                                (total - left) as u64,
+                            ));
+                        }
+                        if board.attention() {
+                            self.sync(board);
+                            break 'outer;
+                        }
+                        continue 'outer;
+                    }
+                    Stop::Fault(trap, uop) => {
+                        left += self.rewind(index, uop);
+                        left -= self.deliver(index, board, trap, (total - left) as u64);
+                        continue 'outer;
+                    }
+                    Stop::Restart(uop) => {
+                        left += self.rewind(index, uop);
+                        single = true;
+                        continue;
+                    }
+                }
+                if left == 0 {
+                    continue 'outer;
+                }
+                single = one;
+            }
+        }
+        ran.insns = (total - left) as u64;
+        ran
+    }
+
+    /// Puts the program counter at the instruction with operation `uop`; gives back how many
+    /// instructions of its block were charged and not run.
+    fn rewind(&mut self, index: usize, uop: u32) -> i64 {
+        let (block, k, pc) = self.cache.locate(uop);
+        I::set_pc(&mut self.cores[index].cpu, pc);
+        i64::from(block.insns - k)
+    }
+
+    /// Enters a trap's handler. Counts as an instruction, so that a guest that does nothing but
+    /// fault uses up its budget.
+    fn deliver(&mut self, index: usize, board: &mut Board, trap: I::Trap, done: u64) -> i64 {
+        self.stats.traps += 1;
+        I::deliver(&mut env(&mut self.cores[index], index, board, &self.cache, done), trap);
+        1
+    }
+
+    fn link(&mut self, exit: u32, to: u32) {
+        let from = self.cache.locate(self.cache.exits[exit as usize].uop).0;
+        if self.cache.linkable(from, self.cache.block(to)) {
+            self.cache.link(exit, to);
+        } else {
+            self.cache.never_link(exit);
+        }
+    }
+
+    /// The block at the program counter, translated if need be.
+    fn find(
+        &mut self,
+        index: usize,
+        board: &mut Board,
+        mode: u64,
+        single: bool,
+    ) -> Result<u32, I::Trap> {
+        self.stats.lookups += 1;
+        let core = &mut self.cores[index];
+        let pc = I::pc(&core.cpu);
+        let window = I::code_window(&core.cpu, pc)?;
+        let mut env = env(core, index, board, &self.cache, 0);
+        let map = env.mapping(window.linear, Access::Exec, window.mmu)?;
+        let page = env.board.page(map.gpa);
+        let at = page.offset.map(|o| o + (window.linear % PAGE) as usize);
+        if let Some(at) = at
+            && let Some(id) = self.cache.find(&Key { at, pc, mode, single })
+        {
+            let block = self.cache.block(id);
+            let (start, insns, second) = (block.start, block.insns, block.second_page);
+            let fits = u64::from(block.bytes) <= window.len;
+            match second {
+                None if fits => {
+                    if !single {
+                        let epoch = core.tlb.epoch().wrapping_add(self.cache.epoch());
+                        core.remember(pc, mode, epoch, start, insns);
+                    }
+                    return Ok(id);
+                }
+                Some(second) if fits => {
+                    let next =
+                        (window.linear | (PAGE - 1)).wrapping_add(1) & I::linear_mask(env.cpu);
+                    let map = env.mapping(next, Access::Exec, window.mmu)?;
+                    if env.board.page(map.gpa).offset == Some(second * PAGE as usize) {
+                        return Ok(id);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.translate(index, board, mode, single, &Source { window, gpa: map.gpa, at })
+    }
+
+    fn translate(
+        &mut self,
+        index: usize,
+        board: &mut Board,
+        mode: u64,
+        single: bool,
+        source: &Source,
+    ) -> Result<u32, I::Trap> {
+        if self.cache.is_full() {
+            self.stats.emptied += 1;
+            drop_all(&mut self.cache, board.ram());
+        }
+        let core = &mut self.cores[index];
+        let window = source.window;
+        let pc0 = I::pc(&core.cpu);
+        // Code outside of RAM and ROM is read through the device, an instruction at a time.
+        let single = single || source.at.is_none();
+        let in_page = PAGE - window.linear % PAGE;
+        let want = if single { I::MAX_INSN as u64 } else { MAX_BYTES };
+        let mut bytes = Vec::with_capacity(MAX_BYTES as usize + 16);
+        fetch(
+            board,
+            source.gpa + window.linear % PAGE,
+            source.at,
+            in_page.min(want).min(window.len),
+            &mut bytes,
+        );
+
+        let b = &mut self.builder;
+        b.clear();
+        let (mut pos, mut pc, mut second_page) = (0, pc0, None);
+        while !b.ended() {
+            b.begin_insn(pc);
+            let (len, end) = match I::lift(&core.cpu, mode, pc, &bytes[pos..], b) {
+                Lift::Next(len) => (len, b.must_end()),
+                Lift::End(len) => (len, true),
+                Lift::Short if pos > 0 => {
+                    b.abort_insn();
+                    b.goto(pc);
+                    break;
+                }
+                Lift::Short => {
+                    assert!(bytes.len() < I::MAX_INSN, "an instruction is at most that long");
+                    b.restart_insn();
+                    let have = bytes.len() as u64;
+                    if have >= window.len {
+                        // The instruction goes on behind the segment's limit.
+                        return Err(match I::code_window(&core.cpu, pc.wrapping_add(have)) {
+                            Err(trap) => trap,
+                            Ok(_) => unreachable!("the window ended there"),
+                        });
+                    }
+                    b.abort_insn();
+                    let mut env = env(core, index, board, &self.cache, 0);
+                    let next =
+                        (window.linear | (PAGE - 1)).wrapping_add(1) & I::linear_mask(env.cpu);
+                    let map = env.mapping(next, Access::Exec, window.mmu)?;
+                    let offset = env.board.page(map.gpa).offset;
+                    let more = (I::MAX_INSN as u64).min(window.len) - have;
+                    fetch(board, map.gpa, offset, more, &mut bytes);
+                    second_page = Some(offset.map(|o| o / PAGE as usize));
+                    continue;
+                }
+            };
+            b.set_insn_len(len);
+            pos += usize::from(len);
+            pc = pc.wrapping_add(len.into());
+            if b.ended() {
+                break;
+            }
+            if b.must_end() {
+                b.leave(pc);
+            } else if end || single || second_page.is_some() || b.insns() >= MAX_INSNS {
+                b.goto(pc);
+            }
+        }
+        let insns = b.insns() as u8;
+        let leave = b.must_end();
+        opt::optimise(b.ops_mut(), |v| I::var_bits(mode, v));
+        let adding = self.cache.begin();
+        lower(b.ops(), &mut self.cache, insns, single, leave);
+        let keep = source.at.is_some() && second_page != Some(None);
+        let second_page = second_page.flatten();
+        let key = Key { at: source.at.unwrap_or(0), pc: pc0, mode, single };
+        let id = self.cache.finish(&adding, key, insns, pos as u32, second_page, keep);
+        self.stats.translated += 1;
+        self.stats.translated_insns += u64::from(insns);
+        if keep {
+            let first = key.at / PAGE as usize;
+            self.mark_code(board, first);
+            if let Some(second) = second_page {
+                self.mark_code(board, second);
+            }
+        }
+        Ok(id)
+    }
+
+    /// Makes stores to a page with translated code take the slow path, on every CPU.
+    fn mark_code(&mut self, board: &Board, page: usize) {
+        let ram = board.ram();
+        if ram.page_flags(page) & Ram::CODE != 0 {
+            return;
+        }
+        let before = ram.epoch();
+        ram.set_page_flags(page, Ram::CODE);
+        for core in &mut self.cores {
+            core.tlb.revoke_writes(|p| p != page);
+        }
+        if self.ram_seen == before {
+            self.ram_seen = ram.epoch();
+        }
+    }
+}
+
+fn env<'a, I: Isa>(
+    core: &'a mut Core<I>,
+    index: usize,
+    board: &'a mut Board,
+    cache: &'a CodeCache,
+    done: u64,
+) -> Env<'a, I> {
+    Env { cpu: &mut core.cpu, index, board, tlb: &mut core.tlb, done, code: Some(&cache.map) }
+}
+
+/// Empties the cache and the code flags of its pages.
+fn drop_all(cache: &mut CodeCache, ram: &Ram) {
+    for page in cache.clear() {
+        ram.clear_page_flags(page, Ram::CODE);
+    }
+}
+
+/// Appends `len` bytes of one page to `out`.
+fn fetch(board: &mut Board, gpa: u64, at: Option<usize>, len: u64, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + len as usize, 0);
+    match at {
+        Some(off) => board.ram().read_bytes(off, &mut out[start..]),
+        None => {
+            for (i, b) in out[start..].iter_mut().enumerate() {
+                *b = board.read(gpa + i as u64, 1) as u8;
+            }
+        }
+    }
+}
+
+impl<I: Isa> Cpus for Cluster<I> {
+    fn count(&self) -> usize {
+        self.cores.len()
+    }
+
+    fn run(&mut self, cpu: usize, board: &mut Board, budget: u64) -> Ran {
+        self.run_one(cpu, board, budget)
+    }
+
+    fn reset(&mut self, board: &mut Board) {
+        for (index, core) in self.cores.iter_mut().enumerate() {
+            I::reset(&mut core.cpu, index);
+        }
+        self.forget(board);
+    }
+
+    fn save(&self) -> Vec<StateBlob> {
+        self.cores.iter().map(|c| StateBlob::encode(&c.cpu)).collect()
+    }
+
+    fn restore(&mut self, board: &mut Board, states: &[StateBlob]) -> Result<(), RestoreError> {
+        if states.len() != self.cores.len() {
+            return Err(RestoreError::Invalid("another number of CPUs"));
+        }
+        let states = states.iter().map(StateBlob::decode).collect::<Result<Vec<I::Cpu>, _>>()?;
+        for (core, state) in self.cores.iter_mut().zip(states) {
+            core.cpu = state;
+        }
+        self.forget(board);
+        Ok(())
+    }
+
+    fn dump(&self, cpu: usize) -> String {
+        I::dump(&self.cores[cpu].cpu)
+    }
+}

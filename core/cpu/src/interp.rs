@@ -1,0 +1,628 @@
+//! The interpreter: runs cached blocks until something needs the run loop.
+
+use orrery_system::board::Board;
+use orrery_system::ram::Ram;
+
+use crate::cache::CodeCache;
+use crate::env::Env;
+use crate::frame::Frame;
+use crate::ir::opt::{eval_bin, eval_deposit, eval_extract, eval_un};
+use crate::ir::{Args, Val, Width};
+use crate::isa::{Access, Isa};
+use crate::tlb::Tlb;
+use crate::uop::{Uop, alu, cond, with_tables};
+
+const PAGE: u64 = 4096;
+const JUMPS: usize = 4096;
+
+/// A place execution went to before.
+#[derive(Clone, Copy)]
+struct Jump {
+    pc: u64,
+    mode: u64,
+    epoch: u64,
+    to: u32,
+    len: u8,
+}
+
+/// One CPU with what is derived from its state.
+pub(crate) struct Core<I: Isa> {
+    pub(crate) cpu: I::Cpu,
+    pub(crate) tlb: Tlb,
+    jumps: Box<[Jump; JUMPS]>,
+}
+
+impl<I: Isa> Core<I> {
+    pub(crate) fn new(cpu: I::Cpu) -> Self {
+        let jumps = vec![Jump { pc: 0, mode: u64::MAX, epoch: u64::MAX, to: 0, len: 0 }; JUMPS];
+        Self {
+            cpu,
+            tlb: Tlb::new(),
+            jumps: jumps.try_into().unwrap_or_else(|_| unreachable!("of that length")),
+        }
+    }
+
+    #[inline(always)]
+    fn jump_slot(pc: u64) -> usize {
+        (pc ^ pc >> 12) as usize % JUMPS
+    }
+
+    /// Remembers where `pc` leads in this mode.
+    pub(crate) fn remember(&mut self, pc: u64, mode: u64, epoch: u64, to: u32, len: u8) {
+        self.jumps[Self::jump_slot(pc)] = Jump { pc, mode, epoch, to, len };
+    }
+
+    /// Where `pc` leads, if remembered: first operation and number of instructions.
+    #[inline(always)]
+    pub(crate) fn recall(&self, pc: u64, mode: u64, epoch: u64) -> Option<(u32, u8)> {
+        let j = &self.jumps[Self::jump_slot(pc)];
+        (j.pc == pc && j.mode == mode && j.epoch == epoch).then_some((j.to, j.len))
+    }
+}
+
+/// Why the interpreter returned.
+pub(crate) enum Stop<I: Isa> {
+    /// By an exit that is not linked.
+    Exit(u32),
+    /// To the program counter as set, same mode.
+    Lookup,
+    /// The next block, which starts at this operation, has more instructions than are left.
+    Budget(u32),
+    /// To the program counter as set; mode, interrupts and attention to be looked at.
+    Leave,
+    /// The instruction with this operation raised a trap.
+    Fault(I::Trap, u32),
+    /// The instruction with this operation must be run on its own (it reaches a device or writes
+    /// to translated code). Nothing of it has happened yet.
+    Restart(u32),
+}
+
+/// What a run works with.
+pub(crate) struct Run<'a> {
+    pub(crate) index: usize,
+    pub(crate) board: &'a mut Board,
+    pub(crate) cache: &'a CodeCache,
+    /// Mode the blocks were made for, and the epoch of jumps remembered.
+    pub(crate) mode: u64,
+    pub(crate) epoch: u64,
+    /// Instructions that may be run in all, and how many of them are left.
+    pub(crate) total: i64,
+    pub(crate) left: i64,
+    /// The block holds one instruction, which may do anything.
+    pub(crate) single: bool,
+}
+
+#[inline(always)]
+fn at(v: u8) -> usize {
+    usize::from(v)
+}
+
+fn values(frame: &Frame, args: &Args) -> [u64; 6] {
+    args.map(|a| match a {
+        Val::Var(v) => frame.get(v),
+        Val::Imm(n) => n,
+    })
+}
+
+#[inline(always)]
+fn ram_read(ram: &Ram, w: Width, off: usize) -> u64 {
+    match w {
+        Width::W8 => ram.read_u8(off).into(),
+        Width::W16 => ram.read_u16(off).into(),
+        Width::W32 => ram.read_u32(off).into(),
+        Width::W64 => ram.read_u64(off),
+    }
+}
+
+#[inline(always)]
+fn ram_write(ram: &Ram, w: Width, off: usize, v: u64) {
+    match w {
+        Width::W8 => ram.write_fast_u8(off, v as u8),
+        Width::W16 => ram.write_fast_u16(off, v as u16),
+        Width::W32 => ram.write_fast_u32(off, v as u32),
+        Width::W64 => ram.write_fast_u64(off, v),
+    }
+}
+
+fn env<'a, I: Isa>(core: &'a mut Core<I>, run: &'a mut Run<'_>, rest: u8) -> Env<'a, I> {
+    let done = (run.total - run.left - i64::from(rest)) as u64;
+    Env {
+        cpu: &mut core.cpu,
+        index: run.index,
+        board: run.board,
+        tlb: &mut core.tlb,
+        done,
+        code: Some(&run.cache.map),
+    }
+}
+
+/// A memory access that the fast half of the TLB does not know: what to do.
+enum Slow<I: Isa> {
+    Go,
+    Stop(Stop<I>),
+}
+
+fn check<I: Isa>(
+    core: &mut Core<I>,
+    run: &mut Run<'_>,
+    linear: u64,
+    size: u64,
+    access: Access,
+    mmu: u8,
+    uop: usize,
+) -> Slow<I> {
+    if run.single {
+        return Slow::Go;
+    }
+    let code = &run.cache.map;
+    let mut env = env(core, run, 0);
+    let linear = linear & I::linear_mask(env.cpu);
+    let map = match env.mapping(linear, access, mmu) {
+        Ok(map) => map,
+        Err(trap) => return Slow::Stop(Stop::Fault(trap, uop as u32)),
+    };
+    let page = env.board.page(map.gpa);
+    let direct = match page.offset {
+        _ if linear % PAGE + size > PAGE => false,
+        None => false,
+        Some(_) if access != Access::Write => true,
+        Some(off) => page.writable && !code.covers(off + (linear % PAGE) as usize, size as usize),
+    };
+    if direct { Slow::Go } else { Slow::Stop(Stop::Restart(uop as u32)) }
+}
+
+#[cold]
+#[inline(never)]
+fn load_slow<I: Isa>(
+    core: &mut Core<I>,
+    run: &mut Run<'_>,
+    linear: u64,
+    w: Width,
+    mmu: u8,
+    uop: usize,
+) -> Result<u64, Stop<I>> {
+    match check(core, run, linear, w.bytes().into(), Access::Read, mmu, uop) {
+        Slow::Go => {
+            env(core, run, 1).read_slow(linear, w, mmu).map_err(|t| Stop::Fault(t, uop as u32))
+        }
+        Slow::Stop(stop) => Err(stop),
+    }
+}
+
+/// A load whose bytes will be stored to by the same instruction.
+#[cold]
+#[inline(never)]
+fn load_rmw_slow<I: Isa>(
+    core: &mut Core<I>,
+    run: &mut Run<'_>,
+    linear: u64,
+    w: Width,
+    mmu: u8,
+    uop: usize,
+) -> Result<u64, Stop<I>> {
+    let size = u64::from(w.bytes());
+    match check(core, run, linear, size, Access::Write, mmu, uop) {
+        Slow::Go => {}
+        Slow::Stop(stop) => return Err(stop),
+    }
+    let mut env = env(core, run, 1);
+    let read = env.probe_write(linear, size, mmu).and_then(|()| env.read_slow(linear, w, mmu));
+    read.map_err(|t| Stop::Fault(t, uop as u32))
+}
+
+#[cold]
+#[inline(never)]
+fn store_slow<I: Isa>(
+    core: &mut Core<I>,
+    run: &mut Run<'_>,
+    linear: u64,
+    w: Width,
+    mmu: u8,
+    value: u64,
+    uop: usize,
+) -> Result<(), Stop<I>> {
+    match check(core, run, linear, w.bytes().into(), Access::Write, mmu, uop) {
+        Slow::Go => env(core, run, 1)
+            .write_slow(linear, w, mmu, value)
+            .map_err(|t| Stop::Fault(t, uop as u32)),
+        Slow::Stop(stop) => Err(stop),
+    }
+}
+
+#[inline(never)]
+fn vload<I: Isa>(
+    core: &mut Core<I>,
+    run: &mut Run<'_>,
+    linear: u64,
+    size: u8,
+    mmu: u8,
+    uop: usize,
+) -> Result<u128, Stop<I>> {
+    let fault = |t| Stop::Fault(t, uop as u32);
+    match size {
+        16 => {
+            match check(core, run, linear, 16, Access::Read, mmu, uop) {
+                Slow::Go => {}
+                Slow::Stop(stop) => return Err(stop),
+            }
+            env(core, run, 1).read_u128(linear, mmu).map_err(fault)
+        }
+        _ => {
+            let w = Width::from_bytes(size.into()).unwrap_or(Width::W64);
+            match core.tlb.read(linear, size.into(), mmu) {
+                Some(off) => Ok(ram_read(run.board.ram(), w, off).into()),
+                None => load_slow(core, run, linear, w, mmu, uop).map(u128::from),
+            }
+        }
+    }
+}
+
+#[inline(never)]
+fn vstore<I: Isa>(
+    core: &mut Core<I>,
+    run: &mut Run<'_>,
+    linear: u64,
+    size: u8,
+    mmu: u8,
+    value: u128,
+    uop: usize,
+) -> Result<(), Stop<I>> {
+    let fault = |t| Stop::Fault(t, uop as u32);
+    match size {
+        16 => {
+            match check(core, run, linear, 16, Access::Write, mmu, uop) {
+                Slow::Go => {}
+                Slow::Stop(stop) => return Err(stop),
+            }
+            env(core, run, 1).write_u128(linear, mmu, value).map_err(fault)
+        }
+        _ => {
+            let w = Width::from_bytes(size.into()).unwrap_or(Width::W64);
+            match core.tlb.write(linear, size.into(), mmu) {
+                Some(off) => {
+                    ram_write(run.board.ram(), w, off, value as u64);
+                    Ok(())
+                }
+                None => store_slow(core, run, linear, w, mmu, value as u64, uop),
+            }
+        }
+    }
+}
+
+fn vget(v: u128, w: Width, lane: u8) -> u64 {
+    let shift = u32::from(lane) * w.bits();
+    if shift < 128 { (v >> shift) as u64 & w.mask() } else { 0 }
+}
+
+fn vput(v: u128, w: Width, lane: u8, a: u64) -> u128 {
+    let shift = u32::from(lane) * w.bits();
+    if shift >= 128 {
+        return v;
+    }
+    v & !(u128::from(w.mask()) << shift) | u128::from(a & w.mask()) << shift
+}
+
+/// The main loop, made from the fixed operations and the tables.
+macro_rules! dispatch {
+    (
+        {
+            ($isa:ident $core:ident $left:ident $ip:ident $code:ident $uop:ident)
+            $($fixed:tt)*
+        }
+        alu { $($op:ident $f:ident: $(($w:ident $rr:ident $ri:ident $t:ident))*;)* }
+        cond { $($c:ident $cf:ident: $(($cw:ident $crr:ident $cri:ident $ct:ident))*;)* }
+    ) => {
+        match $uop {
+            $($fixed)*
+            $($(
+                Uop::$rr { d, a, b } => {
+                    let ints = &mut $isa::frame_mut(&mut $core.cpu).ints;
+                    ints[at(d)] = u64::from(alu::$f::<$t>(ints[at(a)] as $t, ints[at(b)] as $t) as $t);
+                }
+                Uop::$ri { d, a, imm } => {
+                    let ints = &mut $isa::frame_mut(&mut $core.cpu).ints;
+                    ints[at(d)] = u64::from(alu::$f::<$t>(ints[at(a)] as $t, imm as $t) as $t);
+                }
+            )*)*
+            $($(
+                Uop::$crr { a, b, back, len, to } => {
+                    let ints = &$isa::frame(&$core.cpu).ints;
+                    if cond::$cf::<$ct>(ints[at(a)] as $ct, ints[at(b)] as $ct) {
+                        $left += i64::from(back) - i64::from(len);
+                        if $left < 0 {
+                            $left += i64::from(len);
+                            break Stop::Budget(to);
+                        }
+                        $ip = to as usize;
+                    }
+                }
+                Uop::$cri { a, imm, back, len, to } => {
+                    let ints = &$isa::frame(&$core.cpu).ints;
+                    if cond::$cf::<$ct>(ints[at(a)] as $ct, imm as $ct) {
+                        $left += i64::from(back) - i64::from(len);
+                        if $left < 0 {
+                            $left += i64::from(len);
+                            break Stop::Budget(to);
+                        }
+                        $ip = to as usize;
+                    }
+                }
+            )*)*
+        }
+    };
+}
+
+/// Runs from operation `start` of a block, for whose instructions `run.left` was charged.
+pub(crate) fn exec<I: Isa>(
+    core: &mut Core<I>,
+    run: &mut Run<'_>,
+    ram: &Ram,
+    start: u32,
+) -> Stop<I> {
+    let cache = run.cache;
+    let code: &[Uop] = &cache.code;
+    let mut left = run.left;
+    let mut ip = start as usize;
+    let stop = loop {
+        macro_rules! int {
+            ($v:expr) => {
+                I::frame(&core.cpu).ints[at($v)]
+            };
+        }
+        macro_rules! set {
+            ($d:expr, $v:expr) => {{
+                let v = $v;
+                I::frame_mut(&mut core.cpu).ints[at($d)] = v
+            }};
+        }
+        macro_rules! a32 {
+            ($base:expr, $index:expr, $sm:expr, $disp:expr) => {
+                u64::from(
+                    (int!($base) as u32)
+                        .wrapping_add((int!($index) as u32) << $sm.scale())
+                        .wrapping_add($disp as u32),
+                )
+            };
+        }
+        macro_rules! a64 {
+            ($base:expr, $index:expr, $sm:expr, $disp:expr) => {
+                int!($base)
+                    .wrapping_add(int!($index) << $sm.scale())
+                    .wrapping_add($disp as i64 as u64)
+            };
+        }
+        macro_rules! slow {
+            ($call:expr) => {{
+                run.left = left;
+                match $call {
+                    Ok(v) => v,
+                    Err(stop) => break stop,
+                }
+            }};
+        }
+        macro_rules! load {
+            ($w:ident, $linear:expr, $sm:expr) => {{
+                let linear = $linear;
+                match core.tlb.read(linear, Width::$w.bytes().into(), $sm.mmu()) {
+                    Some(off) => ram_read(ram, Width::$w, off),
+                    None => slow!(load_slow(core, run, linear, Width::$w, $sm.mmu(), ip - 1)),
+                }
+            }};
+        }
+        macro_rules! load_rmw {
+            ($w:expr, $linear:expr, $sm:expr) => {{
+                let linear = $linear;
+                match core.tlb.write(linear, $w.bytes().into(), $sm.mmu()) {
+                    Some(off) => ram_read(ram, $w, off),
+                    None => slow!(load_rmw_slow(core, run, linear, $w, $sm.mmu(), ip - 1)),
+                }
+            }};
+        }
+        macro_rules! store {
+            ($w:ident, $linear:expr, $sm:expr, $a:expr) => {{
+                let (linear, value) = ($linear, int!($a));
+                match core.tlb.write(linear, Width::$w.bytes().into(), $sm.mmu()) {
+                    Some(off) => ram_write(ram, Width::$w, off, value),
+                    None => {
+                        slow!(store_slow(core, run, linear, Width::$w, $sm.mmu(), value, ip - 1))
+                    }
+                }
+            }};
+        }
+        macro_rules! goto {
+            ($len:expr, $to:expr) => {{
+                left -= i64::from($len);
+                if left < 0 {
+                    left += i64::from($len);
+                    break Stop::Budget($to);
+                }
+                ip = $to as usize;
+            }};
+        }
+        macro_rules! goto_pc {
+            ($pc:expr) => {{
+                let pc = $pc;
+                match core.recall(pc, run.mode, run.epoch) {
+                    Some((to, len)) => goto!(len, to),
+                    None => {
+                        I::set_pc(&mut core.cpu, pc);
+                        break Stop::Lookup;
+                    }
+                }
+            }};
+        }
+        let uop = code[ip];
+        ip += 1;
+        with_tables!(dispatch! {
+            (I core left ip code uop)
+            Uop::Block { .. } => unreachable!("entered at the first operation"),
+            Uop::Mov64 { d, a } => set!(d, int!(a)),
+            Uop::Mov32 { d, a } => set!(d, u64::from(int!(a) as u32)),
+            Uop::Mov16 { d, a } => set!(d, u64::from(int!(a) as u16)),
+            Uop::Mov8 { d, a } => set!(d, u64::from(int!(a) as u8)),
+            Uop::Imm { d, v } => set!(d, v),
+            Uop::Mov2 { d, a, e, b } => {
+                set!(d, int!(a));
+                set!(e, int!(b));
+            }
+            Uop::ImmMov { d, e, a, v } => {
+                set!(e, int!(a));
+                set!(d, v);
+            }
+            Uop::ImmMov2 { d, e, a, f, b, v } => {
+                set!(e, int!(a));
+                set!(f, int!(b));
+                set!(d, v);
+            }
+            Uop::ImmMovImm { d, e, a, f, v, w } => {
+                set!(e, int!(a));
+                set!(d, v.into());
+                set!(f, w.into());
+            }
+            Uop::Sx8To16 { d, a } => set!(d, u64::from(int!(a) as i8 as u16)),
+            Uop::Sx8To32 { d, a } => set!(d, u64::from(int!(a) as i8 as u32)),
+            Uop::Sx16To32 { d, a } => set!(d, u64::from(int!(a) as i16 as u32)),
+            Uop::Sx8To64 { d, a } => set!(d, int!(a) as i8 as u64),
+            Uop::Sx16To64 { d, a } => set!(d, int!(a) as i16 as u64),
+            Uop::Sx32To64 { d, a } => set!(d, int!(a) as i32 as u64),
+            Uop::Extract { d, a, pos, len } => set!(d, eval_extract(int!(a), pos, len)),
+            Uop::ExtractH { d, a } => set!(d, int!(a) >> 8 & 0xff),
+            Uop::Deposit { d, a, b, pos, len } => set!(d, eval_deposit(int!(a), int!(b), pos, len)),
+            Uop::DepositL { d, a, b } => set!(d, int!(a) & !0xff | int!(b) & 0xff),
+            Uop::DepositH { d, a, b } => set!(d, int!(a) & !0xff00 | (int!(b) & 0xff) << 8),
+            Uop::DepositW { d, a, b } => set!(d, int!(a) & !0xffff | int!(b) & 0xffff),
+            Uop::Mul32 { d, a, b } => set!(d, u64::from((int!(a) as u32).wrapping_mul(int!(b) as u32))),
+            Uop::Mul64 { d, a, b } => set!(d, int!(a).wrapping_mul(int!(b))),
+            Uop::Bin { op, w, d, a, b } => set!(d, eval_bin(op, w, int!(a), int!(b))),
+            Uop::Un { op, w, d, a } => set!(d, eval_un(op, w, int!(a))),
+            Uop::Set { cond, w, d, a, b } => set!(d, cond.eval(w, int!(a), int!(b)).into()),
+            Uop::SetImm { cond, w, d, a, imm } => set!(d, cond.eval(w, int!(a), imm as i64 as u64).into()),
+            Uop::Select { cond, w, dw, d, a, b, x, y } => {
+                let v = if cond.eval(w, int!(a), int!(b)) { int!(x) } else { int!(y) };
+                set!(d, v & dw.mask());
+            }
+            Uop::Lea32 { d, base, index, sm, disp } => set!(d, a32!(base, index, sm, disp)),
+            Uop::Lea64 { d, base, index, sm, disp } => set!(d, a64!(base, index, sm, disp)),
+            Uop::LeaSeg { d, base, index, sm, seg, wrap, lin, disp } => {
+                set!(d, (a64!(base, index, sm, disp) & wrap.mask()).wrapping_add(int!(seg)) & lin.mask());
+            }
+
+            Uop::Ld8A32 { d, base, index, sm, disp } => set!(d, load!(W8, a32!(base, index, sm, disp), sm)),
+            Uop::Ld16A32 { d, base, index, sm, disp } => set!(d, load!(W16, a32!(base, index, sm, disp), sm)),
+            Uop::Ld32A32 { d, base, index, sm, disp } => set!(d, load!(W32, a32!(base, index, sm, disp), sm)),
+            Uop::Ld64A32 { d, base, index, sm, disp } => set!(d, load!(W64, a32!(base, index, sm, disp), sm)),
+            Uop::Ld8A64 { d, base, index, sm, disp } => set!(d, load!(W8, a64!(base, index, sm, disp), sm)),
+            Uop::Ld16A64 { d, base, index, sm, disp } => set!(d, load!(W16, a64!(base, index, sm, disp), sm)),
+            Uop::Ld32A64 { d, base, index, sm, disp } => set!(d, load!(W32, a64!(base, index, sm, disp), sm)),
+            Uop::Ld64A64 { d, base, index, sm, disp } => set!(d, load!(W64, a64!(base, index, sm, disp), sm)),
+            Uop::Ld32B { d, base, sm, disp } => {
+                set!(d, load!(W32, u64::from((int!(base) as u32).wrapping_add(disp as u32)), sm));
+            }
+            Uop::LdW { w, d, base, sm } => set!(d, load_rmw!(w, int!(base), sm)),
+            Uop::LdW32A32 { d, base, index, sm, disp } => {
+                set!(d, load_rmw!(Width::W32, a32!(base, index, sm, disp), sm));
+            }
+            Uop::LdSx8A32 { d, base, index, sm, disp } => {
+                set!(d, u64::from(load!(W8, a32!(base, index, sm, disp), sm) as i8 as u32));
+            }
+            Uop::LdSx16A32 { d, base, index, sm, disp } => {
+                set!(d, u64::from(load!(W16, a32!(base, index, sm, disp), sm) as i16 as u32));
+            }
+            Uop::LdSx32A64 { d, base, index, sm, disp } => {
+                set!(d, load!(W32, a64!(base, index, sm, disp), sm) as i32 as u64);
+            }
+            Uop::St8A32 { a, base, index, sm, disp } => store!(W8, a32!(base, index, sm, disp), sm, a),
+            Uop::St16A32 { a, base, index, sm, disp } => store!(W16, a32!(base, index, sm, disp), sm, a),
+            Uop::St32A32 { a, base, index, sm, disp } => store!(W32, a32!(base, index, sm, disp), sm, a),
+            Uop::St64A32 { a, base, index, sm, disp } => store!(W64, a32!(base, index, sm, disp), sm, a),
+            Uop::St8A64 { a, base, index, sm, disp } => store!(W8, a64!(base, index, sm, disp), sm, a),
+            Uop::St16A64 { a, base, index, sm, disp } => store!(W16, a64!(base, index, sm, disp), sm, a),
+            Uop::St32A64 { a, base, index, sm, disp } => store!(W32, a64!(base, index, sm, disp), sm, a),
+            Uop::St64A64 { a, base, index, sm, disp } => store!(W64, a64!(base, index, sm, disp), sm, a),
+            Uop::St32B { a, base, sm, disp } => {
+                store!(W32, u64::from((int!(base) as u32).wrapping_add(disp as u32)), sm, a);
+            }
+            Uop::Probe { base, sm, size } => {
+                let linear = int!(base);
+                if core.tlb.write(linear, size.into(), sm.mmu()).is_none() {
+                    run.left = left;
+                    if let Err(t) = env(core, run, 1).probe_write(linear, size.into(), sm.mmu()) {
+                        break Stop::Fault(t, ip as u32 - 1);
+                    }
+                }
+            }
+
+            Uop::VMov { d, a } => {
+                let f = I::frame_mut(&mut core.cpu);
+                f.vecs[at(d) % 64] = f.vecs[at(a) % 64];
+            }
+            Uop::VConst { d, index } => I::frame_mut(&mut core.cpu).vecs[at(d) % 64] = cache.consts[index as usize],
+            Uop::VLd { size, d, base, sm } => {
+                let linear = int!(base);
+                let v = slow!(vload(core, run, linear, size, sm.mmu(), ip - 1));
+                I::frame_mut(&mut core.cpu).vecs[at(d) % 64] = v;
+            }
+            Uop::VSt { size, a, base, sm } => {
+                let (linear, v) = (int!(base), I::frame(&core.cpu).vecs[at(a) % 64]);
+                slow!(vstore(core, run, linear, size, sm.mmu(), v, ip - 1));
+            }
+            Uop::VGet { w, d, a, lane } => set!(d, vget(I::frame(&core.cpu).vecs[at(a) % 64], w, lane)),
+            Uop::VPut { w, d, a, lane } => {
+                let a = int!(a);
+                let v = &mut I::frame_mut(&mut core.cpu).vecs[at(d) % 64];
+                *v = vput(*v, w, lane, a);
+            }
+            Uop::VecOp { kind, d, a, b, imm } => {
+                let f = I::frame_mut(&mut core.cpu);
+                f.vecs[at(d) % 64] = I::vec_op(kind, f.vecs[at(a) % 64], f.vecs[at(b) % 64], imm);
+            }
+
+            Uop::Pure { f, d, args } => {
+                let args = values(I::frame(&core.cpu), &cache.args[args as usize]);
+                set!(d, I::pure(f, &args));
+            }
+            Uop::Call { f, d, rest, args } => {
+                run.left = left;
+                let args = values(I::frame(&core.cpu), &cache.args[args as usize]);
+                match I::helper(f, &mut env(core, run, rest), &args) {
+                    Ok(v) => set!(d, v),
+                    Err(trap) => break Stop::Fault(trap, ip as u32 - 1),
+                }
+            }
+
+            Uop::Jump { to } => ip = to as usize,
+            Uop::Branch { cond, w, a, b, to } => {
+                if cond.eval(w, int!(a), int!(b)) {
+                    ip = to as usize;
+                }
+            }
+            Uop::BranchImm { cond, w, a, imm, to } => {
+                if cond.eval(w, int!(a), imm as i64 as u64) {
+                    ip = to as usize;
+                }
+            }
+            Uop::TrapIf { cond, w, a, b, id, arg } => {
+                if cond.eval(w, int!(a), int!(b)) {
+                    break Stop::Fault(I::trap(id, int!(arg)), ip as u32 - 1);
+                }
+            }
+            Uop::Trap { id, arg } => break Stop::Fault(I::trap(id, int!(arg)), ip as u32 - 1),
+
+            Uop::Goto { len, to } => goto!(len, to),
+            Uop::GotoVar { a } => goto_pc!(int!(a)),
+            Uop::GotoPc { pc } => goto_pc!(pc),
+            Uop::Stub { exit } => break Stop::Exit(exit),
+            Uop::Leave { a } => {
+                let pc = int!(a);
+                I::set_pc(&mut core.cpu, pc);
+                break Stop::Leave;
+            }
+            Uop::LeavePc { pc } => {
+                I::set_pc(&mut core.cpu, pc);
+                break Stop::Leave;
+            }
+        });
+    };
+    run.left = left;
+    stop
+}
