@@ -7,6 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::cpuid::Model;
+use super::sse::Mxcsr;
+use super::x87::X87;
 use crate::frame::Frame;
 
 /// Indices of the guest variables in [`Frame::ints`](crate::frame::Frame).
@@ -507,18 +509,6 @@ pub struct Msrs {
     pub hsave_pa: u64,
 }
 
-/// Which cached translations are stale.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Flush {
-    /// None.
-    #[default]
-    None,
-    /// All but global pages.
-    Local,
-    /// All.
-    All,
-}
-
 /// System-level state: all that is not in the frame or the x87 unit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sys {
@@ -578,23 +568,27 @@ pub struct Sys {
     pub a20: bool,
     /// State of the random-number generator.
     pub rng: u64,
+    /// An exception that a task switch found once the new task was in place: raised there.
+    pub late_fault: Option<Fault>,
+    /// The program asked to be passed over for now (PAUSE, MWAIT).
+    pub yielding: bool,
 }
 
 /// One x86 processor.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct X86 {
     /// Variables that lifted code reads and writes.
     pub frame: Frame,
     /// System-level state.
     pub sys: Sys,
+    /// x87 unit, MMX registers included.
+    pub x87: X87,
+    /// SSE control and status.
+    pub mxcsr: Mxcsr,
     /// Fixed at build: which processor this is.
     pub model: Model,
     /// Number of this processor in the machine (selects its pins; also the initial APIC ID).
     pub index: usize,
-    /// Translations that the engine must forget before it goes on.
-    pub flush: Flush,
-    /// Linear pages (INVLPG) that the engine must forget before it goes on.
-    pub flush_pages: Vec<u64>,
     /// A triple fault asks the machine for a reset; the run loop takes it.
     pub reset_request: bool,
 }
