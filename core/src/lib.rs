@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 pub mod handles;
+pub mod keyboard;
 pub mod machine;
 pub mod options;
 pub mod screenshot;
+pub mod script;
 pub mod state;
 
 pub use handles::Handles;

@@ -12,7 +12,9 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 const MAGIC: &[u8; 8] = b"ORRERYSS";
 /// Bumped when the body's layout changes.
 const VERSION: u32 = 1;
-/// A snapshot is refused before it makes the reader allocate more than this for one block.
+/// Pages compressed together.
+const CHUNK: usize = 4096;
+/// Bytes of the largest memory.
 const MAX_BLOCK: u64 = 64 << 30;
 
 /// Why a snapshot was refused.
@@ -69,8 +71,9 @@ struct Block {
     len: u64,
     /// Bit per page: it is not all zeros.
     present: Vec<u8>,
-    /// The present pages one after another, LZ4 with the length in front.
-    pages: Vec<u8>,
+    /// The present pages one after another, [`CHUNK`] pages at a time, LZ4 with the length in
+    /// front.
+    chunks: Vec<Vec<u8>>,
 }
 
 impl Machine {
@@ -90,8 +93,9 @@ impl Machine {
                     bytes.extend_from_slice(&page);
                 }
             }
-            let pages = lz4_flex::compress_prepend_size(&bytes);
-            Block { name: b.name, len: b.block.len as u64, present, pages }
+            let chunks =
+                bytes.chunks(CHUNK * PAGE_SIZE).map(lz4_flex::compress_prepend_size).collect();
+            Block { name: b.name, len: b.block.len as u64, present, chunks }
         };
         let body = Body {
             machine: self.handles.machine.clone(),
@@ -155,15 +159,24 @@ impl Machine {
     fn unpack(&self, block: orrery_system::RamBlock, saved: &Block) -> Result<(), SnapshotError> {
         let pages = block.len.div_ceil(PAGE_SIZE);
         let ones: u32 = saved.present.iter().map(|b| b.count_ones()).sum();
-        if saved.present.len() != pages.div_ceil(8) || saved.pages.len() < 4 {
+        if saved.present.len() != pages.div_ceil(8) {
             return Err(SnapshotError::Damaged);
         }
-        let size = u32::from_le_bytes(saved.pages[..4].try_into().expect("four bytes"));
-        if u64::from(size) != u64::from(ones) * PAGE_SIZE as u64 {
+        let mut bytes = Vec::new();
+        for chunk in &saved.chunks {
+            // The length in front must not make the reader allocate what was never there.
+            let size =
+                chunk.get(..4).map(|s| u32::from_le_bytes(s.try_into().expect("four bytes")));
+            if size.is_none_or(|s| s as usize > CHUNK * PAGE_SIZE) {
+                return Err(SnapshotError::Damaged);
+            }
+            bytes.extend(
+                lz4_flex::decompress_size_prepended(chunk).map_err(|_| SnapshotError::Damaged)?,
+            );
+        }
+        if bytes.len() != ones as usize * PAGE_SIZE {
             return Err(SnapshotError::Damaged);
         }
-        let bytes = lz4_flex::decompress_size_prepended(&saved.pages)
-            .map_err(|_| SnapshotError::Damaged)?;
         let mut stored = bytes.chunks_exact(PAGE_SIZE);
         let zero = [0u8; PAGE_SIZE];
         for i in 0..pages {

@@ -1,0 +1,164 @@
+//! Runs a machine against the host's clock, terminal, window and files.
+
+use crate::event::Event;
+use crate::terminal::{self, Typed};
+use anyhow::{Context as _, Result};
+use orrery_core::{Machine, Outcome, Stop};
+use orrery_system::display::Surface;
+use orrery_system::ports::CharPort;
+use std::io::Write;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// Virtual time run between two looks at the host, in nanoseconds.
+const SLICE: u64 = 4_000_000;
+/// Time between two pictures.
+const FRAME: Duration = Duration::from_millis(16);
+
+/// Where the bytes of a port go.
+pub enum Sink {
+    /// The terminal, which also types.
+    Terminal,
+    /// A file.
+    File(std::fs::File),
+}
+
+/// A port and its place on the host.
+pub struct Line {
+    /// The guest's end.
+    pub port: CharPort,
+    /// The host's end.
+    pub sink: Sink,
+}
+
+/// A machine on this host.
+pub struct Runner {
+    /// The machine.
+    pub machine: Machine,
+    /// Its character devices.
+    pub lines: Vec<Line>,
+    /// What happens outside.
+    pub events: Receiver<Event>,
+    /// Called with each new picture.
+    pub show: Option<Box<dyn FnMut(&mut Machine) + Send>>,
+    /// Takes part in every turn of the loop: a script. True ends the run.
+    pub step: Option<Box<dyn FnMut(&mut Machine) -> Result<bool> + Send>>,
+}
+
+impl Runner {
+    /// Runs until the machine stops or the person ends it.
+    pub fn run(mut self) -> Result<Stop> {
+        let start = Instant::now();
+        let mut drawn = start;
+        loop {
+            let host = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let outcome = self.machine.run(host, SLICE);
+            self.drain()?;
+            if let Some(step) = &mut self.step {
+                if step(&mut self.machine)? {
+                    return self.finish(Stop::Paused);
+                }
+            }
+            if drawn.elapsed() >= FRAME {
+                drawn = Instant::now();
+                if let Some(show) = &mut self.show {
+                    show(&mut self.machine);
+                }
+            }
+            let wait = match outcome {
+                Outcome::Busy => Duration::ZERO,
+                Outcome::Idle(ns) => Duration::from_nanos(ns.unwrap_or(u64::MAX)).min(FRAME),
+                // Native files answer in place; what does not is looked at again soon.
+                Outcome::WaitHost => Duration::from_micros(200),
+                Outcome::Stopped(Stop::Paused) => FRAME,
+                Outcome::Stopped(stop) => return self.finish(stop),
+            };
+            if self.take_events(wait)? {
+                return self.finish(Stop::Paused);
+            }
+        }
+    }
+
+    /// Hands what the guest sent to the host.
+    fn drain(&mut self) -> Result<()> {
+        for line in &mut self.lines {
+            let bytes = line.port.drain();
+            if bytes.is_empty() {
+                continue;
+            }
+            match &mut line.sink {
+                Sink::Terminal => terminal::write(&bytes),
+                Sink::File(f) => {
+                    f.write_all(&bytes).context("cannot write a serial line's file")?
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles what happened outside, waiting up to `wait` for the first. True: end.
+    fn take_events(&mut self, wait: Duration) -> Result<bool> {
+        let mut next = if wait.is_zero() {
+            self.events.try_recv().ok()
+        } else {
+            match self.events.recv_timeout(wait) {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(wait);
+                    None
+                }
+            }
+        };
+        while let Some(event) = next {
+            match event {
+                Event::Typed(Typed::Byte(b)) => {
+                    for line in self.lines.iter().filter(|l| matches!(l.sink, Sink::Terminal)) {
+                        line.port.push([b]);
+                    }
+                }
+                Event::Typed(Typed::Help) => terminal::write(terminal::HELP.as_bytes()),
+                Event::Typed(Typed::Flush) => self.flush()?,
+                Event::Typed(Typed::Quit) | Event::Close => return Ok(true),
+                Event::Input(event) => self.machine.input(event),
+                Event::Host => {}
+            }
+            next = self.events.try_recv().ok();
+        }
+        Ok(false)
+    }
+
+    fn flush(&self) -> Result<()> {
+        let blocks = &self.machine.blocks;
+        let park = || std::thread::sleep(Duration::from_micros(100));
+        for backend in blocks.backends() {
+            if backend.len() > 0 && !backend.read_only() {
+                blocks
+                    .executor()
+                    .block_on(backend.flush(), &park)
+                    .context("cannot write a disk")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes everything out: nothing the guest wrote is lost by ending in order.
+    fn finish(mut self, stop: Stop) -> Result<Stop> {
+        self.drain()?;
+        if let Some(show) = &mut self.show {
+            show(&mut self.machine);
+        }
+        let blocks = &self.machine.blocks;
+        let park = || std::thread::sleep(Duration::from_micros(100));
+        for backend in blocks.backends() {
+            blocks.executor().block_on(backend.drain(), &park);
+        }
+        blocks.executor().block_on(blocks.close(), &park).context("cannot close the disks")?;
+        Ok(stop)
+    }
+}
+
+/// Brings `surface` up to date; true if there is a picture.
+pub fn picture(machine: &mut Machine, surface: &mut Surface) -> bool {
+    machine.render(surface, false)
+}
