@@ -7,6 +7,7 @@ pub mod display;
 pub mod ide;
 pub mod intc;
 pub mod isa;
+pub mod machine;
 pub mod pci;
 pub mod pci_host;
 pub mod rtc;

@@ -144,7 +144,9 @@ impl Registers for Ich9Smb {
     fn write(&mut self, bank: u32, offset: u64, width: u8, value: u64) -> BusResult<()> {
         let result = match self.wires.pci.write(&mut self.state.pci, bank, offset, width, value) {
             Some(result) => result,
-            None if bank == SMB && self.state.is_on() => self.state.smbus.write(offset, width, value),
+            None if bank == SMB && self.state.is_on() => {
+                self.state.smbus.write(offset, width, value)
+            }
             None => Err(BusError::NoRegister),
         };
         self.drive();

@@ -124,7 +124,8 @@ pub fn build(
     let id = board.reserve("PIIX4_PM");
     let pci = function(board, bus, devfn, id, &config);
     let regions = board.regions();
-    let (pm, smb) = (regions.device("piix4-pm", 64, id, PM), regions.device("pm-smbus", 16, id, SMB));
+    let (pm, smb) =
+        (regions.device("piix4-pm", 64, id, PM), regions.device("pm-smbus", 16, id, SMB));
     for r in [&pm, &smb] {
         r.set_enabled(false);
         board.io().add_priority(0, 1, r);
@@ -146,7 +147,13 @@ pub fn build(
     Built { id, pm }
 }
 
-fn function(board: &Board, bus: &pci::Bus, devfn: u8, id: DeviceId, config: &Config) -> pci::Function {
+fn function(
+    board: &Board,
+    bus: &pci::Bus,
+    devfn: u8,
+    id: DeviceId,
+    config: &Config,
+) -> pci::Function {
     let devactb = if config.no_smm { 0x0200_0000 } else { 0 };
     pci::Builder::new(board, bus, id, IDENTITY)
         .status(0x0280)

@@ -77,7 +77,13 @@ impl Pm {
     }
 
     /// A write of it.
-    pub(crate) fn write(&mut self, offset: u64, width: u8, value: u64, now: VmTime) -> BusResult<Option<Sleep>> {
+    pub(crate) fn write(
+        &mut self,
+        offset: u64,
+        width: u8,
+        value: u64,
+        now: VmTime,
+    ) -> BusResult<Option<Sleep>> {
         self.catch_up(now);
         let (index, bits, mask) = word_write(offset, width, value)?;
         match index {
@@ -192,7 +198,9 @@ impl Gpe {
             let (at, v) = (offset + i, value >> (8 * i) & 0xff);
             match at.checked_sub(len) {
                 None => self.status &= !(v << (8 * at)),
-                Some(at) if at < len => self.enable = self.enable & !(0xff << (8 * at)) | v << (8 * at),
+                Some(at) if at < len => {
+                    self.enable = self.enable & !(0xff << (8 * at)) | v << (8 * at)
+                }
                 Some(_) => {}
             }
         }

@@ -57,7 +57,9 @@ impl Smbus {
 
     /// Whether a saved state is one the controller can be in.
     pub(crate) fn is_valid(&self) -> bool {
-        self.block.len() == 32 && self.block_at < 32 && self.eeproms.iter().all(|e| e.bytes.len() == 256)
+        self.block.len() == 32
+            && self.block_at < 32
+            && self.eeproms.iter().all(|e| e.bytes.len() == 256)
     }
 
     pub(crate) fn read(&mut self, offset: u64, width: u8) -> BusResult<u64> {

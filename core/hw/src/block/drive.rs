@@ -198,7 +198,13 @@ impl DriveIo {
     /// device need not do anything when that timer wakes it.
     pub fn new(board: &mut Board, id: DeviceId, timer: u32, drives: Vec<BlockBackend>) -> Self {
         let timer = board.timer(id, timer);
-        Self { drives, clock: board.clock(), latency: board.latency(), timer, tickets: BTreeMap::new() }
+        Self {
+            drives,
+            clock: board.clock(),
+            latency: board.latency(),
+            timer,
+            tickets: BTreeMap::new(),
+        }
     }
 
     /// Drives of a device without a board, for its tests.
@@ -366,7 +372,8 @@ mod tests {
         let mut q = Queue::default();
         io.submit(&mut q, 0, 1u8, Op::Write { offset: 0, data: vec![9; 4], fua: false });
         let other = BlockBackend::ram(vec![0; 16]);
-        let mut restored = DriveIo::detached(vec![other.clone()], Clock::default(), Latency::new(true));
+        let mut restored =
+            DriveIo::detached(vec![other.clone()], Clock::default(), Latency::new(true));
         restored.resume(&q);
         assert!(restored.ready(&q));
         assert!(restored.take(&mut q, VmTime::NEVER).unwrap().result.is_ok());

@@ -163,11 +163,24 @@ pub(super) enum Job {
     #[default]
     None,
     /// Reading sectors: the next to ask for, how many are left, sectors of a DRQ block.
-    Read { lba: u64, left: u32, block: u32, dma: bool },
+    Read {
+        lba: u64,
+        left: u32,
+        block: u32,
+        dma: bool,
+    },
     /// Checking that sectors can be read.
-    Verify { lba: u64, left: u32 },
+    Verify {
+        lba: u64,
+        left: u32,
+    },
     /// Writing sectors: the next to be filled.
-    Write { lba: u64, left: u32, block: u32, dma: bool },
+    Write {
+        lba: u64,
+        left: u32,
+        block: u32,
+        dma: bool,
+    },
     /// Making writes stable.
     Flush,
     /// A block of data for the host and nothing after it.
@@ -176,7 +189,9 @@ pub(super) enum Job {
     Sink,
     /// TRIM: receiving the ranges, then discarding them one after the other.
     TrimList,
-    Trim { ranges: Vec<(u64, u64)> },
+    Trim {
+        ranges: Vec<(u64, u64)>,
+    },
     /// A packet command (see `atapi`).
     Packet(atapi::Job),
 }
@@ -311,7 +326,10 @@ impl Drive {
 
     /// Whether a saved state can be this drive's.
     pub fn accepts(&self, s: &State) -> bool {
-        s.pos <= s.end && s.end <= s.buf.len() && s.translation.heads != 0 && s.translation.sectors != 0
+        s.pos <= s.end
+            && s.end <= s.buf.len()
+            && s.translation.heads != 0
+            && s.translation.sectors != 0
     }
 
     /// Takes over a saved state.
@@ -551,9 +569,8 @@ impl Drive {
         self.state.ext = ext;
         let r = &self.state.regs;
         let (lba, count) = if ext {
-            let part = |reg: u16, at: u32| {
-                u64::from(reg & 0xff) << at | u64::from(reg >> 8) << (at + 24)
-            };
+            let part =
+                |reg: u16, at: u32| u64::from(reg & 0xff) << at | u64::from(reg >> 8) << (at + 24);
             let count = if r.count == 0 { 0x1_0000 } else { u32::from(r.count) };
             (part(r.low, 0) | part(r.mid, 8) | part(r.high, 16), count)
         } else {

@@ -160,14 +160,19 @@ impl Engine<'_> {
             return false;
         }
         s.fetched += 1;
-        let word = |i: usize| u32::from_le_bytes([entry[i], entry[i + 1], entry[i + 2], entry[i + 3]]);
+        let word =
+            |i: usize| u32::from_le_bytes([entry[i], entry[i + 1], entry[i + 2], entry[i + 3]]);
         s.addr = word(0) & !1;
         s.left = if word(4) & 0xfffe == 0 { 0x1_0000 } else { word(4) & 0xfffe };
         s.last = word(4) >> 31 != 0;
         true
     }
 
-    fn walk(&mut self, len: usize, mut piece: impl FnMut(&Dma, u64, usize, usize) -> bool) -> usize {
+    fn walk(
+        &mut self,
+        len: usize,
+        mut piece: impl FnMut(&Dma, u64, usize, usize) -> bool,
+    ) -> usize {
         let mut done = 0;
         while done < len && self.region() {
             let n = (len - done).min(self.state.left as usize);

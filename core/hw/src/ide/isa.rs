@@ -157,10 +157,8 @@ mod tests {
         fn new() -> Self {
             let disk = BlockBackend::ram(numbered(DISK_SECTORS, 512));
             let cd = BlockBackend::ram_read_only(numbered(64, 2048));
-            let drives = [
-                Some((DriveConfig::disk(0), disk.clone())),
-                Some((DriveConfig::cdrom(1), cd)),
-            ];
+            let drives =
+                [Some((DriveConfig::disk(0), disk.clone())), Some((DriveConfig::cdrom(1), cd))];
             let (clock, irq) = (Clock::default(), IrqLine::open());
             let backends = Channel::backends(&drives);
             let io = DriveIo::detached(backends, clock.clone(), Latency::new(true));
@@ -295,7 +293,10 @@ mod tests {
     fn pio_writes_reach_the_disk_and_wait_for_each_sector() {
         let mut b = Bench::new();
         let status = b.command(0x30, 5, 2);
-        assert!(status.contains(Status::DRQ) && !b.irq.level(), "the first block needs no interrupt");
+        assert!(
+            status.contains(Status::DRQ) && !b.irq.level(),
+            "the first block needs no interrupt"
+        );
         b.data_out(&[0x11; 512]);
         assert!(b.alt_status().contains(Status::BSY));
         b.wait();

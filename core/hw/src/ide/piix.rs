@@ -81,7 +81,13 @@ pub struct PiixIde {
 }
 
 /// Puts the function at `devfn` of `bus`; the channels interrupt on `irq`.
-pub fn build(board: &mut Board, bus: &Bus, devfn: u8, config: Config, irq: [IrqLine; 2]) -> DeviceId {
+pub fn build(
+    board: &mut Board,
+    bus: &Bus,
+    devfn: u8,
+    config: Config,
+    irq: [IrqLine; 2],
+) -> DeviceId {
     let id = board.reserve(name(config.model));
     let device = match config.model {
         Model::Piix3 => 0x7010,
@@ -271,7 +277,8 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let mut board = Board::new(BoardConfig { ram_capacity: 0x10_0000, ..BoardConfig::default() });
+            let mut board =
+                Board::new(BoardConfig { ram_capacity: 0x10_0000, ..BoardConfig::default() });
             let ram = board.ram().alloc("ram", 0x10_0000).unwrap();
             board.memory().add(0, &board.regions().ram("ram", ram));
             let bus = Bus::simple(&board);
@@ -453,7 +460,8 @@ mod tests {
             DriveIo::new(&mut board, id, 0, Channel::backends(&drives[0])),
             DriveIo::new(&mut board, id, 1, Channel::backends(&drives[1])),
         ];
-        let pci = pci::Builder::new(&board, &bus, id, identity).io_bar(4, BUS_MASTER_BANK, 16).build(9);
+        let pci =
+            pci::Builder::new(&board, &bus, id, identity).io_bar(4, BUS_MASTER_BANK, 16).build(9);
         let wires = Wires { pci, irq: [IrqLine::open(), IrqLine::open()], io };
         PiixIde::new(Config { model: Model::Piix3, drives }, wires)
     }

@@ -275,7 +275,9 @@ impl Cdrom {
                 let format = if c[2] & 0xf != 0 { c[2] & 0xf } else { c[9] >> 6 };
                 self.toc(format, c[1] & 2 != 0, c[6]).map(|d| data(d, be16(7)))
             }
-            op::GET_CONFIGURATION => self.configuration(c[1] & 3, be16(2)).map(|d| data(d, be16(7))),
+            op::GET_CONFIGURATION => {
+                self.configuration(c[1] & 3, be16(2)).map(|d| data(d, be16(7)))
+            }
             op::GET_EVENT_STATUS => self.event_status(c[1], c[4]).map(|d| data(d, be16(7))),
             op::READ_DISC_INFO => {
                 self.ready()?;

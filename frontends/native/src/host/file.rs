@@ -57,7 +57,7 @@ pub(super) fn host_error(name: &str, what: &str, e: &io::Error) -> BlockError {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             BlockError::NoSpace
         }
-        _ => BlockError::Io(format!("cannot {what} '{name}': {e}")),
+        _ => BlockError::Host(format!("cannot {what} '{name}': {e}")),
     }
 }
 
@@ -132,7 +132,7 @@ impl BlockFile for NativeFile {
 
     fn lock(&self, mode: LockMode) -> Result<()> {
         let busy = || {
-            Err(BlockError::Io(format!(
+            Err(BlockError::Host(format!(
                 "'{}' is in use by another program; close it there, or open it read-only here",
                 self.name
             )))

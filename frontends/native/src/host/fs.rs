@@ -16,7 +16,7 @@ impl NativeFs {
         let error = |e: &io::Error| host_error(name, "open", e);
         let file = OpenOptions::new().read(true).write(write).open(name).map_err(|e| error(&e))?;
         if file.metadata().is_ok_and(|m| m.is_dir()) {
-            return Err(BlockError::Io(format!("'{name}' is a folder, not a disk image")));
+            return Err(BlockError::Host(format!("'{name}' is a folder, not a disk image")));
         }
         Ok(Arc::new(NativeFile::new(file, name, !write).map_err(|e| error(&e))?))
     }

@@ -1,0 +1,251 @@
+//! What goes into a machine and what sticks out of it, the same for every board.
+//!
+//! A board is described by a row of [`MachineType`]: a name, defaults, and a function that wires
+//! devices onto a [`Board`]. Files have been read and images opened by then: nothing here names a
+//! host.
+
+use orrery_block::backend::BlockBackend;
+use orrery_system::DeviceId;
+use orrery_system::board::{Board, BoardConfig, ClockMode};
+use orrery_system::ports::{CharPort, NetPort};
+use orrery_system::ram::RamFull;
+
+/// How a drive is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Interface {
+    /// The board's usual disk bus.
+    #[default]
+    Default,
+    /// ATA.
+    Ide,
+    /// Floppy disk controller.
+    Floppy,
+    /// virtio-blk over PCI.
+    Virtio,
+    /// Parallel flash: firmware and its variables.
+    Pflash,
+    /// Nothing: a device refers to it by its id.
+    None,
+}
+
+/// A drive of the machine.
+#[derive(Clone, Debug)]
+pub struct Drive {
+    /// Where its data is.
+    pub backend: BlockBackend,
+    /// How it is attached.
+    pub interface: Interface,
+    /// A CD-ROM drive instead of a disk.
+    pub cdrom: bool,
+    /// Place on the bus; `None`: the next free one.
+    pub index: Option<u32>,
+    /// Name other options refer to.
+    pub id: String,
+}
+
+/// A kernel that starts without a boot loader of its own.
+#[derive(Clone, Debug, Default)]
+pub struct Kernel {
+    /// The file: a Linux bzImage or a multiboot ELF.
+    pub image: Vec<u8>,
+    /// Initial RAM disk, or multiboot modules with their command lines.
+    pub initrd: Vec<(String, Vec<u8>)>,
+    /// Command line.
+    pub command_line: String,
+}
+
+/// A device asked for by type (`-device`).
+#[derive(Clone, Debug, Default)]
+pub struct DeviceSpec {
+    /// Type name.
+    pub kind: String,
+    /// Properties, `id` among them.
+    pub props: Vec<(String, String)>,
+}
+
+/// A network card asked for (`-nic`): its id and model; an empty model is the board's usual one.
+#[derive(Clone, Debug, Default)]
+pub struct NicSpec {
+    /// Name of its port.
+    pub id: String,
+    /// Type name, or empty.
+    pub model: String,
+}
+
+/// Everything a machine is built from.
+#[derive(Clone, Debug)]
+pub struct MachineConfig {
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// CPUs.
+    pub cpus: usize,
+    /// Firmware (`bios.bin`), whole.
+    pub firmware: Vec<u8>,
+    /// Video BIOS; empty: none.
+    pub video_bios: Vec<u8>,
+    /// `std` or `none`.
+    pub vga: String,
+    /// Other option ROMs: name and contents.
+    pub option_roms: Vec<(String, Vec<u8>)>,
+    /// Drives.
+    pub drives: Vec<Drive>,
+    /// Kernel to start.
+    pub kernel: Option<Kernel>,
+    /// Which of the board's serial lines are there.
+    pub serials: Vec<bool>,
+    /// Which parallel ports are there.
+    pub parallels: Vec<bool>,
+    /// A debug console at this port (`isa-debugcon`).
+    pub debugcon: Option<u16>,
+    /// Devices asked for.
+    pub devices: Vec<DeviceSpec>,
+    /// Network cards asked for.
+    pub nics: Vec<NicSpec>,
+    /// The board's usual optional devices are left out (`-nodefaults`).
+    pub no_defaults: bool,
+    /// Boot order, letters of `acdn`.
+    pub boot_order: String,
+    /// The firmware shows its boot menu.
+    pub boot_menu: bool,
+    /// Entries for the firmware: name and contents.
+    pub fw_cfg: Vec<(String, Vec<u8>)>,
+    /// Properties of the machine (`-M pc,smm=off`).
+    pub props: Vec<(String, String)>,
+    /// How time moves.
+    pub clock: ClockMode,
+    /// Virtual nanoseconds per instruction, in 1/65536.
+    pub ns_per_insn_q16: u64,
+    /// Seconds since 1970 at power-on.
+    pub epoch_secs: i64,
+    /// Seed of everything random.
+    pub seed: u64,
+}
+
+impl Default for MachineConfig {
+    fn default() -> Self {
+        Self {
+            memory: 128 << 20,
+            cpus: 1,
+            firmware: Vec::new(),
+            video_bios: Vec::new(),
+            vga: "std".into(),
+            option_roms: Vec::new(),
+            drives: Vec::new(),
+            kernel: None,
+            serials: vec![true],
+            parallels: vec![true],
+            debugcon: None,
+            devices: Vec::new(),
+            nics: Vec::new(),
+            no_defaults: false,
+            boot_order: "cad".into(),
+            boot_menu: false,
+            fw_cfg: Vec::new(),
+            props: Vec::new(),
+            clock: ClockMode::Realtime,
+            ns_per_insn_q16: 1 << 16,
+            epoch_secs: 1_700_000_000,
+            seed: 0,
+        }
+    }
+}
+
+impl MachineConfig {
+    /// The board's settings, with `extra` bytes of guest memory besides RAM.
+    pub fn board_config(&self, extra: usize) -> BoardConfig {
+        BoardConfig {
+            ram_capacity: usize::try_from(self.memory)
+                .unwrap_or(usize::MAX / 2)
+                .saturating_add(extra),
+            cpus: self.cpus,
+            clock: self.clock,
+            ns_per_insn_q16: self.ns_per_insn_q16,
+            epoch_secs: self.epoch_secs,
+            seed: self.seed,
+        }
+    }
+}
+
+/// A wired board and the ends that stick out of it.
+pub struct Built {
+    /// The board.
+    pub board: Board,
+    /// Serial lines, by number; `None` where there is none.
+    pub serials: Vec<Option<CharPort>>,
+    /// Parallel ports.
+    pub parallels: Vec<Option<CharPort>>,
+    /// Other character devices by id: `debugcon`.
+    pub chars: Vec<(String, CharPort)>,
+    /// Network cables by id.
+    pub nets: Vec<(String, NetPort)>,
+    /// The device that shows the picture.
+    pub display: Option<DeviceId>,
+    /// Devices that take input, in the order they are asked.
+    pub inputs: Vec<DeviceId>,
+}
+
+/// Why a machine could not be built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// Two drives in one place.
+    #[error("{place} is taken by '{first}'; '{second}' needs another index")]
+    DriveTaken {
+        /// The place.
+        place: String,
+        /// The drive that is there.
+        first: String,
+        /// The drive that wants it.
+        second: String,
+    },
+    /// A drive the board has no place for.
+    #[error("drive '{id}': {reason}")]
+    Drive {
+        /// The drive.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// An unknown device type.
+    #[error("there is no device '{kind}'{hint}")]
+    NoDevice {
+        /// As typed.
+        kind: String,
+        /// `; did you mean '...'?`, or empty.
+        hint: String,
+    },
+    /// A property that cannot be.
+    #[error("device '{kind}': {reason}")]
+    Property {
+        /// The type.
+        kind: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A setting this board cannot have.
+    #[error("{0}")]
+    Machine(String),
+    /// A kernel that is none.
+    #[error("kernel: {0}")]
+    Kernel(String),
+    /// Guest memory that does not fit the host.
+    #[error(transparent)]
+    Memory(#[from] RamFull),
+}
+
+/// A board as `-M` names it.
+pub struct MachineType {
+    /// Name.
+    pub name: &'static str,
+    /// Other names.
+    pub aliases: &'static [&'static str],
+    /// One line.
+    pub description: &'static str,
+    /// RAM if `-m` is not given, in bytes.
+    pub default_memory: u64,
+    /// CPU model if `-cpu` is not given.
+    pub default_cpu: &'static str,
+    /// Most CPUs.
+    pub max_cpus: usize,
+    /// Wires the board.
+    pub build: fn(&MachineConfig) -> Result<Built, BuildError>,
+}
