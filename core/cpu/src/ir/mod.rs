@@ -21,6 +21,7 @@
 
 pub mod builder;
 pub mod opt;
+pub mod text;
 
 pub use crate::frame::{Var, VecVar};
 pub use builder::Builder;

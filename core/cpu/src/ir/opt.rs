@@ -353,17 +353,13 @@ fn coalesce(ops: &mut [Op]) {
             if uses {
                 last = k;
             }
-            // Labels hide other ways here; a helper may write `d`.
-            clash |= uses && matches!(op, Op::Label { .. });
             if dest(op) == Some(t) {
                 break;
             }
         }
-        for op in &ops[j + 1..=last.max(j)] {
-            clash |= is_control(op) || matches!(op, Op::Call { .. });
-        }
         for op in &ops[j + 1..last.max(j + 1)] {
-            clash |= dest(op) == Some(d);
+            // Another way may come in at a label; a helper may write `d`.
+            clash |= dest(op) == Some(d) || matches!(op, Op::Label { .. } | Op::Call { .. });
         }
         if clash {
             continue;
