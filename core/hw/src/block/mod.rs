@@ -1,3 +1,4 @@
 //! Block devices that are no IDE or SCSI: floppy disks, flash; and what all drives share.
 
 pub mod drive;
+pub mod fdc;
