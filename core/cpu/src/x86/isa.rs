@@ -6,6 +6,7 @@ use orrery_system::board::Board;
 
 use super::helper::{FIRST_OTHER, Helper};
 use super::interrupt::Source;
+use super::lift;
 use super::paging::{Access, Bus, Mapping, Rights};
 use super::segment::rpl;
 use super::state::{Activity, Fault, X86, cr0, cr4, flag, key, seg, var, vector};
@@ -15,40 +16,6 @@ use crate::env::Env;
 use crate::frame::{Frame, Var};
 use crate::ir::Builder;
 use crate::isa::{CodeWindow, Isa, Lift, Poll};
-
-/// Stands in until the lifter is here.
-mod lift {
-    use super::*;
-
-    pub(super) fn lift(_: &X86, _: u64, _: u64, _: &[u8], b: &mut Builder) -> Lift {
-        b.trap(u16::from(vector::UD), 0u64);
-        Lift::End(1)
-    }
-
-    pub(super) fn trap(id: u16, _: u64) -> Fault {
-        Fault::plain(id as u8)
-    }
-
-    pub(super) fn pure(_: u16, _: &[u64; 6]) -> u64 {
-        0
-    }
-
-    pub(super) fn vec_op(_: u16, a: u128, _: u128, _: u8) -> u128 {
-        a
-    }
-
-    pub(super) mod ext {
-        use super::*;
-
-        pub(in crate::x86::isa) fn call(
-            _: u16,
-            _: &mut Env<'_, X86Isa>,
-            _: &[u64; 6],
-        ) -> Result<u64, Fault> {
-            Err(Fault::UD)
-        }
-    }
-}
 
 /// The x86 instruction set.
 #[derive(Clone, Copy, Debug)]

@@ -10,6 +10,7 @@ pub mod helper;
 pub mod insn;
 pub mod interrupt;
 pub mod isa;
+pub mod lift;
 pub mod mmx;
 mod msr;
 mod opcodes;

@@ -1,0 +1,235 @@
+//! Helpers of the x87, MMX and SSE instructions: those that need state outside of the frame.
+
+use crate::env::Env;
+use crate::frame::Var;
+use crate::isa::Isa;
+use crate::x86::helper::FIRST_OTHER;
+use crate::x86::sse::{Mxcsr, SimdOp, pcmpestr, simd};
+use crate::x86::state::{Fault, X86, cr4, efer, seg, var, vector};
+use crate::x86::x87::{Effect, Layout, Memory, X87Op};
+
+/// `(op | st << 8 | seg << 16 | has_mem << 24 | fop << 32, low, high, pc, offset)`: an x87
+/// instruction; answers the low 64 bits of a store, or flags.
+pub(super) const X87: u16 = FIRST_OTHER;
+/// `(op, linear, layout)`: FNSTENV, FLDENV, FNSAVE, FRSTOR.
+pub(super) const X87_STATE: u16 = FIRST_OTHER + 1;
+/// `()`: what every MMX instruction does first.
+pub(super) const MMX_ENTER: u16 = FIRST_OTHER + 2;
+/// `(n) -> value`.
+pub(super) const MMX_READ: u16 = FIRST_OTHER + 3;
+/// `(n, value)`.
+pub(super) const MMX_WRITE: u16 = FIRST_OTHER + 4;
+/// `()`.
+pub(super) const EMMS: u16 = FIRST_OTHER + 5;
+/// `(op, d, a, b, imm)`: `vecs[d] = op(vecs[a], vecs[b])`, answers its low 64 bits.
+pub(super) const SIMD: u16 = FIRST_OTHER + 6;
+/// `(value)`: LDMXCSR.
+pub(super) const LDMXCSR: u16 = FIRST_OTHER + 7;
+/// `() -> value`: STMXCSR.
+pub(super) const STMXCSR: u16 = FIRST_OTHER + 8;
+/// `(linear, wide)`.
+pub(super) const FXSAVE: u16 = FIRST_OTHER + 9;
+/// `(linear, wide)`.
+pub(super) const FXRSTOR: u16 = FIRST_OTHER + 10;
+/// `(linear, value, mask)`: MASKMOVQ, and each half of MASKMOVDQU.
+pub(super) const MASKMOV: u16 = FIRST_OTHER + 11;
+/// `(a, b, imm, wide, mask)`: PCMPESTRI (answers index) or PCMPESTRM (writes XMM0); flags too.
+pub(super) const PCMPESTR: u16 = FIRST_OTHER + 12;
+
+/// High half of an x87 store; a guest variable that no instruction sees.
+pub(super) const X87_HIGH: Var = Var(62);
+/// 1 when an x87 store takes place.
+pub(super) const X87_STORES: Var = Var(63);
+
+/// Runs helper `f` of those above.
+pub fn call<I: Isa<Cpu = X86, Trap = Fault>>(
+    f: u16,
+    env: &mut Env<'_, I>,
+    args: &[u64; 6],
+) -> Result<u64, Fault> {
+    match f {
+        X87 => return x87(env.cpu, args),
+        X87_STATE => x87_state(env, args)?,
+        MMX_ENTER => {
+            if env.cpu.x87.pending() {
+                return Err(Fault::plain(vector::MF));
+            }
+            env.cpu.x87.enter_mmx();
+        }
+        MMX_READ => return Ok(env.cpu.x87.mmx(args[0] as u8)),
+        MMX_WRITE => env.cpu.x87.set_mmx(args[0] as u8, args[1]),
+        EMMS => {
+            if env.cpu.x87.pending() {
+                return Err(Fault::plain(vector::MF));
+            }
+            env.cpu.x87.emms();
+        }
+        SIMD => return vector(env.cpu, args),
+        LDMXCSR => {
+            if args[0] as u32 & !Mxcsr::MASK != 0 {
+                return Err(Fault::GP0);
+            }
+            env.cpu.mxcsr.0 = args[0] as u32;
+        }
+        STMXCSR => return Ok(env.cpu.mxcsr.0.into()),
+        FXSAVE => fxsave(env, args[0], args[1] != 0)?,
+        FXRSTOR => fxrstor(env, args[0], args[1] != 0)?,
+        MASKMOV => {
+            let mmu = env.cpu.data_rights() as u8;
+            for i in (0..8).filter(|i| args[2] >> (8 * i + 7) & 1 != 0) {
+                let linear = args[0].wrapping_add(i) & I::linear_mask(env.cpu);
+                env.write(linear, crate::ir::Width::W8, mmu, args[1] >> (8 * i) & 0xff)?;
+            }
+        }
+        PCMPESTR => return Ok(pcmpestr_of(env.cpu, args)),
+        _ => return Err(Fault::UD),
+    }
+    Ok(0)
+}
+
+fn x87(cpu: &mut X86, args: &[u64; 6]) -> Result<u64, Fault> {
+    let [what, low, high, pc, offset, _] = *args;
+    let Some(op) = X87Op::from_index(what as u8) else { return Err(Fault::UD) };
+    let i = (what >> 8) as u8;
+    let operand = u128::from(low) | u128::from(high) << 64;
+    let effect = cpu.x87.op(op, i, operand).map_err(|_| Fault::plain(vector::MF))?;
+    if !op.is_control() {
+        let selector = |n: usize| cpu.frame.ints[var::SEG_SELECTOR + n] as u16;
+        let data = (what >> 24 & 1 != 0).then(|| (selector((what >> 16 & 7) as usize), offset));
+        cpu.x87.note((what >> 32) as u16, selector(seg::CS), pc, data);
+    }
+    Ok(match effect {
+        Effect::None => {
+            cpu.frame.ints[usize::from(X87_STORES.0)] = 0;
+            0
+        }
+        Effect::Store(value) => {
+            cpu.frame.ints[usize::from(X87_STORES.0)] = 1;
+            cpu.frame.ints[usize::from(X87_HIGH.0)] = (value >> 64) as u64;
+            value as u64
+        }
+        Effect::Flags(flags) => flags.into(),
+    })
+}
+
+fn x87_state<I: Isa<Cpu = X86, Trap = Fault>>(
+    env: &mut Env<'_, I>,
+    args: &[u64; 6],
+) -> Result<(), Fault> {
+    let Some(op) = X87Op::from_index(args[0] as u8) else { return Err(Fault::UD) };
+    let layout = match args[2] {
+        0 => Layout::Real16,
+        1 => Layout::Protected16,
+        2 => Layout::Real32,
+        _ => Layout::Protected32,
+    };
+    if op.waits() && env.cpu.x87.pending() {
+        return Err(Fault::plain(vector::MF));
+    }
+    let mmu = env.cpu.data_rights() as u8;
+    let mut bytes = [0; 108];
+    let (environment, whole) = (layout.environment_len(), layout.save_len());
+    match op.memory() {
+        Memory::StoreEnvironment => {
+            env.cpu.x87.put_environment(layout, &mut bytes[..environment]);
+            env.write_bytes(args[1], &bytes[..environment], mmu)?;
+            env.cpu.x87.store_environment(layout, &mut bytes[..environment]);
+        }
+        Memory::LoadEnvironment => {
+            env.read_bytes(args[1], &mut bytes[..environment], mmu)?;
+            env.cpu.x87.load_environment(layout, &bytes[..environment]);
+        }
+        Memory::Save => {
+            env.cpu.x87.put_save(layout, &mut bytes[..whole]);
+            env.write_bytes(args[1], &bytes[..whole], mmu)?;
+            env.cpu.x87.save(layout, &mut bytes[..whole]);
+        }
+        Memory::Restore => {
+            env.read_bytes(args[1], &mut bytes[..whole], mmu)?;
+            env.cpu.x87.restore(layout, &bytes[..whole]);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn vector(cpu: &mut X86, args: &[u64; 6]) -> Result<u64, Fault> {
+    let [op, d, a, b, imm, _] = args.map(|x| x as usize);
+    let Some(op) = SimdOp::from_index(op as u16) else { return Err(Fault::UD) };
+    let vecs = &mut cpu.frame.vecs;
+    match simd(op, vecs[a & 63], vecs[b & 63], imm as u8, &mut cpu.mxcsr) {
+        Ok(value) => {
+            vecs[d & 63] = value;
+            Ok(value as u64)
+        }
+        Err(_) if cpu.sys.cr4 & cr4::OSXMMEXCPT != 0 => Err(Fault::plain(vector::XM)),
+        Err(_) => Err(Fault::UD),
+    }
+}
+
+/// How many XMM registers FXSAVE and FXRSTOR move: none with EFER.FFXSR at CPL 0 of 64-bit mode.
+fn xmm_count(cpu: &X86) -> usize {
+    match (cpu.code64(), cpu.sys.efer & efer::FFXSR != 0 && cpu.sys.cpl == 0) {
+        (true, true) => 0,
+        (true, false) => 16,
+        (false, _) => 8,
+    }
+}
+
+fn fxsave<I: Isa<Cpu = X86, Trap = Fault>>(
+    env: &mut Env<'_, I>,
+    linear: u64,
+    wide: bool,
+) -> Result<(), Fault> {
+    let mmu = env.cpu.data_rights() as u8;
+    let mut image = [0; 512];
+    // What is reserved or not saved keeps what memory has.
+    env.read_bytes(linear, &mut image, mmu)?;
+    image[..24].fill(0);
+    env.cpu.x87.put_fxsave(wide, &mut image);
+    image[24..28].copy_from_slice(&env.cpu.mxcsr.0.to_le_bytes());
+    image[28..32].copy_from_slice(&Mxcsr::MASK.to_le_bytes());
+    for n in 0..xmm_count(env.cpu) {
+        image[160 + 16 * n..176 + 16 * n].copy_from_slice(&env.cpu.frame.vecs[n].to_le_bytes());
+    }
+    env.write_bytes(linear, &image, mmu)
+}
+
+fn fxrstor<I: Isa<Cpu = X86, Trap = Fault>>(
+    env: &mut Env<'_, I>,
+    linear: u64,
+    wide: bool,
+) -> Result<(), Fault> {
+    let mmu = env.cpu.data_rights() as u8;
+    let mut image = [0; 512];
+    env.read_bytes(linear, &mut image, mmu)?;
+    let mut mxcsr = [0; 4];
+    mxcsr.copy_from_slice(&image[24..28]);
+    let mxcsr = u32::from_le_bytes(mxcsr);
+    if mxcsr & !Mxcsr::MASK != 0 {
+        return Err(Fault::GP0);
+    }
+    env.cpu.x87.load_fxsave(wide, &image);
+    env.cpu.mxcsr.0 = mxcsr;
+    for n in 0..xmm_count(env.cpu) {
+        let mut value = [0; 16];
+        value.copy_from_slice(&image[160 + 16 * n..176 + 16 * n]);
+        env.cpu.frame.vecs[n] = u128::from_le_bytes(value);
+    }
+    Ok(())
+}
+
+fn pcmpestr_of(cpu: &mut X86, args: &[u64; 6]) -> u64 {
+    let [a, b, imm, wide, mask, _] = *args;
+    let ints = &cpu.frame.ints;
+    let length = |n: usize| {
+        if wide != 0 { ints[n] as i64 } else { i64::from(ints[n] as i32) }
+    };
+    let (a, b) = (cpu.frame.vecs[a as usize & 63], cpu.frame.vecs[b as usize & 63]);
+    let result = pcmpestr(a, length(var::RAX), b, length(var::RDX), imm as u8);
+    if mask != 0 {
+        cpu.frame.vecs[0] = result.mask;
+    }
+    crate::x86::flags::set_arith(&mut cpu.frame, result.flags.into());
+    result.index.into()
+}
