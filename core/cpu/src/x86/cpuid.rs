@@ -153,7 +153,12 @@ fn nearest(name: &str) -> Option<&'static str> {
         }
         row[b.len()]
     };
-    NAMES.iter().map(|(n, _)| (distance(name, n), *n)).min().filter(|(d, _)| *d <= 2).map(|(_, n)| n)
+    NAMES
+        .iter()
+        .map(|(n, _)| (distance(name, n), *n))
+        .min()
+        .filter(|(d, _)| *d <= 2)
+        .map(|(_, n)| n)
 }
 
 impl Model {
@@ -257,7 +262,8 @@ impl Model {
                 "level" | "min-level" => model.level = number()?,
                 "xlevel" | "min-xlevel" => model.xlevel = number()?,
                 "phys-bits" => {
-                    model.phys_bits = Some(number()?).filter(|n| (32..=52).contains(n)).ok_or_else(bad)?;
+                    model.phys_bits =
+                        Some(number()?).filter(|n| (32..=52).contains(n)).ok_or_else(bad)?;
                 }
                 "check" | "enforce" | "host-phys-bits" | "l3-cache" | "kvm" => {}
                 _ => {
@@ -335,9 +341,7 @@ impl Model {
         };
         let log2 = |n: u32| n.next_power_of_two().trailing_zeros();
         match leaf {
-            0 => {
-                [self.level, text(&self.vendor, 0), text(&self.vendor, 8), text(&self.vendor, 4)]
-            }
+            0 => [self.level, text(&self.vendor, 0), text(&self.vendor, 8), text(&self.vendor, 4)],
             1 => {
                 let mut ebx = apic_id << 24;
                 let mut edx = w[0];
@@ -379,7 +383,12 @@ impl Model {
                 [shift, count, kind << 8 | subleaf & 0xff, apic_id]
             }
             // Not the signature of another hypervisor: guests would expect its interface.
-            0x4000_0000 => [0x4000_0001, text("OrreryOrrery", 0), text("OrreryOrrery", 4), text("OrreryOrrery", 8)],
+            0x4000_0000 => [
+                0x4000_0001,
+                text("OrreryOrrery", 0),
+                text("OrreryOrrery", 4),
+                text("OrreryOrrery", 8),
+            ],
             0x8000_0000 => {
                 [self.xlevel, text(&self.vendor, 0), text(&self.vendor, 8), text(&self.vendor, 4)]
             }

@@ -90,7 +90,11 @@ impl X86 {
 
     /// The linear address of the instruction at `rip`.
     pub const fn linear_rip(&self, rip: u64) -> u64 {
-        if self.code64() { rip } else { self.wrap_linear(self.sys.seg[seg::CS].base.wrapping_add(rip)) }
+        if self.code64() {
+            rip
+        } else {
+            self.wrap_linear(self.sys.seg[seg::CS].base.wrapping_add(rip))
+        }
     }
 
     /// The breakpoints on the instruction about to run, as DR6 bits.

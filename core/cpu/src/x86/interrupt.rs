@@ -247,7 +247,8 @@ impl X86 {
         let at = self.sys.idtr.base.wrapping_add(at);
         let rights = self.system_rights();
         let raw = self.read_linear(bus, at, 8, rights)?;
-        let high = if size == 16 { self.read_linear(bus, at.wrapping_add(8), 8, rights)? } else { 0 };
+        let high =
+            if size == 16 { self.read_linear(bus, at.wrapping_add(8), 8, rights)? } else { 0 };
         let d = Descriptor { selector: 0, raw, high: high & 0xffff_ffff, at };
         let known = match d.system() {
             Some(kind::INT | kind::TRAP) => true,

@@ -1,8 +1,8 @@
 //! x86 as an instruction set of the engine: block keys, interrupts between blocks, and the
 //! dispatch of helper functions.
 
-use orrery_system::pins::PowerRequest;
 use orrery_system::board::Board;
+use orrery_system::pins::PowerRequest;
 
 use super::helper::{FIRST_OTHER, Helper};
 use super::interrupt::Source;
@@ -390,8 +390,12 @@ fn call(helper: Helper, env: &mut Env<'_, X86Isa>, args: &[u64; 6]) -> Result<u6
             Ok(cpu.sys.seg[a as usize % 6].base)
         }
         Helper::Swapgs => done(cpu.swapgs()),
-        Helper::JmpFar => done(cpu.jmp_far(bus, a as u16, b, c as u8, d)).inspect(|_| cpu.raise_late(bus)),
-        Helper::CallFar => done(cpu.call_far(bus, a as u16, b, c as u8, d)).inspect(|_| cpu.raise_late(bus)),
+        Helper::JmpFar => {
+            done(cpu.jmp_far(bus, a as u16, b, c as u8, d)).inspect(|_| cpu.raise_late(bus))
+        }
+        Helper::CallFar => {
+            done(cpu.call_far(bus, a as u16, b, c as u8, d)).inspect(|_| cpu.raise_late(bus))
+        }
         Helper::RetFar => done(cpu.ret_far(bus, a as u8, b)),
         Helper::Iret => done(cpu.iret(bus, a as u8, b)).inspect(|_| cpu.raise_late(bus)),
         Helper::Int => software(cpu, bus, a as u8, Source::Software, b),
@@ -503,7 +507,8 @@ impl X86 {
         let s = &self.sys;
         let mut out = String::new();
         let long = self.long_mode();
-        let order = [var::RAX, var::RBX, var::RCX, var::RDX, var::RSI, var::RDI, var::RBP, var::RSP];
+        let order =
+            [var::RAX, var::RBX, var::RCX, var::RDX, var::RSI, var::RDI, var::RBP, var::RSP];
         // Writing to a string cannot fail.
         for (i, r) in order.into_iter().enumerate() {
             let end = if i % 4 == 3 { "\n" } else { " " };

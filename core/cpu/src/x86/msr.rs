@@ -290,7 +290,11 @@ impl X86 {
                 if lm {
                     canonical?;
                 }
-                let slot = if index == msr::SYSENTER_ESP { &mut m.sysenter_esp } else { &mut m.sysenter_eip };
+                let slot = if index == msr::SYSENTER_ESP {
+                    &mut m.sysenter_esp
+                } else {
+                    &mut m.sysenter_eip
+                };
                 *slot = if lm { value } else { value & 0xffff_ffff };
             }
             msr::MCG_STATUS if has(feature::MCA) => m.mcg_status = value & 7,

@@ -6,10 +6,10 @@ use orrery_system::board::Board;
 use super::cpuid::feature;
 use super::isa::X86Isa;
 use super::state::{Fault, X86, cr0, cr4, efer, flag};
-pub use crate::isa::{Access, Mapping};
 use crate::cache::CodeMap;
 use crate::env::Env;
 use crate::ir::Width;
+pub use crate::isa::{Access, Mapping};
 use crate::tlb::Tlb;
 
 /// Memory and devices as helper functions reach them.
@@ -87,7 +87,8 @@ impl X86 {
         use super::state::var;
         if self.sys.cpl == 3 {
             Rights::User
-        } else if self.sys.cr4 & cr4::SMAP != 0 && self.frame.ints[var::EFLAGS_REST] & flag::AC == 0 {
+        } else if self.sys.cr4 & cr4::SMAP != 0 && self.frame.ints[var::EFLAGS_REST] & flag::AC == 0
+        {
             Rights::Smap
         } else {
             Rights::Supervisor
@@ -194,11 +195,8 @@ impl X86 {
             return Err(self.page_fault(linear, access, rights, 0));
         }
         if pde & PS != 0 && self.sys.cr4 & cr4::PSE != 0 {
-            let high = if self.model.has(feature::PSE36) {
-                self.model.phys_bits.min(40)
-            } else {
-                32
-            };
+            let high =
+                if self.model.has(feature::PSE36) { self.model.phys_bits.min(40) } else { 32 };
             if pde & bits(high - 19, 22) != 0 {
                 return Err(self.page_fault(linear, access, rights, code::P | code::RSVD));
             }

@@ -2,9 +2,7 @@
 
 use super::cpuid::Model;
 use super::sse::Mxcsr;
-use super::state::{
-    Activity, Msrs, Segment, Sys, TableReg, X86, cr0, flag, seg, var,
-};
+use super::state::{Activity, Msrs, Segment, Sys, TableReg, X86, cr0, flag, seg, var};
 use super::x87::X87;
 use crate::frame::Frame;
 

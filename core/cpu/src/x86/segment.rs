@@ -193,7 +193,8 @@ impl X86 {
         d: &mut Descriptor,
         fault: fn(u16) -> Fault,
     ) -> Result<(), Fault> {
-        let limit = if d.selector & 4 == 0 { self.sys.gdtr.limit.into() } else { self.sys.ldtr.limit };
+        let limit =
+            if d.selector & 4 == 0 { self.sys.gdtr.limit.into() } else { self.sys.ldtr.limit };
         if u32::from(d.selector & 0xfff8) + 15 > limit {
             return Err(fault(d.selector));
         }
@@ -347,7 +348,8 @@ impl X86 {
 
     /// Whether LAR, LSL, VERR and VERW may see the segment, privilege-wise.
     fn visible(&self, s: &Segment, selector: u16) -> bool {
-        let conforming = s.attr & (attr::S | attr::CODE | attr::EC) == attr::S | attr::CODE | attr::EC;
+        let conforming =
+            s.attr & (attr::S | attr::CODE | attr::EC) == attr::S | attr::CODE | attr::EC;
         conforming || (self.sys.cpl <= s.dpl() && rpl(selector) <= s.dpl())
     }
 

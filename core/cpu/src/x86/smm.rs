@@ -236,7 +236,8 @@ impl X86 {
         self.sys.cr3 = a.get(0x7f50, 8);
         self.sys.cr4 = a.get(0x7f48, 8);
         let efer = a.get(0x7ed0, 8) & !efer::LMA;
-        let long = efer & efer::LME != 0 && self.sys.cr0 & cr0::PG != 0 && self.sys.cr4 & cr4::PAE != 0;
+        let long =
+            efer & efer::LME != 0 && self.sys.cr0 & cr0::PG != 0 && self.sys.cr4 & cr4::PAE != 0;
         self.sys.efer = efer | if long { efer::LMA } else { 0 };
         self.sys.dr[7] = a.get(0x7f60, 8);
         self.sys.dr[6] = a.get(0x7f68, 8);

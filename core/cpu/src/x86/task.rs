@@ -92,7 +92,8 @@ impl X86 {
 
     fn read_tss(&mut self, bus: &mut Bus<'_>, base: u64, wide: bool) -> Result<Image, Fault> {
         let rights = self.system_rights();
-        let mut get = |at: u64, width: u8| self.read_linear(bus, base.wrapping_add(at), width, rights);
+        let mut get =
+            |at: u64, width: u8| self.read_linear(bus, base.wrapping_add(at), width, rights);
         let mut gpr = [0; 8];
         let mut segs = [0; 6];
         if wide {
@@ -143,8 +144,9 @@ impl X86 {
         self.probe_linear(bus, tr.base, len, Access::Write, rights)?;
         let gpr: [u64; 8] = std::array::from_fn(|i| self.frame.ints[i]);
         let segs: [u64; 6] = std::array::from_fn(|i| self.sys.seg[i].selector.into());
-        let mut put =
-            |at: u64, width: u8, v: u64| self.write_linear(bus, tr.base.wrapping_add(at), width, v, rights);
+        let mut put = |at: u64, width: u8, v: u64| {
+            self.write_linear(bus, tr.base.wrapping_add(at), width, v, rights)
+        };
         if wide {
             put(32, 4, next)?;
             put(36, 4, flags)?;
@@ -274,9 +276,8 @@ impl X86 {
 
         for i in [seg::ES, seg::DS, seg::FS, seg::GS] {
             let selector = segs[i];
-            self.load_segment(bus, i, selector).map_err(|f| {
-                if f.vector == vector::GP { Fault::ts(selector) } else { f }
-            })?;
+            self.load_segment(bus, i, selector)
+                .map_err(|f| if f.vector == vector::GP { Fault::ts(selector) } else { f })?;
         }
         Ok(())
     }

@@ -528,7 +528,8 @@ impl X86 {
 
     /// Which flags IRET at the current level loads.
     fn iret_mask(&self, opsize: u8) -> u64 {
-        let mut mask = flag::ARITH | flag::TF | flag::DF | flag::NT | flag::RF | flag::AC | flag::ID;
+        let mut mask =
+            flag::ARITH | flag::TF | flag::DF | flag::NT | flag::RF | flag::AC | flag::ID;
         if self.sys.cpl <= self.iopl() {
             mask |= flag::IF;
         }

@@ -295,7 +295,8 @@ impl Lifter<'_> {
             self.b.pure(names[2], remainder, &args);
         } else {
             let twice = width(size * 2);
-            let d = if signed { self.read_sext(self.op(0), twice) } else { self.read_copy(self.op(0)) };
+            let d =
+                if signed { self.read_sext(self.op(0), twice) } else { self.read_copy(self.op(0)) };
             self.b.trap_if(Cmp::new(Cond::Eq, twice, d, 0u64), de, 0u64);
             let dividend = self.tmp();
             if size == 1 {
@@ -304,11 +305,8 @@ impl Lifter<'_> {
                 self.b.mov(w, dividend, RAX);
                 self.b.deposit(dividend, dividend, RDX, size * 8, size * 8);
             }
-            let (div, rem) = if signed {
-                (BinOp::DivS, BinOp::RemS)
-            } else {
-                (BinOp::DivU, BinOp::RemU)
-            };
+            let (div, rem) =
+                if signed { (BinOp::DivS, BinOp::RemS) } else { (BinOp::DivU, BinOp::RemU) };
             quotient = self.bin(div, twice, dividend, d);
             if signed {
                 // The most negative dividend by -1 wraps to itself and is caught too, except

@@ -62,7 +62,8 @@ impl Lifter<'_> {
                 let start = self.tmp();
                 let offset = self.offset(&mem, 0);
                 self.b.lea(start, offset);
-                let offset = Addr { base: Some(start), index: Some(far), scale: 0, disp: 0, ..offset };
+                let offset =
+                    Addr { base: Some(start), index: Some(far), scale: 0, disp: 0, ..offset };
                 let intent = if changes { Intent::Write } else { Intent::Read };
                 let addr = self.in_segment(mem.seg, offset, size, intent);
                 let access = match (changes, self.i.lock) {

@@ -69,7 +69,10 @@ impl Lifter<'_> {
         match self.known_cc() {
             Some((Kind::Sub | Kind::Add, w)) => self.b.set_if(Cond::LtU, w, t, CC_DST, CC_SRC),
             Some((Kind::Logic, _)) => self.b.konst(t, 0),
-            Some((Kind::Inc | Kind::Dec | Kind::Mul | Kind::Carry | Kind::Shr | Kind::Flags, _)) => {
+            Some((
+                Kind::Inc | Kind::Dec | Kind::Mul | Kind::Carry | Kind::Shr | Kind::Flags,
+                _,
+            )) => {
                 self.b.and(Width::W64, t, CC_SRC, 1u64);
             }
             Some((Kind::Shl, w)) => self.b.extract(t, CC_SRC, (w.bits() - 1) as u8, 1),
@@ -117,12 +120,28 @@ impl Lifter<'_> {
             (Kind::Logic, E | BE) => result(Cond::Eq),
             (Kind::Logic, S | L) => result(Cond::LtS),
             (Kind::Logic, LE) => result(Cond::LeS),
-            (Kind::Add | Kind::Adc | Kind::Inc | Kind::Dec | Kind::Shl | Kind::Shr | Kind::Mul | Kind::Carry, E) => {
-                result(Cond::Eq)
-            }
-            (Kind::Add | Kind::Adc | Kind::Inc | Kind::Dec | Kind::Shl | Kind::Shr | Kind::Mul | Kind::Carry, S) => {
-                result(Cond::LtS)
-            }
+            (
+                Kind::Add
+                | Kind::Adc
+                | Kind::Inc
+                | Kind::Dec
+                | Kind::Shl
+                | Kind::Shr
+                | Kind::Mul
+                | Kind::Carry,
+                E,
+            ) => result(Cond::Eq),
+            (
+                Kind::Add
+                | Kind::Adc
+                | Kind::Inc
+                | Kind::Dec
+                | Kind::Shl
+                | Kind::Shr
+                | Kind::Mul
+                | Kind::Carry,
+                S,
+            ) => result(Cond::LtS),
             (Kind::Inc | Kind::Dec | Kind::Mul | Kind::Carry | Kind::Shr, B) => bits(1),
             (Kind::Flags, O) => bits(flag::OF),
             (Kind::Flags, B) => bits(flag::CF),

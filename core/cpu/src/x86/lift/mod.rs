@@ -33,11 +33,7 @@ const WITH_CODE: u16 = 0x100;
 
 /// The exception that a trap in the IR names: the vector, or vector and error code.
 pub fn trap(id: u16, arg: u64) -> Fault {
-    if id & WITH_CODE != 0 {
-        Fault::code(id as u8, arg as u32)
-    } else {
-        Fault::plain(id as u8)
-    }
+    if id & WITH_CODE != 0 { Fault::code(id as u8, arg as u32) } else { Fault::plain(id as u8) }
 }
 
 /// The instructions a model has.
@@ -273,7 +269,11 @@ impl<'a> Lifter<'a> {
     /// Size in bytes of an operand.
     fn size(&self, op: Operand) -> u8 {
         match op {
-            Operand::Gpr(_, n) | Operand::Mem(n) | Operand::Imm(n) | Operand::Src(n) | Operand::Dst(n) => n,
+            Operand::Gpr(_, n)
+            | Operand::Mem(n)
+            | Operand::Imm(n)
+            | Operand::Src(n)
+            | Operand::Dst(n) => n,
             Operand::High(_) => 1,
             Operand::Seg(_) => 2,
             Operand::Xmm(_) => 16,
@@ -393,7 +393,15 @@ impl<'a> Lifter<'a> {
         } else {
             reg(mem.base)
         };
-        Addr { segment: None, base, index: reg(mem.index), scale: mem.scale, disp, wrap, lin: Width::W64 }
+        Addr {
+            segment: None,
+            base,
+            index: reg(mem.index),
+            scale: mem.scale,
+            disp,
+            wrap,
+            lin: Width::W64,
+        }
     }
 
     /// Width of linear addresses.
@@ -534,27 +542,133 @@ impl<'a> Lifter<'a> {
 
     fn dispatch(&mut self) -> Flow {
         match self.i.id {
-            Id::ADD | Id::ADC | Id::SUB | Id::SBB | Id::AND | Id::OR | Id::XOR | Id::CMP
-            | Id::TEST | Id::INC | Id::DEC | Id::NEG | Id::NOT | Id::MUL | Id::IMUL | Id::DIV
-            | Id::IDIV | Id::AAA | Id::AAS | Id::AAM | Id::AAD | Id::DAA | Id::DAS | Id::CBW
-            | Id::CWD | Id::XADD | Id::CMPXCHG | Id::CMPXCHG8B | Id::ADCX | Id::ADOX | Id::MULX => {
-                self.arith()
-            }
-            Id::ROL | Id::ROR | Id::RCL | Id::RCR | Id::SHL | Id::SHR | Id::SAR | Id::SHLD
-            | Id::SHRD | Id::RORX | Id::SHLX | Id::SHRX | Id::SARX => self.shift(),
-            Id::BT | Id::BTS | Id::BTR | Id::BTC | Id::BSF | Id::BSR | Id::LZCNT | Id::TZCNT
-            | Id::POPCNT | Id::BSWAP | Id::CRC32 | Id::ANDN | Id::BEXTR | Id::BLSI | Id::BLSMSK
-            | Id::BLSR | Id::BZHI | Id::PDEP | Id::PEXT => self.bits(),
-            Id::MOV | Id::MOVZX | Id::MOVSX | Id::MOVSXD | Id::MOVBE | Id::MOVNTI | Id::LEA
-            | Id::XCHG | Id::XLAT | Id::PUSH | Id::POP | Id::PUSHA | Id::POPA | Id::ENTER
-            | Id::LEAVE | Id::LDS | Id::LES | Id::LFS | Id::LGS | Id::LSS | Id::SETCC
-            | Id::CMOVCC | Id::LAHF | Id::SAHF | Id::SALC | Id::CLC | Id::STC | Id::CMC
-            | Id::CLD | Id::STD | Id::NOP | Id::NOPL | Id::PREFETCHW | Id::CLFLUSH
-            | Id::CLFLUSHOPT | Id::CLWB | Id::LFENCE | Id::MFENCE | Id::SFENCE => self.data(),
-            Id::JCC | Id::JMP | Id::CALL | Id::RET | Id::LOOP | Id::LOOPE | Id::LOOPNE
-            | Id::JCXZ | Id::CALLF | Id::JMPF | Id::RETF | Id::IRET | Id::INT | Id::INT1
-            | Id::INT3 | Id::INTO | Id::BOUND | Id::SYSCALL | Id::SYSRET | Id::SYSENTER
-            | Id::SYSEXIT | Id::RSM | Id::HLT | Id::MWAIT | Id::PAUSE => self.control(),
+            Id::ADD
+            | Id::ADC
+            | Id::SUB
+            | Id::SBB
+            | Id::AND
+            | Id::OR
+            | Id::XOR
+            | Id::CMP
+            | Id::TEST
+            | Id::INC
+            | Id::DEC
+            | Id::NEG
+            | Id::NOT
+            | Id::MUL
+            | Id::IMUL
+            | Id::DIV
+            | Id::IDIV
+            | Id::AAA
+            | Id::AAS
+            | Id::AAM
+            | Id::AAD
+            | Id::DAA
+            | Id::DAS
+            | Id::CBW
+            | Id::CWD
+            | Id::XADD
+            | Id::CMPXCHG
+            | Id::CMPXCHG8B
+            | Id::ADCX
+            | Id::ADOX
+            | Id::MULX => self.arith(),
+            Id::ROL
+            | Id::ROR
+            | Id::RCL
+            | Id::RCR
+            | Id::SHL
+            | Id::SHR
+            | Id::SAR
+            | Id::SHLD
+            | Id::SHRD
+            | Id::RORX
+            | Id::SHLX
+            | Id::SHRX
+            | Id::SARX => self.shift(),
+            Id::BT
+            | Id::BTS
+            | Id::BTR
+            | Id::BTC
+            | Id::BSF
+            | Id::BSR
+            | Id::LZCNT
+            | Id::TZCNT
+            | Id::POPCNT
+            | Id::BSWAP
+            | Id::CRC32
+            | Id::ANDN
+            | Id::BEXTR
+            | Id::BLSI
+            | Id::BLSMSK
+            | Id::BLSR
+            | Id::BZHI
+            | Id::PDEP
+            | Id::PEXT => self.bits(),
+            Id::MOV
+            | Id::MOVZX
+            | Id::MOVSX
+            | Id::MOVSXD
+            | Id::MOVBE
+            | Id::MOVNTI
+            | Id::LEA
+            | Id::XCHG
+            | Id::XLAT
+            | Id::PUSH
+            | Id::POP
+            | Id::PUSHA
+            | Id::POPA
+            | Id::ENTER
+            | Id::LEAVE
+            | Id::LDS
+            | Id::LES
+            | Id::LFS
+            | Id::LGS
+            | Id::LSS
+            | Id::SETCC
+            | Id::CMOVCC
+            | Id::LAHF
+            | Id::SAHF
+            | Id::SALC
+            | Id::CLC
+            | Id::STC
+            | Id::CMC
+            | Id::CLD
+            | Id::STD
+            | Id::NOP
+            | Id::NOPL
+            | Id::PREFETCHW
+            | Id::CLFLUSH
+            | Id::CLFLUSHOPT
+            | Id::CLWB
+            | Id::LFENCE
+            | Id::MFENCE
+            | Id::SFENCE => self.data(),
+            Id::JCC
+            | Id::JMP
+            | Id::CALL
+            | Id::RET
+            | Id::LOOP
+            | Id::LOOPE
+            | Id::LOOPNE
+            | Id::JCXZ
+            | Id::CALLF
+            | Id::JMPF
+            | Id::RETF
+            | Id::IRET
+            | Id::INT
+            | Id::INT1
+            | Id::INT3
+            | Id::INTO
+            | Id::BOUND
+            | Id::SYSCALL
+            | Id::SYSRET
+            | Id::SYSENTER
+            | Id::SYSEXIT
+            | Id::RSM
+            | Id::HLT
+            | Id::MWAIT
+            | Id::PAUSE => self.control(),
             Id::MOVS | Id::STOS | Id::LODS | Id::CMPS | Id::SCAS | Id::INS | Id::OUTS => {
                 self.string()
             }

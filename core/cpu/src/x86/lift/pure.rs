@@ -2,8 +2,8 @@
 //! rotates through carry, bit gathering.
 
 use crate::x86::flags;
-use crate::x86::sse::{Mxcsr, SimdOp, crc32c, simd};
 use crate::x86::mmx::mmx;
+use crate::x86::sse::{Mxcsr, SimdOp, crc32c, simd};
 use crate::x86::state::flag;
 
 /// All six flags from `CC_*`.
@@ -68,9 +68,7 @@ pub fn pure(f: u16, args: &[u64; 6]) -> u64 {
             Some(q) => i64::try_from(q).is_err().into(),
             None => 1,
         },
-        IDIV_QUOTIENT => {
-            (wide(a, b) as i128).checked_div(i128::from(c as i64)).unwrap_or(0) as u64
-        }
+        IDIV_QUOTIENT => (wide(a, b) as i128).checked_div(i128::from(c as i64)).unwrap_or(0) as u64,
         IDIV_REMAINDER => {
             (wide(a, b) as i128).checked_rem(i128::from(c as i64)).unwrap_or(0) as u64
         }

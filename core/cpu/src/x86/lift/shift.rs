@@ -122,11 +122,8 @@ impl Lifter<'_> {
             (shifted, out)
         } else {
             let args: [Val; 4] = [a.into(), count.val(), carry_in.into(), bits.into()];
-            let (value, out) = if left {
-                (pure::RCL, pure::RCL_CARRY)
-            } else {
-                (pure::RCR, pure::RCR_CARRY)
-            };
+            let (value, out) =
+                if left { (pure::RCL, pure::RCL_CARRY) } else { (pure::RCR, pure::RCR_CARRY) };
             let (result, carry) = (self.tmp(), self.tmp());
             self.b.pure(value, result, &args);
             self.b.pure(out, carry, &args);
@@ -180,7 +177,8 @@ impl Lifter<'_> {
                 last = self.copy(w, t);
             }
         } else {
-            let (one, other) = if left { (BinOp::Shl, BinOp::Shr) } else { (BinOp::Shr, BinOp::Shl) };
+            let (one, other) =
+                if left { (BinOp::Shl, BinOp::Shr) } else { (BinOp::Shr, BinOp::Shl) };
             let kept = self.bin(one, w, a, count.val());
             // A count of 0 makes this a shift by the width, which gives 0.
             let rest = self.bin(BinOp::Sub, Width::W64, u64::from(w.bits()), count.val());

@@ -172,8 +172,17 @@ impl Lifter<'_> {
         let id = self.i.id;
         let (to, from) = (self.op(0), self.op(1));
         match id {
-            Id::MOVUPS | Id::MOVUPD | Id::MOVAPS | Id::MOVAPD | Id::MOVDQA | Id::MOVDQU
-            | Id::LDDQU | Id::MOVNTDQA | Id::MOVNTPS | Id::MOVNTPD | Id::MOVNTDQ => match (to, from) {
+            Id::MOVUPS
+            | Id::MOVUPD
+            | Id::MOVAPS
+            | Id::MOVAPD
+            | Id::MOVDQA
+            | Id::MOVDQU
+            | Id::LDDQU
+            | Id::MOVNTDQA
+            | Id::MOVNTPS
+            | Id::MOVNTPD
+            | Id::MOVNTDQ => match (to, from) {
                 (Operand::Xmm(d), Operand::Mem(_)) => {
                     let addr = self.vector_addr(16, Intent::Read);
                     self.b.vload(16, xmm(d), addr, ir::Mem::plain(self.mmu));
@@ -232,7 +241,8 @@ impl Lifter<'_> {
                 let b = self.read_xmm(from);
                 let a = self.read_xmm(to);
                 let mask = u64::from(id == Id::PCMPESTRM);
-                let args = [a.0.into(), b.0.into(), self.i.imm & 0xff, u64::from(self.i.wide), mask];
+                let args =
+                    [a.0.into(), b.0.into(), self.i.imm & 0xff, u64::from(self.i.wide), mask];
                 let t = self.tmp();
                 self.b.call(ext::PCMPESTR, Some(t), &args.map(Val::Imm), Fx::READS | Fx::WRITES);
                 if id == Id::PCMPESTRI {
@@ -299,7 +309,10 @@ impl Lifter<'_> {
             (Operand::Xmm(d), Operand::Imm(_)) => self.vector_op(op, xmm(d), xmm(d), xmm(d)),
             // Flags.
             (Operand::Xmm(d), _)
-                if matches!(id, Id::PTEST | Id::COMISS | Id::COMISD | Id::UCOMISS | Id::UCOMISD) =>
+                if matches!(
+                    id,
+                    Id::PTEST | Id::COMISS | Id::COMISD | Id::UCOMISS | Id::UCOMISD
+                ) =>
             {
                 let b = self.read_xmm(from);
                 let flags = self.vector_value(op, xmm(d), b);
@@ -514,7 +527,8 @@ mod tests {
 
     #[test]
     fn every_arithmetic_instruction_has_its_operation() {
-        for name in ["ADDPS", "SQRTSD", "PADDB", "PSHUFW", "AESENC", "DPPS", "PCLMULQDQ", "HADDPD"] {
+        for name in ["ADDPS", "SQRTSD", "PADDB", "PSHUFW", "AESENC", "DPPS", "PCLMULQDQ", "HADDPD"]
+        {
             let id = Id::ALL.iter().copied().find(|id| id.name() == name).unwrap();
             assert!(named(id).is_some(), "{name}");
         }

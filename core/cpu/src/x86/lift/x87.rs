@@ -70,7 +70,12 @@ impl Lifter<'_> {
             self.b.branch(Cmp::new(Cond::Eq, Width::W64, ext::X87_STORES, 0u64), none);
             if n == 10 {
                 self.b.store(Width::W64, result, addr, plain);
-                self.b.store(Width::W16, ext::X87_HIGH, Addr { disp: addr.disp + 8, ..addr }, plain);
+                self.b.store(
+                    Width::W16,
+                    ext::X87_HIGH,
+                    Addr { disp: addr.disp + 8, ..addr },
+                    plain,
+                );
             } else {
                 self.b.store(width(n), result, addr, plain);
             }

@@ -1,0 +1,155 @@
+//! Small assembled programs in 16-, 32- and 64-bit mode.
+
+mod machine;
+
+use iced_x86::code_asm::*;
+use machine::{CODE, Machine};
+use orrery_cpu::x86::state::{flag, var};
+
+fn assemble(bits: u32, build: impl FnOnce(&mut CodeAssembler)) -> Vec<u8> {
+    let mut a = CodeAssembler::new(bits).unwrap();
+    build(&mut a);
+    a.hlt().unwrap();
+    a.assemble(CODE).unwrap()
+}
+
+#[test]
+fn a_loop_sums_in_every_mode() {
+    for mut m in [Machine::real(), Machine::protected(0), Machine::long(0)] {
+        let bits = if m.cpu().code64() {
+            64
+        } else if m.cpu().protected() {
+            32
+        } else {
+            16
+        };
+        let code = assemble(bits, |a| {
+            let mut top = a.create_label();
+            a.mov(ecx, 100).unwrap();
+            a.xor(eax, eax).unwrap();
+            a.set_label(&mut top).unwrap();
+            a.add(eax, ecx).unwrap();
+            a.dec(ecx).unwrap();
+            a.jne(top).unwrap();
+        });
+        m.run_code(&code);
+        assert_eq!(m.get(var::RAX), 5050);
+        assert_ne!(m.flags() & flag::ZF, 0);
+    }
+}
+
+#[test]
+fn calls_and_memory_work_in_thirty_two_bit_mode() {
+    let mut m = Machine::protected(0);
+    // Recursive factorial.
+    let code = assemble(32, |a| {
+        let mut fact = a.create_label();
+        let mut done = a.create_label();
+        let mut end = a.create_label();
+        a.push(10).unwrap();
+        a.call(fact).unwrap();
+        a.add(esp, 4).unwrap();
+        a.mov(dword_ptr(0x5000), eax).unwrap();
+        a.jmp(end).unwrap();
+        a.set_label(&mut fact).unwrap();
+        a.mov(eax, 1).unwrap();
+        a.cmp(dword_ptr(esp + 4), 1).unwrap();
+        a.jle(done).unwrap();
+        a.mov(eax, dword_ptr(esp + 4)).unwrap();
+        a.dec(eax).unwrap();
+        a.push(eax).unwrap();
+        a.call(fact).unwrap();
+        a.add(esp, 4).unwrap();
+        a.imul_2(eax, dword_ptr(esp + 4)).unwrap();
+        a.set_label(&mut done).unwrap();
+        a.ret().unwrap();
+        a.set_label(&mut end).unwrap();
+        a.nop().unwrap();
+    });
+    m.run_code(&code);
+    assert_eq!(m.get(var::RAX), 3_628_800);
+    assert_eq!(m.read(0x5000, 4), 3_628_800);
+    assert_eq!(m.get(var::RSP), machine::STACK);
+}
+
+#[test]
+fn string_instructions_copy_and_compare() {
+    let mut m = Machine::long(0);
+    let text: Vec<u8> = (0..=255).collect();
+    m.write(0x4000, &text);
+    let code = assemble(64, |a| {
+        a.mov(rsi, 0x4000u64).unwrap();
+        a.mov(rdi, 0x5000u64).unwrap();
+        a.mov(ecx, 256).unwrap();
+        a.cld().unwrap();
+        a.rep().movsb().unwrap();
+        a.mov(rsi, 0x4000u64).unwrap();
+        a.mov(rdi, 0x5000u64).unwrap();
+        a.mov(ecx, 32).unwrap();
+        a.repe().cmpsq().unwrap();
+        a.sete(bl).unwrap();
+        a.mov(rdi, 0x5000u64).unwrap();
+        a.mov(ecx, 256).unwrap();
+        a.mov(al, 77).unwrap();
+        a.repne().scasb().unwrap();
+        a.mov(rsi, 0x4010u64).unwrap();
+        a.lodsw().unwrap();
+    });
+    m.run_code(&code);
+    assert_eq!(m.get(var::RBX) & 0xff, 1);
+    assert_eq!(m.get(var::RDI), 0x5000 + 78);
+    assert_eq!(m.get(var::RCX), 256 - 78);
+    assert_eq!(m.get(var::RAX) & 0xffff, 0x1110);
+    assert_eq!(m.get(var::RSI), 0x4012);
+}
+
+#[test]
+fn x87_and_sse_compute() {
+    let mut m = Machine::long(0);
+    m.write(0x4000, &2.0f64.to_le_bytes());
+    let code = assemble(64, |a| {
+        a.fninit().unwrap();
+        a.fld(qword_ptr(0x4000)).unwrap();
+        a.fsqrt().unwrap();
+        a.fstp(qword_ptr(0x4008)).unwrap();
+        a.movsd_2(xmm1, qword_ptr(0x4000)).unwrap();
+        a.sqrtsd(xmm0, xmm1).unwrap();
+        a.movsd_2(qword_ptr(0x4010), xmm0).unwrap();
+        a.mov(eax, 7).unwrap();
+        a.cvtsi2sd(xmm2, eax).unwrap();
+        a.addsd(xmm2, xmm1).unwrap();
+        a.cvttsd2si(ebx, xmm2).unwrap();
+        a.ucomisd(xmm2, xmm1).unwrap();
+        a.seta(cl).unwrap();
+        a.movq(mm0, qword_ptr(0x4000)).unwrap();
+        a.paddd(mm0, mm0).unwrap();
+        a.movq(qword_ptr(0x4018), mm0).unwrap();
+        a.emms().unwrap();
+    });
+    m.run_code(&code);
+    let root = 2.0f64.sqrt().to_bits();
+    assert_eq!(m.read(0x4008, 8), root);
+    assert_eq!(m.read(0x4010, 8), root);
+    assert_eq!(m.get(var::RBX), 9);
+    assert_eq!(m.get(var::RCX) & 0xff, 1);
+    assert_eq!(m.read(0x4018, 8), 2.0f64.to_bits() * 2);
+}
+
+#[test]
+fn a_divide_error_in_real_mode_goes_through_the_vector_table() {
+    let mut m = Machine::real();
+    // Vector 0 at 0000:6000, which halts.
+    m.write(0, &[0x00, 0x60, 0x00, 0x00]);
+    m.write(0x6000, &[0xf4]);
+    let code = assemble(16, |a| {
+        a.mov(ax, 0x1234).unwrap();
+        a.xor(bl, bl).unwrap();
+        a.div(bl).unwrap();
+    });
+    m.run_code(&code);
+    assert_eq!(m.get(var::RIP), 0x6001);
+    // IP on the stack is that of the DIV.
+    assert_eq!(m.read(machine::STACK - 6, 2), 5);
+    assert_eq!(m.read(machine::STACK - 4, 2), CODE >> 4);
+    assert_eq!(m.get(var::RAX), 0x1234);
+}
