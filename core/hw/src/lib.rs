@@ -3,6 +3,7 @@
 
 pub mod acpi;
 pub mod block;
+pub mod char;
 pub mod display;
 pub mod ide;
 pub mod intc;

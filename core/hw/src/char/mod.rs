@@ -1,0 +1,4 @@
+//! Character devices.
+
+pub mod serial;
+pub mod uart;
