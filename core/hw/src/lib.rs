@@ -6,6 +6,7 @@ pub mod block;
 pub mod char;
 pub mod display;
 pub mod ide;
+pub mod input;
 pub mod intc;
 pub mod isa;
 pub mod machine;
