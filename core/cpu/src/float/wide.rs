@@ -1,6 +1,8 @@
 //! Arithmetic with 128-bit significands, for computing elementary functions to the last bit of
 //! an 80-bit result. Truncating, no flags, no special values, exponents far from their ends.
 
+use core::ops::{Add, Div, Mul, Sub};
+
 use super::{Class, Env, F80, Flags, Format, Parts, round_parts};
 
 /// `(-1)^sign * sig / 2^127 * 2^exp`; bit 127 of `sig` is set, or `sig` is zero.
@@ -89,9 +91,37 @@ impl Wide {
         }
     }
 
-    /// `self + other`.
+    /// `self / divisor`, an integer other than zero.
     #[must_use]
-    pub fn add(self, other: Self) -> Self {
+    pub fn div_int(self, divisor: u32) -> Self {
+        if self.sig == 0 {
+            return self;
+        }
+        let divisor = u128::from(divisor.max(1));
+        let (quotient, rest) = (self.sig / divisor, self.sig % divisor);
+        let shift = quotient.leading_zeros();
+        let sig = quotient << shift | ((rest << shift) / divisor);
+        Self { sign: self.sign, exp: self.exp - shift as i32, sig }
+    }
+
+    /// Rounds to 80 bits as the result of an inexact function.
+    #[must_use]
+    pub fn round(self, env: &mut Env) -> F80 {
+        if self.sig == 0 {
+            return F80::ZERO.with_sign(self.sign);
+        }
+        // What is denormal counts as inexact, so underflow is raised with it.
+        let tiny = u64::from(self.exp < F80::EMIN);
+        let (hi, lo) = ((self.sig >> 64) as u64, self.sig as u64 | tiny);
+        env.raise(Flags::INEXACT);
+        F80::pack(&round_parts::<F80>(env, self.sign, self.exp, hi, lo, 64))
+    }
+}
+
+impl Add for Wide {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
         if other.sig == 0 {
             return self;
         }
@@ -111,41 +141,35 @@ impl Wide {
             Self::new(x.sign, x.exp, x.sig - small)
         }
     }
+}
 
-    /// `self - other`.
-    #[must_use]
-    pub fn sub(self, other: Self) -> Self {
+impl Sub for Wide {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
         self.add(other.neg())
     }
+}
 
-    /// `self * other`.
-    #[must_use]
-    pub fn mul(self, other: Self) -> Self {
+impl Mul for Wide {
+    type Output = Self;
+
+    fn mul(self, other: Self) -> Self {
         let low = |v: u128| v & u128::from(u64::MAX);
         let (a1, a0) = (self.sig >> 64, low(self.sig));
         let (b1, b0) = (other.sig >> 64, low(other.sig));
         let (mid1, mid2) = (a1 * b0, a0 * b1);
-        let carry = (low(mid1) + low(mid2) + (a0 * b0 >> 64)) >> 64;
+        let carry = (low(mid1) + low(mid2) + ((a0 * b0) >> 64)) >> 64;
         let high = a1 * b1 + (mid1 >> 64) + (mid2 >> 64) + carry;
         Self::new(self.sign ^ other.sign, self.exp + other.exp + 1, high)
     }
+}
 
-    /// `self / divisor`, an integer other than zero.
-    #[must_use]
-    pub fn div_int(self, divisor: u32) -> Self {
-        if self.sig == 0 {
-            return self;
-        }
-        let divisor = u128::from(divisor.max(1));
-        let (quotient, rest) = (self.sig / divisor, self.sig % divisor);
-        let shift = quotient.leading_zeros();
-        let sig = quotient << shift | (rest << shift) / divisor;
-        Self { sign: self.sign, exp: self.exp - shift as i32, sig }
-    }
+/// Zero for a zero divisor.
+impl Div for Wide {
+    type Output = Self;
 
-    /// `self / other`; zero for a zero divisor.
-    #[must_use]
-    pub fn div(self, other: Self) -> Self {
+    fn div(self, other: Self) -> Self {
         if self.sig == 0 || other.sig == 0 {
             return Self::ZERO;
         }
@@ -169,18 +193,5 @@ impl Wide {
             rest <<= 1;
         }
         Self { sign: self.sign ^ other.sign, exp, sig: quotient }
-    }
-
-    /// Rounds to 80 bits as the result of an inexact function.
-    #[must_use]
-    pub fn round(self, env: &mut Env) -> F80 {
-        if self.sig == 0 {
-            return F80::ZERO.with_sign(self.sign);
-        }
-        // What is denormal counts as inexact, so underflow is raised with it.
-        let tiny = u64::from(self.exp < F80::EMIN);
-        let (hi, lo) = ((self.sig >> 64) as u64, self.sig as u64 | tiny);
-        env.raise(Flags::INEXACT);
-        F80::pack(&round_parts::<F80>(env, self.sign, self.exp, hi, lo, 64))
     }
 }

@@ -4,7 +4,7 @@ use super::int::{from_u8s, from_u32s, u8s, u32s};
 
 /// Multiplication by x in GF(2^8) modulo the AES polynomial.
 const fn xtime(x: u8) -> u8 {
-    x << 1 ^ (x >> 7) * 0x1B
+    (x << 1) ^ ((x >> 7) * 0x1B)
 }
 
 /// Multiplication in GF(2^8).

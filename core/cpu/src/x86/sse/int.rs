@@ -218,12 +218,8 @@ pub(super) fn maddwd(a: u128, b: u128) -> u128 {
 #[inline(always)]
 pub(super) fn maddubsw(a: u128, b: u128) -> u128 {
     let (a, b) = (u8s(a), i8s(b));
-    let mut out = [0i16; 8];
-    for i in 0..8 {
-        let product = |j: usize| i32::from(a[j]) * i32::from(b[j]);
-        out[i] = sat_i16(product(2 * i) + product(2 * i + 1)) as i16;
-    }
-    from_i16s(out)
+    let product = |i: usize| i32::from(a[i]) * i32::from(b[i]);
+    from_u16s(core::array::from_fn(|i| sat_i16(product(2 * i) + product(2 * i + 1))))
 }
 
 /// PSADBW.

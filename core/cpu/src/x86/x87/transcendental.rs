@@ -4,6 +4,8 @@
 //! the manual promises 1 ulp. Arguments of the trigonometric functions are reduced with the
 //! 66-bit pi that the hardware has: the result is exact for that pi.
 
+use core::ops::{Add, Div, Mul, Sub};
+
 use crate::float::{self, Class, Env, F80, Flags, Format, Parts, Wide, round_parts};
 
 /// Significand of pi cut to 66 bits, as an integer.
@@ -268,11 +270,11 @@ fn reduce(parts: &Parts) -> Option<(Wide, u32)> {
     let mut sign = parts.sign;
     if rest * 2 > PI_66 {
         rest = PI_66 - rest;
-        quadrant = quadrant + 1 & 3;
+        quadrant = (quadrant + 1) & 3;
         sign = !sign;
     }
     if parts.sign {
-        quadrant = 4 - quadrant & 3;
+        quadrant = (4 - quadrant) & 3;
     }
     Some((Wide::new(sign, 127 - 65, rest), quadrant))
 }
