@@ -1,6 +1,6 @@
 //! AES-NI (FIPS 197; SDM vol. 2). The state's byte `4 * column + row` is byte `i` of the vector.
 
-use super::int::{from_u8s, from_u32s, u8s, u32s};
+use super::int::{Vector, from_u8s, from_u32s, map_u64, u8s, u32s};
 
 /// Multiplication by x in GF(2^8) modulo the AES polynomial.
 const fn xtime(x: u8) -> u8 {
@@ -74,19 +74,19 @@ static MIX: [u32; 256] = products([2, 1, 1, 3]);
 static INVERSE_MIX: [u32; 256] = products([14, 9, 13, 11]);
 
 /// SubBytes and ShiftRows (row `r` goes `r` columns to the left).
-fn sub_shift(a: u128) -> [u8; 16] {
+fn sub_shift(a: Vector) -> [u8; 16] {
     let a = u8s(a);
     core::array::from_fn(|i| SBOX[usize::from(a[(i + 4 * (i % 4)) % 16])])
 }
 
 /// Their inverses.
-fn inverse_sub_shift(a: u128) -> [u8; 16] {
+fn inverse_sub_shift(a: Vector) -> [u8; 16] {
     let a = u8s(a);
     core::array::from_fn(|i| INVERSE_SBOX[usize::from(a[(i + 16 - 4 * (i % 4)) % 16])])
 }
 
 /// MixColumns with the given products.
-fn mix(bytes: [u8; 16], table: &[u32; 256]) -> u128 {
+fn mix(bytes: [u8; 16], table: &[u32; 256]) -> Vector {
     from_u32s(core::array::from_fn(|column| {
         (0..4).fold(0, |sum, row| {
             sum ^ table[usize::from(bytes[4 * column + row])].rotate_left(8 * row as u32)
@@ -94,33 +94,38 @@ fn mix(bytes: [u8; 16], table: &[u32; 256]) -> u128 {
     }))
 }
 
+/// AddRoundKey.
+fn xor(a: Vector, key: Vector) -> Vector {
+    map_u64(a, key, |x, y| x ^ y)
+}
+
 /// AESENC.
-pub(super) fn enc(a: u128, key: u128) -> u128 {
-    mix(sub_shift(a), &MIX) ^ key
+pub(super) fn enc(a: Vector, key: Vector) -> Vector {
+    xor(mix(sub_shift(a), &MIX), key)
 }
 
 /// AESENCLAST.
-pub(super) fn enc_last(a: u128, key: u128) -> u128 {
-    from_u8s(sub_shift(a)) ^ key
+pub(super) fn enc_last(a: Vector, key: Vector) -> Vector {
+    xor(from_u8s(sub_shift(a)), key)
 }
 
 /// AESDEC.
-pub(super) fn dec(a: u128, key: u128) -> u128 {
-    mix(inverse_sub_shift(a), &INVERSE_MIX) ^ key
+pub(super) fn dec(a: Vector, key: Vector) -> Vector {
+    xor(mix(inverse_sub_shift(a), &INVERSE_MIX), key)
 }
 
 /// AESDECLAST.
-pub(super) fn dec_last(a: u128, key: u128) -> u128 {
-    from_u8s(inverse_sub_shift(a)) ^ key
+pub(super) fn dec_last(a: Vector, key: Vector) -> Vector {
+    xor(from_u8s(inverse_sub_shift(a)), key)
 }
 
 /// AESIMC.
-pub(super) fn imc(a: u128) -> u128 {
+pub(super) fn imc(a: Vector) -> Vector {
     mix(u8s(a), &INVERSE_MIX)
 }
 
 /// AESKEYGENASSIST.
-pub(super) fn keygen_assist(a: u128, round: u8) -> u128 {
+pub(super) fn keygen_assist(a: Vector, round: u8) -> Vector {
     let a = u32s(a);
     let sub = |x: u32| u32::from_le_bytes(x.to_le_bytes().map(|b| SBOX[usize::from(b)]));
     let word = |x: u32| sub(x).rotate_right(8) ^ u32::from(round);

@@ -1,8 +1,38 @@
 //! Floating-point vector operations.
 
-use super::int::{blend, from_u32s, from_u64s, u32s, u64s};
+use super::int::{self, Vector};
 use super::{Mxcsr, SimdException};
 use crate::float::{self, Class, Env, F32, F64, Flags, Format, Parts, Relation, Rounding};
+
+/// The lanes of a vector.
+#[inline(always)]
+fn u32s(a: u128) -> [u32; 4] {
+    int::u32s(Vector::from_bits(a))
+}
+
+/// The vector of these lanes.
+#[inline(always)]
+fn from_u32s(lanes: [u32; 4]) -> u128 {
+    int::from_u32s(lanes).bits()
+}
+
+/// The lanes of a vector.
+#[inline(always)]
+fn u64s(a: u128) -> [u64; 2] {
+    [a as u64, (a >> 64) as u64]
+}
+
+/// The vector of these lanes.
+#[inline(always)]
+fn from_u64s(lanes: [u64; 2]) -> u128 {
+    u128::from(lanes[0]) | u128::from(lanes[1]) << 64
+}
+
+/// `a` with the lanes of `b` that the mask names.
+#[inline(always)]
+pub(super) fn blend(a: u128, b: u128, mask: u8, width: u32) -> u128 {
+    int::blend(Vector::from_bits(a), Vector::from_bits(b), mask, width).bits()
+}
 
 /// The operations on two lanes (or one) of the same format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,27 +1,60 @@
 //! Integer vector operations: helpers over lanes, and the operations too long for the table.
 
 use zerocopy::transmute;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// A vector as the operations pass it: in memory, so that it is never spread over general
+/// registers and the compiler sees lanes. Byte 0 is the lowest.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C, align(16))]
+pub(super) struct Vector([u8; 16]);
+
+impl Vector {
+    /// All zero.
+    pub(super) const ZERO: Self = Self([0; 16]);
+
+    #[inline(always)]
+    pub(super) fn from_bits(bits: u128) -> Self {
+        Self(bits.to_le_bytes())
+    }
+
+    #[inline(always)]
+    pub(super) fn bits(self) -> u128 {
+        u128::from_le_bytes(self.0)
+    }
+
+    /// The low 64 bits.
+    #[inline(always)]
+    pub(super) fn low(self) -> u64 {
+        u64s(self)[0]
+    }
+
+    /// The high 64 bits.
+    #[inline(always)]
+    pub(super) fn high(self) -> u64 {
+        u64s(self)[1]
+    }
+}
 
 macro_rules! lanes {
     ($($split:ident $join:ident $map:ident $ty:ty, $n:literal;)*) => {
         $(
             /// The lanes of a vector, lane 0 first.
             #[inline(always)]
-            pub(super) fn $split(a: u128) -> [$ty; $n] {
-                let lanes: [$ty; $n] = transmute!(a.to_le());
+            pub(super) fn $split(a: Vector) -> [$ty; $n] {
+                let lanes: [$ty; $n] = transmute!(a);
                 lanes.map(<$ty>::from_le)
             }
 
             /// The vector of these lanes.
             #[inline(always)]
-            pub(super) fn $join(lanes: [$ty; $n]) -> u128 {
-                let bits: u128 = transmute!(lanes.map(<$ty>::to_le));
-                u128::from_le(bits)
+            pub(super) fn $join(lanes: [$ty; $n]) -> Vector {
+                transmute!(lanes.map(<$ty>::to_le))
             }
 
             /// Lane by lane.
             #[inline(always)]
-            pub(super) fn $map(a: u128, b: u128, f: impl Fn($ty, $ty) -> $ty) -> u128 {
+            pub(super) fn $map(a: Vector, b: Vector, f: impl Fn($ty, $ty) -> $ty) -> Vector {
                 let (a, b) = ($split(a), $split(b));
                 let mut out = [0; $n];
                 for i in 0..$n {
@@ -50,13 +83,13 @@ macro_rules! shifts {
     ($($left:ident $right:ident $split:ident $join:ident $width:literal;)*) => {
         $(
             #[inline(always)]
-            pub(super) fn $left(a: u128, count: u64) -> u128 {
-                if count < $width { $join($split(a).map(|x| x << count)) } else { 0 }
+            pub(super) fn $left(a: Vector, count: u64) -> Vector {
+                if count < $width { $join($split(a).map(|x| x << count)) } else { Vector::ZERO }
             }
 
             #[inline(always)]
-            pub(super) fn $right(a: u128, count: u64) -> u128 {
-                if count < $width { $join($split(a).map(|x| x >> count)) } else { 0 }
+            pub(super) fn $right(a: Vector, count: u64) -> Vector {
+                if count < $width { $join($split(a).map(|x| x >> count)) } else { Vector::ZERO }
             }
         )*
     };
@@ -70,36 +103,42 @@ shifts! {
 
 /// PSRAW: counts past the width act as width - 1.
 #[inline(always)]
-pub(super) fn sra16(a: u128, count: u64) -> u128 {
+pub(super) fn sra16(a: Vector, count: u64) -> Vector {
     let count = count.min(15);
     from_i16s(i16s(a).map(|x| x >> count))
 }
 
 /// PSRAD.
 #[inline(always)]
-pub(super) fn sra32(a: u128, count: u64) -> u128 {
+pub(super) fn sra32(a: Vector, count: u64) -> Vector {
     let count = count.min(31);
     from_i32s(i32s(a).map(|x| x >> count))
 }
 
+/// An integer in the low bits.
+#[inline(always)]
+pub(super) fn integer(value: u64) -> Vector {
+    from_u64s([value, 0])
+}
+
 /// PSLLDQ, by bytes.
 #[inline]
-pub(super) fn slldq(a: u128, bytes: u8) -> u128 {
-    if bytes < 16 { a << (8 * bytes) } else { 0 }
+pub(super) fn slldq(a: Vector, bytes: u8) -> Vector {
+    if bytes < 16 { Vector::from_bits(a.bits() << (8 * bytes)) } else { Vector::ZERO }
 }
 
 /// PSRLDQ, by bytes.
 #[inline]
-pub(super) fn srldq(a: u128, bytes: u8) -> u128 {
-    if bytes < 16 { a >> (8 * bytes) } else { 0 }
+pub(super) fn srldq(a: Vector, bytes: u8) -> Vector {
+    if bytes < 16 { Vector::from_bits(a.bits() >> (8 * bytes)) } else { Vector::ZERO }
 }
 
 /// PALIGNR: bytes `n..n + 16` of `a:b`.
 #[inline]
-pub(super) fn alignr(a: u128, b: u128, n: u8) -> u128 {
+pub(super) fn alignr(a: Vector, b: Vector, n: u8) -> Vector {
     match n {
         0 => b,
-        1..=15 => b >> (8 * n) | a << (128 - 8 * n),
+        1..=15 => Vector::from_bits(b.bits() >> (8 * n) | a.bits() << (128 - 8 * n)),
         _ => srldq(a, n - 16),
     }
 }
@@ -142,7 +181,7 @@ pub(super) fn sat_u16(x: i32) -> u16 {
 
 /// PACKSSWB and PACKUSWB.
 #[inline(always)]
-pub(super) fn pack16(a: u128, b: u128, f: impl Fn(i16) -> u8) -> u128 {
+pub(super) fn pack16(a: Vector, b: Vector, f: impl Fn(i16) -> u8) -> Vector {
     let (a, b) = (i16s(a).map(&f), i16s(b).map(&f));
     let mut out = [0; 16];
     out[..8].copy_from_slice(&a);
@@ -152,7 +191,7 @@ pub(super) fn pack16(a: u128, b: u128, f: impl Fn(i16) -> u8) -> u128 {
 
 /// PACKSSDW and PACKUSDW.
 #[inline(always)]
-pub(super) fn pack32(a: u128, b: u128, f: impl Fn(i32) -> u16) -> u128 {
+pub(super) fn pack32(a: Vector, b: Vector, f: impl Fn(i32) -> u16) -> Vector {
     let (a, b) = (i32s(a).map(&f), i32s(b).map(&f));
     let mut out = [0; 8];
     out[..4].copy_from_slice(&a);
@@ -164,7 +203,7 @@ macro_rules! unpacks {
     ($($low:ident $high:ident $split:ident $join:ident $n:literal;)*) => {
         $(
             #[inline(always)]
-            pub(super) fn $low(a: u128, b: u128) -> u128 {
+            pub(super) fn $low(a: Vector, b: Vector) -> Vector {
                 let (a, b) = ($split(a), $split(b));
                 let mut out = [0; $n];
                 for i in 0..$n / 2 {
@@ -175,7 +214,7 @@ macro_rules! unpacks {
             }
 
             #[inline(always)]
-            pub(super) fn $high(a: u128, b: u128) -> u128 {
+            pub(super) fn $high(a: Vector, b: Vector) -> Vector {
                 let (a, b) = ($split(a), $split(b));
                 let mut out = [0; $n];
                 for i in 0..$n / 2 {
@@ -196,19 +235,19 @@ unpacks! {
 
 /// PUNPCKLQDQ.
 #[inline(always)]
-pub(super) fn unpackl64(a: u128, b: u128) -> u128 {
-    a & u128::from(u64::MAX) | b << 64
+pub(super) fn unpackl64(a: Vector, b: Vector) -> Vector {
+    from_u64s([a.low(), b.low()])
 }
 
 /// PUNPCKHQDQ.
 #[inline(always)]
-pub(super) fn unpackh64(a: u128, b: u128) -> u128 {
-    a >> 64 | b >> 64 << 64
+pub(super) fn unpackh64(a: Vector, b: Vector) -> Vector {
+    from_u64s([a.high(), b.high()])
 }
 
 /// PMADDWD.
 #[inline(always)]
-pub(super) fn maddwd(a: u128, b: u128) -> u128 {
+pub(super) fn maddwd(a: Vector, b: Vector) -> Vector {
     let (a, b) = (i16s(a), i16s(b));
     let product = |i: usize| i32::from(a[i]) * i32::from(b[i]);
     from_i32s([0, 2, 4, 6].map(|i| product(i).wrapping_add(product(i + 1))))
@@ -216,7 +255,7 @@ pub(super) fn maddwd(a: u128, b: u128) -> u128 {
 
 /// PMADDUBSW: unsigned bytes of `a` by signed bytes of `b`.
 #[inline(always)]
-pub(super) fn maddubsw(a: u128, b: u128) -> u128 {
+pub(super) fn maddubsw(a: Vector, b: Vector) -> Vector {
     let (a, b) = (u8s(a), i8s(b));
     let product = |i: usize| i32::from(a[i]) * i32::from(b[i]);
     from_u16s(core::array::from_fn(|i| sat_i16(product(2 * i) + product(2 * i + 1))))
@@ -224,7 +263,7 @@ pub(super) fn maddubsw(a: u128, b: u128) -> u128 {
 
 /// PSADBW.
 #[inline(always)]
-pub(super) fn sadbw(a: u128, b: u128) -> u128 {
+pub(super) fn sadbw(a: Vector, b: Vector) -> Vector {
     let (a, b) = (u8s(a), u8s(b));
     let sum =
         |from: usize| -> u64 { (from..from + 8).map(|i| u64::from(a[i].abs_diff(b[i]))).sum() };
@@ -233,7 +272,7 @@ pub(super) fn sadbw(a: u128, b: u128) -> u128 {
 
 /// PSHUFB.
 #[inline]
-pub(super) fn shufb(a: u128, b: u128) -> u128 {
+pub(super) fn shufb(a: Vector, b: Vector) -> Vector {
     let (a, b) = (u8s(a), u8s(b));
     from_u8s(b.map(|i| if i & 0x80 != 0 { 0 } else { a[usize::from(i & 15)] }))
 }
@@ -246,14 +285,14 @@ fn quad(imm: u8) -> [usize; 4] {
 
 /// PSHUFD.
 #[inline]
-pub(super) fn shufd(b: u128, imm: u8) -> u128 {
+pub(super) fn shufd(b: Vector, imm: u8) -> Vector {
     let b = u32s(b);
     from_u32s(quad(imm).map(|i| b[i]))
 }
 
 /// PSHUFLW: the low four words.
 #[inline]
-pub(super) fn shuflw(b: u128, imm: u8) -> u128 {
+pub(super) fn shuflw(b: Vector, imm: u8) -> Vector {
     let b = u16s(b);
     let q = quad(imm).map(|i| b[i]);
     from_u16s([q[0], q[1], q[2], q[3], b[4], b[5], b[6], b[7]])
@@ -261,7 +300,7 @@ pub(super) fn shuflw(b: u128, imm: u8) -> u128 {
 
 /// PSHUFHW: the high four words.
 #[inline]
-pub(super) fn shufhw(b: u128, imm: u8) -> u128 {
+pub(super) fn shufhw(b: Vector, imm: u8) -> Vector {
     let b = u16s(b);
     let q = quad(imm).map(|i| b[4 + i]);
     from_u16s([b[0], b[1], b[2], b[3], q[0], q[1], q[2], q[3]])
@@ -269,21 +308,21 @@ pub(super) fn shufhw(b: u128, imm: u8) -> u128 {
 
 /// SHUFPS.
 #[inline]
-pub(super) fn shufps(a: u128, b: u128, imm: u8) -> u128 {
+pub(super) fn shufps(a: Vector, b: Vector, imm: u8) -> Vector {
     let (a, b, q) = (u32s(a), u32s(b), quad(imm));
     from_u32s([a[q[0]], a[q[1]], b[q[2]], b[q[3]]])
 }
 
 /// SHUFPD.
 #[inline]
-pub(super) fn shufpd(a: u128, b: u128, imm: u8) -> u128 {
+pub(super) fn shufpd(a: Vector, b: Vector, imm: u8) -> Vector {
     let (a, b) = (u64s(a), u64s(b));
     from_u64s([a[usize::from(imm & 1)], b[usize::from(imm >> 1 & 1)]])
 }
 
 /// Horizontal operations on words: pairs of `a`, then pairs of `b`.
 #[inline(always)]
-pub(super) fn horizontal16(a: u128, b: u128, f: impl Fn(i16, i16) -> i16) -> u128 {
+pub(super) fn horizontal16(a: Vector, b: Vector, f: impl Fn(i16, i16) -> i16) -> Vector {
     let (a, b) = (i16s(a), i16s(b));
     let mut out = [0; 8];
     for i in 0..4 {
@@ -295,7 +334,7 @@ pub(super) fn horizontal16(a: u128, b: u128, f: impl Fn(i16, i16) -> i16) -> u12
 
 /// Horizontal operations on doublewords.
 #[inline(always)]
-pub(super) fn horizontal32(a: u128, b: u128, f: impl Fn(i32, i32) -> i32) -> u128 {
+pub(super) fn horizontal32(a: Vector, b: Vector, f: impl Fn(i32, i32) -> i32) -> Vector {
     let (a, b) = (i32s(a), i32s(b));
     from_i32s([f(a[0], a[1]), f(a[2], a[3]), f(b[0], b[1]), f(b[2], b[3])])
 }
@@ -308,7 +347,7 @@ pub(super) fn mulhrs(a: i16, b: i16) -> i16 {
 
 /// PHMINPOSUW.
 #[inline]
-pub(super) fn minpos(b: u128) -> u128 {
+pub(super) fn minpos(b: Vector) -> Vector {
     let words = u16s(b);
     let mut best = 0;
     for i in 1..8 {
@@ -316,12 +355,12 @@ pub(super) fn minpos(b: u128) -> u128 {
             best = i;
         }
     }
-    u128::from(words[best]) | (best as u128) << 16
+    integer(u64::from(words[best]) | (best as u64) << 16)
 }
 
 /// MPSADBW.
 #[inline]
-pub(super) fn mpsadbw(a: u128, b: u128, imm: u8) -> u128 {
+pub(super) fn mpsadbw(a: Vector, b: Vector, imm: u8) -> Vector {
     let (a, b) = (u8s(a), u8s(b));
     let (a_at, b_at) = (usize::from(imm >> 2 & 1) * 4, usize::from(imm & 3) * 4);
     let mut out = [0u16; 8];
@@ -334,7 +373,7 @@ pub(super) fn mpsadbw(a: u128, b: u128, imm: u8) -> u128 {
 /// PBLENDW, BLENDPS, BLENDPD: lane `i` from `b` where bit `i` of the mask is set. `width` is the
 /// lane's bits.
 #[inline]
-pub(super) fn blend(a: u128, b: u128, imm: u8, width: u32) -> u128 {
+pub(super) fn blend(a: Vector, b: Vector, imm: u8, width: u32) -> Vector {
     let lane = u128::MAX >> (128 - width);
     let mut mask = 0;
     for i in 0..128 / width {
@@ -342,13 +381,13 @@ pub(super) fn blend(a: u128, b: u128, imm: u8, width: u32) -> u128 {
             mask |= lane << (i * width);
         }
     }
-    a & !mask | b & mask
+    Vector::from_bits(a.bits() & !mask | b.bits() & mask)
 }
 
 /// INSERTPS from a register (a memory source is `b` with the value in lane 0 and bits 7-6 of the
 /// immediate clear).
 #[inline]
-pub(super) fn insertps(a: u128, b: u128, imm: u8) -> u128 {
+pub(super) fn insertps(a: Vector, b: Vector, imm: u8) -> Vector {
     let (mut out, b) = (u32s(a), u32s(b));
     out[usize::from(imm >> 4 & 3)] = b[usize::from(imm >> 6)];
     for (i, lane) in out.iter_mut().enumerate() {
@@ -361,56 +400,56 @@ pub(super) fn insertps(a: u128, b: u128, imm: u8) -> u128 {
 
 /// The lane of `width` bits with that index, zero-extended; the index wraps.
 #[inline]
-pub(super) fn extract(b: u128, imm: u8, width: u32) -> u128 {
+pub(super) fn extract(b: Vector, imm: u8, width: u32) -> Vector {
     let lane = u32::from(imm) & (128 / width - 1);
-    b >> (lane * width) & (u128::MAX >> (128 - width))
+    Vector::from_bits(b.bits() >> (lane * width) & (u128::MAX >> (128 - width)))
 }
 
 /// `a` with one lane replaced by the low bits of `b`; the index wraps.
 #[inline]
-pub(super) fn insert(a: u128, b: u128, imm: u8, width: u32) -> u128 {
+pub(super) fn insert(a: Vector, b: Vector, imm: u8, width: u32) -> Vector {
     let at = (u32::from(imm) & (128 / width - 1)) * width;
     let lane = u128::MAX >> (128 - width);
-    a & !(lane << at) | (b & lane) << at
+    Vector::from_bits(a.bits() & !(lane << at) | (b.bits() & lane) << at)
 }
 
 /// PMOVMSKB.
 #[inline]
-pub(super) fn movmskb(b: u128) -> u128 {
+pub(super) fn movmskb(b: Vector) -> Vector {
     // The eight sign bits of each half gathered by a multiplication.
-    let gather = |half: u64| {
-        ((half >> 7 & 0x0101_0101_0101_0101).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u128
-    };
-    gather(b as u64) | gather((b >> 64) as u64) << 8
+    let gather =
+        |half: u64| (half >> 7 & 0x0101_0101_0101_0101).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    integer(gather(b.low()) | gather(b.high()) << 8)
 }
 
 /// The sign bits of lanes of `width` bits (MOVMSKPS, MOVMSKPD).
 #[inline]
-pub(super) fn movmsk(b: u128, width: u32) -> u128 {
+pub(super) fn movmsk(b: Vector, width: u32) -> Vector {
     let mut out = 0;
     for i in 0..128 / width {
-        out |= (b >> (i * width + width - 1) & 1) << i;
+        out |= (b.bits() >> (i * width + width - 1) & 1) << i;
     }
-    out
+    Vector::from_bits(out)
 }
 
 /// PTEST: ZF and CF in their EFLAGS bits.
 #[inline]
-pub(super) fn ptest(a: u128, b: u128) -> u128 {
-    u128::from(a & b == 0) << 6 | u128::from(!a & b == 0)
+pub(super) fn ptest(a: Vector, b: Vector) -> Vector {
+    let (a, b) = (a.bits(), b.bits());
+    integer(u64::from(a & b == 0) << 6 | u64::from(!a & b == 0))
 }
 
 /// PCLMULQDQ.
 #[inline]
-pub(super) fn clmul(a: u128, b: u128, imm: u8) -> u128 {
-    let x = if imm & 1 == 0 { a as u64 } else { (a >> 64) as u64 };
-    let y = if imm & 0x10 == 0 { b as u64 } else { (b >> 64) as u64 };
+pub(super) fn clmul(a: Vector, b: Vector, imm: u8) -> Vector {
+    let x = if imm & 1 == 0 { a.low() } else { a.high() };
+    let y = if imm & 0x10 == 0 { b.low() } else { b.high() };
     let x = u128::from(x);
     let mut out = 0;
     for i in 0..64 {
         out ^= (x << i) & 0u128.wrapping_sub(u128::from(y >> i & 1));
     }
-    out
+    Vector::from_bits(out)
 }
 
 /// CRC32 (SSE4.2): `len` bytes (1, 2, 4 or 8) of `data` into a CRC-32C.

@@ -10,7 +10,7 @@ mod ops;
 mod string;
 
 pub use int::crc32c;
-pub use ops::{SimdOp, simd};
+pub use ops::{SimdOp, simd, simd_pure, simd_pure_into};
 pub use string::{StringCompare, pcmpestr, pcmpistr};
 
 use serde::{Deserialize, Serialize};

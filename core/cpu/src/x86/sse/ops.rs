@@ -51,8 +51,15 @@ macro_rules! simd_ops {
             mxcsr: &mut Mxcsr,
         ) -> Result<u128, SimdException> {
             match op {
-                $(SimdOp::$int => Ok(integer($int_f, a, b, imm)),)*
                 $(SimdOp::$float => fp::run($float_f, a, b, imm, mxcsr),)*
+                _ => Ok(simd_pure(op, a, b, imm)),
+            }
+        }
+
+        fn run_pure(op: SimdOp, a: Vector, b: Vector, imm: u8) -> Vector {
+            match op {
+                $(SimdOp::$int => typed($int_f, a, b, imm),)*
+                _ => a,
             }
         }
     };
@@ -60,8 +67,22 @@ macro_rules! simd_ops {
 
 /// Gives the closures of the table their types.
 #[inline(always)]
-fn integer(f: impl Fn(u128, u128, u8) -> u128, a: u128, b: u128, imm: u8) -> u128 {
+fn typed(f: impl Fn(Vector, Vector, u8) -> Vector, a: Vector, b: Vector, imm: u8) -> Vector {
     f(a, b, imm)
+}
+
+/// Executes an operation that does not use MXCSR; the others give `a`.
+#[inline]
+#[must_use]
+pub fn simd_pure(op: SimdOp, a: u128, b: u128, imm: u8) -> u128 {
+    run_pure(op, Vector::from_bits(a), Vector::from_bits(b), imm).bits()
+}
+
+/// [`simd_pure`] from memory to memory, which is what the compiler makes vector code of.
+#[inline]
+pub fn simd_pure_into(op: SimdOp, a: &u128, b: &u128, imm: u8, out: &mut u128) {
+    *out =
+        zerocopy::transmute!(run_pure(op, zerocopy::transmute!(*a), zerocopy::transmute!(*b), imm));
 }
 
 simd_ops! {
@@ -70,19 +91,19 @@ simd_ops! {
         Mov "MOVAPS, MOVDQA and the like: `b`" => |_, b, _| b;
         Movss "MOVSS register form: lane 0 (32 bits) of `b` into `a`" => |a, b, _| blend(a, b, 1, 32);
         Movsd "MOVSD register form, MOVLPS/MOVLPD load: low 64 bits of `b` into `a`" => |a, b, _| blend(a, b, 1, 64);
-        Movq "MOVQ: low 64 bits of `b`, zero above" => |_, b, _| b & u128::from(u64::MAX);
-        Movd "MOVD: low 32 bits of `b`, zero above" => |_, b, _| b & 0xFFFF_FFFF;
+        Movq "MOVQ: low 64 bits of `b`, zero above" => |_, b, _| integer(b.low());
+        Movd "MOVD: low 32 bits of `b`, zero above" => |_, b, _| integer(b.low() & 0xFFFF_FFFF);
         Movlhps "MOVLHPS, MOVHPS/MOVHPD load, PUNPCKLQDQ, UNPCKLPD" => |a, b, _| unpackl64(a, b);
-        Movhlps "MOVHLPS: high half of `b` into the low half of `a`" => |a, b, _| a >> 64 << 64 | b >> 64;
-        MovHigh "MOVHPS/MOVHPD store: the high half of `b`, zero above" => |_, b, _| b >> 64;
+        Movhlps "MOVHLPS: high half of `b` into the low half of `a`" => |a, b, _| from_u64s([b.high(), a.high()]);
+        MovHigh "MOVHPS/MOVHPD store: the high half of `b`, zero above" => |_, b, _| integer(b.high());
         Movddup "MOVDDUP" => |_, b, _| unpackl64(b, b);
         Movsldup "MOVSLDUP" => |_, b, _| shufd(b, 0b10_10_00_00);
         Movshdup "MOVSHDUP" => |_, b, _| shufd(b, 0b11_11_01_01);
         // Logic.
-        Pand "PAND, ANDPS, ANDPD" => |a, b, _| a & b;
-        Pandn "PANDN, ANDNPS, ANDNPD" => |a, b, _| !a & b;
-        Por "POR, ORPS, ORPD" => |a, b, _| a | b;
-        Pxor "PXOR, XORPS, XORPD" => |a, b, _| a ^ b;
+        Pand "PAND, ANDPS, ANDPD" => |a, b, _| map_u64(a, b, |x, y| x & y);
+        Pandn "PANDN, ANDNPS, ANDNPD" => |a, b, _| map_u64(a, b, |x, y| !x & y);
+        Por "POR, ORPS, ORPD" => |a, b, _| map_u64(a, b, |x, y| x | y);
+        Pxor "PXOR, XORPS, XORPD" => |a, b, _| map_u64(a, b, |x, y| x ^ y);
         Ptest "PTEST; the result is ZF and CF in their EFLAGS bits" => |a, b, _| ptest(a, b);
         // Sums and differences.
         Paddb "PADDB" => |a, b, _| map_u8(a, b, u8::wrapping_add);
@@ -152,14 +173,14 @@ simd_ops! {
         Psignw "PSIGNW" => |a, b, _| map_i16(a, b, |x, y| x.wrapping_mul(y.signum()));
         Psignd "PSIGND" => |a, b, _| map_i32(a, b, |x, y| x.wrapping_mul(y.signum()));
         // Shifts: by the low 64 bits of `b`, or by the immediate.
-        Psllw "PSLLW by `b`" => |a, b, _| sll16(a, b as u64);
-        Pslld "PSLLD by `b`" => |a, b, _| sll32(a, b as u64);
-        Psllq "PSLLQ by `b`" => |a, b, _| sll64(a, b as u64);
-        Psrlw "PSRLW by `b`" => |a, b, _| srl16(a, b as u64);
-        Psrld "PSRLD by `b`" => |a, b, _| srl32(a, b as u64);
-        Psrlq "PSRLQ by `b`" => |a, b, _| srl64(a, b as u64);
-        Psraw "PSRAW by `b`" => |a, b, _| sra16(a, b as u64);
-        Psrad "PSRAD by `b`" => |a, b, _| sra32(a, b as u64);
+        Psllw "PSLLW by `b`" => |a, b, _| sll16(a, b.low());
+        Pslld "PSLLD by `b`" => |a, b, _| sll32(a, b.low());
+        Psllq "PSLLQ by `b`" => |a, b, _| sll64(a, b.low());
+        Psrlw "PSRLW by `b`" => |a, b, _| srl16(a, b.low());
+        Psrld "PSRLD by `b`" => |a, b, _| srl32(a, b.low());
+        Psrlq "PSRLQ by `b`" => |a, b, _| srl64(a, b.low());
+        Psraw "PSRAW by `b`" => |a, b, _| sra16(a, b.low());
+        Psrad "PSRAD by `b`" => |a, b, _| sra32(a, b.low());
         PsllwImm "PSLLW of `a` by the immediate" => |a, _, n| sll16(a, n.into());
         PslldImm "PSLLD of `a` by the immediate" => |a, _, n| sll32(a, n.into());
         PsllqImm "PSLLQ of `a` by the immediate" => |a, _, n| sll64(a, n.into());
@@ -228,9 +249,9 @@ simd_ops! {
         Aesimc "AESIMC" => |_, b, _| aes::imc(b);
         Aeskeygenassist "AESKEYGENASSIST" => |_, b, imm| aes::keygen_assist(b, imm);
         // Strings: the other result is had by another operation of the same operands.
-        Pcmpistri "PCMPISTRI; the result is ECX" => |a, b, imm| u128::from(string::pcmpistr(a, b, imm).index);
-        Pcmpistrm "PCMPISTRM; the result is XMM0" => |a, b, imm| string::pcmpistr(a, b, imm).mask;
-        PcmpistrFlags "The EFLAGS bits of PCMPISTRI and PCMPISTRM (CF, ZF, SF, OF; the others 0)" => |a, b, imm| u128::from(string::pcmpistr(a, b, imm).flags);
+        Pcmpistri "PCMPISTRI; the result is ECX" => |a, b, imm| integer(string::pcmpistr(a.bits(), b.bits(), imm).index.into());
+        Pcmpistrm "PCMPISTRM; the result is XMM0" => |a, b, imm| Vector::from_bits(string::pcmpistr(a.bits(), b.bits(), imm).mask);
+        PcmpistrFlags "The EFLAGS bits of PCMPISTRI and PCMPISTRM (CF, ZF, SF, OF; the others 0)" => |a, b, imm| integer(string::pcmpistr(a.bits(), b.bits(), imm).flags.into());
     }
     float {
         Addps "ADDPS" => |a, b, _, env| fp::ps(Arith::Add, a, b, env);
@@ -283,11 +304,11 @@ simd_ops! {
         Ucomisd "UCOMISD; the result is ZF, PF and CF in their EFLAGS bits" => |a, b, _, env| fp::comisd(a, b, false, env);
         Roundps "ROUNDPS" => |_, b, imm, env| fp::roundps(b, imm, env);
         Roundpd "ROUNDPD" => |_, b, imm, env| fp::roundpd(b, imm, env);
-        Roundss "ROUNDSS" => |a, b, imm, env| blend(a, fp::roundss(b, imm, env), 1, 32);
-        Roundsd "ROUNDSD" => |a, b, imm, env| blend(a, fp::roundsd(b, imm, env), 1, 64);
+        Roundss "ROUNDSS" => |a, b, imm, env| fp::blend(a, fp::roundss(b, imm, env), 1, 32);
+        Roundsd "ROUNDSD" => |a, b, imm, env| fp::blend(a, fp::roundsd(b, imm, env), 1, 64);
         // Conversions. Two-lane results of the `2ps`, `2dq` and `2pi` kinds are zero above.
-        Cvtss2sd "CVTSS2SD" => |a, b, _, env| blend(a, fp::ss2sd(b, env), 1, 64);
-        Cvtsd2ss "CVTSD2SS" => |a, b, _, env| blend(a, fp::sd2ss(b, env), 1, 32);
+        Cvtss2sd "CVTSS2SD" => |a, b, _, env| fp::blend(a, fp::ss2sd(b, env), 1, 64);
+        Cvtsd2ss "CVTSD2SS" => |a, b, _, env| fp::blend(a, fp::sd2ss(b, env), 1, 32);
         Cvtps2pd "CVTPS2PD" => |_, b, _, env| fp::ps2pd(b, env);
         Cvtpd2ps "CVTPD2PS" => |_, b, _, env| fp::pd2ps(b, env);
         Cvtdq2ps "CVTDQ2PS" => |_, b, _, env| fp::dq2ps(b, env);
@@ -296,13 +317,13 @@ simd_ops! {
         Cvttps2dq "CVTTPS2DQ" => |_, b, _, env| fp::ps2dq(b, true, env);
         Cvtpd2dq "CVTPD2DQ, CVTPD2PI" => |_, b, _, env| fp::pd2dq(b, false, env);
         Cvttpd2dq "CVTTPD2DQ, CVTTPD2PI" => |_, b, _, env| fp::pd2dq(b, true, env);
-        Cvtpi2ps "CVTPI2PS: two doublewords of `b` into the low half of `a`" => |a, b, _, env| blend(a, fp::dq2ps(b & u128::from(u64::MAX), env), 1, 64);
+        Cvtpi2ps "CVTPI2PS: two doublewords of `b` into the low half of `a`" => |a, b, _, env| fp::blend(a, fp::dq2ps(b & u128::from(u64::MAX), env), 1, 64);
         Cvtps2pi "CVTPS2PI" => |_, b, _, env| fp::ps2dq(b & u128::from(u64::MAX), false, env);
         Cvttps2pi "CVTTPS2PI" => |_, b, _, env| fp::ps2dq(b & u128::from(u64::MAX), true, env);
-        Cvtsi2ss32 "CVTSI2SS; `b` is a 32-bit integer" => |a, b, _, env| blend(a, fp::si2ss((b as i32).into(), env), 1, 32);
-        Cvtsi2ss64 "CVTSI2SS; `b` is a 64-bit integer" => |a, b, _, env| blend(a, fp::si2ss(b as i64, env), 1, 32);
-        Cvtsi2sd32 "CVTSI2SD; `b` is a 32-bit integer" => |a, b, _, env| blend(a, fp::si2sd((b as i32).into(), env), 1, 64);
-        Cvtsi2sd64 "CVTSI2SD; `b` is a 64-bit integer" => |a, b, _, env| blend(a, fp::si2sd(b as i64, env), 1, 64);
+        Cvtsi2ss32 "CVTSI2SS; `b` is a 32-bit integer" => |a, b, _, env| fp::blend(a, fp::si2ss((b as i32).into(), env), 1, 32);
+        Cvtsi2ss64 "CVTSI2SS; `b` is a 64-bit integer" => |a, b, _, env| fp::blend(a, fp::si2ss(b as i64, env), 1, 32);
+        Cvtsi2sd32 "CVTSI2SD; `b` is a 32-bit integer" => |a, b, _, env| fp::blend(a, fp::si2sd((b as i32).into(), env), 1, 64);
+        Cvtsi2sd64 "CVTSI2SD; `b` is a 64-bit integer" => |a, b, _, env| fp::blend(a, fp::si2sd(b as i64, env), 1, 64);
         Cvtss2si32 "CVTSS2SI; the result is a 32-bit integer" => |_, b, _, env| fp::ss2si(b, 32, false, env);
         Cvtss2si64 "CVTSS2SI; the result is a 64-bit integer" => |_, b, _, env| fp::ss2si(b, 64, false, env);
         Cvttss2si32 "CVTTSS2SI; the result is a 32-bit integer" => |_, b, _, env| fp::ss2si(b, 32, true, env);

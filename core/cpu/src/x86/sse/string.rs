@@ -1,6 +1,6 @@
 //! The SSE4.2 string comparisons (SDM vol. 2, section 4.1).
 
-use super::int::{from_u8s, from_u16s, u8s, u16s};
+use super::int::{Vector, from_u8s, from_u16s, u8s, u16s};
 
 /// What a comparison gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,7 @@ pub fn pcmpestr(a: u128, a_len: i64, b: u128, b_len: i64, imm: u8) -> StringComp
 /// The elements of a vector by the format bits of the immediate.
 fn elements(v: u128, imm: u8) -> [i32; 16] {
     let mut out = [0; 16];
+    let v = Vector::from_bits(v);
     match imm & 3 {
         0 => out = u8s(v).map(i32::from),
         1 => (0..8).for_each(|i| out[i] = u16s(v)[i].into()),
@@ -83,9 +84,11 @@ fn compare(
     };
     let mask = match (imm & 0x40 != 0, count) {
         (false, _) => u128::from(bits),
-        (true, 16) => from_u8s(core::array::from_fn(|i| if bits >> i & 1 != 0 { 0xFF } else { 0 })),
+        (true, 16) => {
+            from_u8s(core::array::from_fn(|i| if bits >> i & 1 != 0 { 0xFF } else { 0 })).bits()
+        }
         (true, _) => {
-            from_u16s(core::array::from_fn(|i| if bits >> i & 1 != 0 { 0xFFFF } else { 0 }))
+            from_u16s(core::array::from_fn(|i| if bits >> i & 1 != 0 { 0xFFFF } else { 0 })).bits()
         }
     };
     let flags = u32::from(bits != 0)
