@@ -574,7 +574,8 @@ pub(crate) fn exec<I: Isa>(
             }
             Uop::VecOp { kind, d, a, b, imm } => {
                 let f = I::frame_mut(&mut core.cpu);
-                f.vecs[at(d) % 64] = I::vec_op(kind, f.vecs[at(a) % 64], f.vecs[at(b) % 64], imm);
+                let (a, b) = (f.vecs[at(a) % 64], f.vecs[at(b) % 64]);
+                I::vec_op_into(kind, &a, &b, imm, &mut f.vecs[at(d) % 64]);
             }
 
             Uop::Pure { f, d, args } => {

@@ -134,6 +134,11 @@ pub trait Isa: Sized + 'static {
     fn pure(f: u16, args: &[u64; 6]) -> u64;
     /// Pure vector function `kind`.
     fn vec_op(kind: u16, a: u128, b: u128, imm: u8) -> u128;
+    /// The same from memory to memory, for where vectors are better not taken apart.
+    #[inline]
+    fn vec_op_into(kind: u16, a: &u128, b: &u128, imm: u8, out: &mut u128) {
+        *out = Self::vec_op(kind, *a, *b, imm);
+    }
     /// The exception that [`Op::Trap`](crate::ir::Op::Trap) names.
     fn trap(id: u16, arg: u64) -> Self::Trap;
 
