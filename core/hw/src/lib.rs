@@ -10,6 +10,7 @@ pub mod input;
 pub mod intc;
 pub mod isa;
 pub mod machine;
+pub mod nvram;
 pub mod pci;
 pub mod pci_host;
 pub mod rtc;

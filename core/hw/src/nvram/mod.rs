@@ -1,0 +1,3 @@
+//! Memories that keep configuration.
+
+pub mod fw_cfg;
