@@ -5,6 +5,7 @@ pub mod acpi;
 pub mod block;
 pub mod char;
 pub mod display;
+pub mod i386;
 pub mod ide;
 pub mod input;
 pub mod intc;
