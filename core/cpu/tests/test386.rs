@@ -1,0 +1,41 @@
+//! Runs test386.asm (<https://github.com/barotto/test386.asm>), a test of the 80386's instruction
+//! set and system architecture that takes the place of the BIOS.
+//!
+//! `TEST386_ROM` names the assembled ROM (64 or 128 KiB, `OUT_PORT equ 0xe9`), `TEST386_REFERENCE`
+//! the project's `test386-EE-reference.txt`. Without them there is nothing to run.
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a test program on the host")]
+
+mod bare;
+
+use bare::Bare;
+
+#[test]
+fn test386_reaches_its_end_and_prints_what_a_386_prints() {
+    let Ok(path) = std::env::var("TEST386_ROM") else {
+        println!("TEST386_ROM is not set: nothing was run");
+        return;
+    };
+    let rom = std::fs::read(&path).expect("the ROM can be read");
+    let mut machine = Bare::new("486", 0x10_0000, &rom);
+    let insns = machine.run(200_000_000);
+    let said = machine.said.lock().unwrap();
+    let text = String::from_utf8_lossy(&said.text);
+    println!("{insns} instructions, POST codes {:02x?}", said.post);
+    if said.post.last() != Some(&0xff) {
+        println!("{}\n{}", text.lines().rev().take(5).collect::<Vec<_>>().join("\n"), machine.cpus.cpu(0).dump());
+    }
+    assert_eq!(said.post.last(), Some(&0xff), "the last test it began");
+    let Ok(path) = std::env::var("TEST386_REFERENCE") else {
+        println!("TEST386_REFERENCE is not set: the results were not compared");
+        return;
+    };
+    let reference = std::fs::read(&path).expect("the reference can be read");
+    let reference = String::from_utf8_lossy(&reference);
+    let pairs = || text.lines().zip(reference.lines());
+    let wrong = pairs().filter(|(a, b)| a != b).count();
+    for (a, b) in pairs().filter(|(a, b)| a != b).take(20) {
+        println!("  is  {a}\n  not {b}");
+    }
+    println!("{} of {} lines equal", pairs().count() - wrong, reference.lines().count());
+    assert_eq!((wrong, text.lines().count()), (0, reference.lines().count()));
+}
