@@ -207,9 +207,7 @@ impl X86 {
             let entry = self.mark(board, at, pde, access, 4);
             return Ok(self.found(base | (linear & 0x3f_ffff), entry, pde & (RW | US), rights));
         }
-        if pde & A == 0 {
-            board.write(at, 4, pde | A);
-        }
+        let pde_at = at;
         let at = self.a20_mask((pde & 0xffff_f000) | ((linear >> 10) & 0xffc));
         let pte = board.read(at, 4);
         if pte & P == 0 {
@@ -219,6 +217,7 @@ impl X86 {
         if !self.allowed(sum, access, rights) {
             return Err(self.page_fault(linear, access, rights, code::P));
         }
+        self.mark(board, pde_at, pde, Access::Read, 4);
         let entry = self.mark(board, at, pte, access, 4);
         Ok(self.found(pte & 0xffff_f000, entry, sum, rights))
     }
@@ -239,6 +238,9 @@ impl X86 {
             | if nxe { 0 } else { NX };
         let mut sum = RW | US;
         let (mut level, mut table);
+        // Tables on the way; their accessed flags are set when the access is found to be allowed.
+        let mut path = [(0, 0); 3];
+        let mut depth = 0;
         if levels == 3 {
             let pdpte = self.sys.pdpte[(linear >> 30) as usize & 3];
             if pdpte & P == 0 {
@@ -270,14 +272,16 @@ impl X86 {
                 if !self.allowed(sum, access, rights) {
                     return Err(self.page_fault(linear, access, rights, code::P));
                 }
+                for &(at, entry) in &path[..depth] {
+                    self.mark(board, at, entry, Access::Read, 8);
+                }
                 let marked = self.mark(board, at, entry, access, 8);
                 let inside = (1 << shift) - 1;
                 let phys = (entry & address & !inside) | (linear & inside);
                 return Ok(self.found(phys, marked, sum, rights));
             }
-            if entry & A == 0 {
-                board.write(at, 8, entry | A);
-            }
+            path[depth] = (at, entry);
+            depth += 1;
             table = entry & address;
             level -= 1;
         }

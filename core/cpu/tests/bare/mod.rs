@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 
 /// What the program said through its ports.
 #[derive(Debug, Default)]
-pub struct Said {
+pub(crate) struct Said {
     /// Text written to the debug port and the serial port.
-    pub text: Vec<u8>,
+    pub(crate) text: Vec<u8>,
     /// Values written to the diagnostic port.
-    pub post: Vec<u8>,
+    pub(crate) post: Vec<u8>,
     /// Value written to the exit port.
-    pub exit: Option<u32>,
+    pub(crate) exit: Option<u32>,
 }
 
 /// One device for all ports: bank 0 diagnostic, bank 1 debug console, bank 2 exit, bank 3 the
@@ -78,18 +78,18 @@ impl Registers for Ports {
 }
 
 /// The computer.
-pub struct Bare {
+pub(crate) struct Bare {
     /// Its board.
-    pub board: Board,
+    pub(crate) board: Board,
     /// Its processor.
-    pub cpus: Cluster<X86Isa>,
+    pub(crate) cpus: Cluster<X86Isa>,
     /// What it said so far.
-    pub said: Arc<Mutex<Said>>,
+    pub(crate) said: Arc<Mutex<Said>>,
 }
 
 impl Bare {
     /// `ram` bytes of memory, with a ROM at the top of the first MiB and of the 4 GiB.
-    pub fn new(model: &str, ram: usize, rom: &[u8]) -> Self {
+    pub(crate) fn new(model: &str, ram: usize, rom: &[u8]) -> Self {
         let config = BoardConfig { ram_capacity: ram + rom.len(), ..BoardConfig::default() };
         let mut board = Board::new(config);
         let block = board.ram().alloc("ram", ram).expect("as large as asked");
@@ -119,7 +119,7 @@ impl Bare {
 
     /// Runs until the program halts for good, exits, or `limit` instructions are done; answers how
     /// many ran.
-    pub fn run(&mut self, limit: u64) -> u64 {
+    pub(crate) fn run(&mut self, limit: u64) -> u64 {
         let mut done = 0;
         while done < limit {
             let end = self.board.now().after(100_000);
