@@ -274,10 +274,20 @@ impl Lifter<'_> {
             self.call(Helper::Enter, &args, Fx::ALL);
             return self.leave_next();
         }
+        // The new top of stack must be writable, though nothing is written.
+        let top = i64::from(size).wrapping_add(bytes as i64).wrapping_neg();
+        let addr = self.stack_addr(RSP, top, size, Intent::Write);
+        self.b.probe(size.into(), addr, ir::Mem::plain(self.mmu));
         self.push_at(size.into(), size, RBP);
-        let sp = self.tmp();
+        let mut sp = self.tmp();
         let w = self.stack_width();
         self.b.sub(w, sp, RSP, u64::from(size));
+        if w == Width::W16 {
+            // The upper half of ESP stays.
+            let low = sp;
+            sp = self.tmp();
+            self.b.deposit(sp, RSP, low, 0, 16);
+        }
         self.write_gpr(5, size, sp);
         self.set_sp_from(sp, -(bytes as i64));
         self.done()

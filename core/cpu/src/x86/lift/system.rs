@@ -161,15 +161,17 @@ impl Lifter<'_> {
     fn arpl(&mut self) -> Flow {
         let source = self.read(self.op(1));
         let rpl = self.bin(BinOp::And, Width::W16, source, 3u64);
-        let (a, dest) = self.read_dest(self.op(0));
+        let a = self.read_copy(self.op(0));
         let old = self.bin(BinOp::And, Width::W16, a, 3u64);
         let lower = self.tmp();
         self.b.set_if(Cond::LtU, Width::W16, lower, old, rpl);
         let raised = self.tmp();
         self.b.deposit(raised, a, rpl, 0, 2);
-        let value = self.tmp();
-        self.b.select(Width::W16, value, Cmp::new(Cond::Ne, Width::W64, lower, 0u64), raised, a);
-        self.write_dest(dest, value);
+        // Memory is written, and has to be writable, only when the selector changes.
+        let same = self.b.new_label();
+        self.b.branch(Cmp::new(Cond::Eq, Width::W64, lower, 0u64), same);
+        self.write(self.op(0), raised);
+        self.b.label(same);
         self.set_zero_flag(lower);
         self.done()
     }
