@@ -309,6 +309,7 @@ mod tests {
             assert_eq!(compare(&node, &copy).await?, None);
             copy.write(70_000, vec![8].into()).await?;
             assert_eq!(compare(&node, &copy).await?, Some(70_000));
+            node.close().await?;
             drop(node);
             let result = check(&graph, &fs, "over.qcow2", None, Repair::Nothing).await?;
             assert!(result.is_clean(), "{result:?}");

@@ -134,7 +134,7 @@ impl Qcow2 {
                 if access == Access::Read || in_place =>
             {
                 match self.data() {
-                    Ok(node) if host < node.len() => {
+                    Ok(node) if self.shape.down(host) < node.len() => {
                         Map::Child { node, offset: host, len, lease: Some(lease) }
                     }
                     _ => Map::Defer,
@@ -170,7 +170,7 @@ impl Qcow2 {
                 }
                 Step::Data { host, len, lease, .. } => {
                     let node = self.data()?;
-                    if host >= node.len() && !self.shape.data_file {
+                    if self.shape.down(host) >= node.len() && !self.shape.data_file {
                         return Err(BlockError::corrupt(format!(
                             "data cluster at {host:#x} is beyond the end of the file"
                         )));

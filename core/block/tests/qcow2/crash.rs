@@ -1,0 +1,260 @@
+//! A log of writes and flushes, cut everywhere: whatever a crash leaves must open, have leaks
+//! at worst, and hold every byte that was flushed.
+
+use crate::model::{options, shapes};
+use crate::{Random, run};
+use orrery_block::graph::BlockGraph;
+use orrery_block::host::{BlockFile, MemFile, MemFs};
+use orrery_block::qcow2::{CreateOptions, Repair};
+use orrery_block::{Format, IoBuf, Op, OpenOptions, Result, img};
+use std::sync::{Arc, Mutex};
+
+#[derive(Clone)]
+enum Event {
+    Write(u64, Vec<u8>),
+    SetLen(u64),
+    Punch(u64, u64),
+    Flush,
+}
+
+/// Notes everything that reaches the disk.
+struct Recorder {
+    file: MemFile,
+    log: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Recorder {
+    fn note(&self, event: Event) {
+        self.log.lock().unwrap().push(event);
+    }
+}
+
+impl BlockFile for Recorder {
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+    fn read_at(&self, offset: u64, buf: IoBuf) -> Op<IoBuf> {
+        self.file.read_at(offset, buf)
+    }
+    fn write_at(&self, offset: u64, buf: IoBuf) -> Op<IoBuf> {
+        self.note(Event::Write(offset, buf.to_vec()));
+        self.file.write_at(offset, buf)
+    }
+    fn flush(&self) -> Op<()> {
+        self.note(Event::Flush);
+        self.file.flush()
+    }
+    fn set_len(&self, len: u64) -> Op<()> {
+        self.note(Event::SetLen(len));
+        self.file.set_len(len)
+    }
+    fn punch_hole(&self, offset: u64, len: u64) -> Op<()> {
+        self.note(Event::Punch(offset, len));
+        self.file.punch_hole(offset, len)
+    }
+}
+
+async fn apply(file: &MemFile, event: &Event) -> Result<()> {
+    match event {
+        Event::Write(at, bytes) => file.write_at(*at, bytes.clone().into()).await.map(drop),
+        Event::SetLen(len) => file.set_len(*len).await,
+        Event::Punch(at, len) => file.punch_hole(*at, *len).await,
+        Event::Flush => Ok(()),
+    }
+}
+
+const GRAIN: usize = 512;
+
+/// What each sector of the guest's disk may hold after a crash: the value at the last flush, and
+/// everything written since.
+struct Promise {
+    /// Length of the log when the promise was made.
+    at: usize,
+    /// Tags by sector.
+    stable: Vec<u64>,
+}
+
+struct Recording {
+    start: MemFile,
+    log: Vec<Event>,
+    promises: Vec<Promise>,
+    /// By log position: sector got this tag at the earliest.
+    history: Vec<(usize, usize, u64)>,
+    base: Option<Vec<u8>>,
+}
+
+fn sector(tag: u64) -> [u8; GRAIN] {
+    let mut bytes = [0; GRAIN];
+    if tag != 0 {
+        for chunk in bytes.chunks_exact_mut(8) {
+            chunk.copy_from_slice(&tag.to_le_bytes());
+        }
+    }
+    bytes
+}
+
+/// A session of a guest that writes tagged sectors, flushes, zeroes and discards.
+async fn record(shape: &CreateOptions, backing: bool, seed: u64, steps: usize) -> Result<Recording> {
+    let sectors: u64 = if shape.cluster_size < 4096 { 512 } else { 2048 };
+    let size = sectors * GRAIN as u64;
+    let mut random = Random::new(seed);
+    let graph = BlockGraph::new();
+    let fs = MemFs::new();
+    let mut now: Vec<u64> = vec![0; sectors as usize];
+    let mut create = CreateOptions { size, ..shape.clone() };
+    let mut base = None;
+    if backing {
+        now.iter_mut().enumerate().for_each(|(i, tag)| *tag = 1_000_000 + i as u64);
+        let bytes: Vec<u8> = now.iter().flat_map(|tag| sector(*tag)).collect();
+        fs.add("base", Arc::new(MemFile::from_bytes(&bytes)));
+        base = Some(bytes);
+        create.backing_file = Some("base".into());
+        create.backing_format = Some("raw".into());
+    }
+    let empty = Arc::new(MemFile::new());
+    img::create(&graph, empty.clone(), Format::Qcow2, &create).await?;
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let start = empty.fork();
+    fs.add("disk", Arc::new(Recorder { file: empty.fork(), log: log.clone() }));
+    let node = graph.open(&fs, "disk", &options()).await?;
+    let position = || log.lock().unwrap().len();
+    let mut promises = vec![Promise { at: 0, stable: now.clone() }];
+    let mut history = Vec::new();
+    let mut tag = 0;
+    for _ in 0..steps {
+        let first = random.below(sectors);
+        let most = [2, 40, 300][random.below(3) as usize];
+        let count = (1 + random.below(most)).min(sectors - first);
+        let range = first as usize..(first + count) as usize;
+        let (offset, len) = (first * GRAIN as u64, count * GRAIN as u64);
+        match random.below(10) {
+            0..=4 => {
+                tag += 1;
+                let mark = position();
+                node.write(offset, sector(tag).repeat(count as usize).into()).await?;
+                for i in range {
+                    now[i] = tag;
+                    history.push((mark, i, tag));
+                }
+            }
+            5 | 6 => {
+                let mark = position();
+                node.write_zeroes(offset, len, random.below(2) == 0).await?;
+                for i in range {
+                    now[i] = 0;
+                    history.push((mark, i, 0));
+                }
+            }
+            7 => {
+                let mark = position();
+                node.discard(offset, len).await?;
+                let bytes = node.read(offset, IoBuf::zeroed(len as usize)).await?;
+                for (k, i) in range.enumerate() {
+                    if bytes[k * GRAIN..(k + 1) * GRAIN] == sector(0) {
+                        now[i] = 0;
+                        history.push((mark, i, 0));
+                    }
+                }
+            }
+            _ => {
+                node.flush().await?;
+                promises.push(Promise { at: position(), stable: now.clone() });
+            }
+        }
+    }
+    node.close().await?;
+    promises.push(Promise { at: position(), stable: now });
+    let log = log.lock().unwrap().clone();
+    Ok(Recording { start, log, promises, history, base })
+}
+
+impl Recording {
+    /// Opens what a crash after `cut` events left on the disk, and judges it.
+    async fn judge(&self, disk: MemFile, cut: usize, what: &str) -> Result<()> {
+        let graph = BlockGraph::new();
+        let fs = MemFs::new();
+        if let Some(base) = &self.base {
+            fs.add("base", Arc::new(MemFile::from_bytes(base)));
+        }
+        fs.add("disk", Arc::new(disk));
+        let result = img::check(&graph, &fs, "disk", None, Repair::Nothing).await?;
+        assert_eq!(result.corruptions, 0, "{what}: {:?}", result.messages);
+        let promise = self.promises.iter().rev().find(|p| p.at <= cut).expect("one at the start");
+        let node = graph.open(&fs, "disk", &OpenOptions { read_only: true, ..options() }).await?;
+        let bytes = node.read(0, IoBuf::zeroed(node.len() as usize)).await?;
+        for (i, stable) in promise.stable.iter().enumerate() {
+            let found = &bytes[i * GRAIN..(i + 1) * GRAIN];
+            if *found == sector(*stable) {
+                continue;
+            }
+            // Something newer is allowed as well, where the guest has not flushed since.
+            let newer = self
+                .history
+                .iter()
+                .any(|(at, s, tag)| *s == i && *at + 1 > promise.at && *at <= cut && *found == sector(*tag));
+            assert!(newer, "{what}: sector {i} lost what was flushed as {stable}");
+        }
+        Ok(())
+    }
+}
+
+/// Every prefix of the log, and random subsets of what came after the last barrier.
+async fn cut_everywhere(recording: &Recording, random: &mut Random, subsets: usize) -> Result<usize> {
+    let mut cuts = 0;
+    let prefix = recording.start.fork();
+    let stable = recording.start.fork();
+    let mut since = 0;
+    for cut in 0..=recording.log.len() {
+        recording.judge(prefix.fork(), cut, &format!("cut {cut}")).await?;
+        cuts += 1;
+        for subset in 0..subsets {
+            if cut - since < 2 {
+                break;
+            }
+            let disk = stable.fork();
+            for event in &recording.log[since..cut] {
+                match (random.below(4), event) {
+                    (0, _) => {}
+                    // Torn: a part of the sectors arrived.
+                    (1, Event::Write(at, bytes)) if bytes.len() > 512 => {
+                        let keep = random.below(bytes.len() as u64 / 512) as usize * 512;
+                        let part = Event::Write(*at, bytes[..keep].to_vec());
+                        apply(&disk, &part).await?;
+                    }
+                    (_, event) => apply(&disk, event).await?,
+                }
+            }
+            recording.judge(disk, cut, &format!("cut {cut}, subset {subset}")).await?;
+            cuts += 1;
+        }
+        let Some(event) = recording.log.get(cut) else { break };
+        apply(&prefix, event).await?;
+        if matches!(event, Event::Flush) {
+            for event in &recording.log[since..cut] {
+                apply(&stable, event).await?;
+            }
+            since = cut + 1;
+        }
+    }
+    Ok(cuts)
+}
+
+#[test]
+fn a_crash_at_any_point_leaves_leaks_at_worst_and_loses_nothing_flushed() {
+    let mut cuts = 0;
+    for (number, shape) in shapes().iter().enumerate() {
+        if shape.cluster_size > 64 << 10 {
+            continue;
+        }
+        for backing in [false, true] {
+            let seed = 7000 + number as u64 * 2 + u64::from(backing);
+            cuts += run(async {
+                let recording = record(shape, backing, seed, 40).await?;
+                cut_everywhere(&recording, &mut Random::new(seed), 2).await
+            })
+            .unwrap_or_else(|error| panic!("{shape:?}, backing {backing}: {error}"));
+        }
+    }
+    eprintln!("{cuts} crashes");
+    assert!(cuts > 2000);
+}
