@@ -46,8 +46,16 @@ impl Notify {
 /// and no cycle can form.
 #[derive(Default)]
 pub(crate) struct RangeLock {
-    held: Mutex<(u64, Vec<(u64, Range<u64>)>)>,
+    held: Mutex<Held>,
     changed: Notify,
+}
+
+#[derive(Default)]
+struct Held {
+    /// The last place given out.
+    last: u64,
+    /// Who is here, by place.
+    ranges: Vec<(u64, Range<u64>)>,
 }
 
 /// Holds a range; gives it back when dropped.
@@ -60,9 +68,9 @@ impl RangeLock {
     /// Takes a place in the queue for `range`.
     fn enter(self: &Arc<Self>, range: Range<u64>) -> RangeGuard {
         let mut held = lock(&self.held);
-        held.0 += 1;
-        let id = held.0;
-        held.1.push((id, range));
+        held.last += 1;
+        let id = held.last;
+        held.ranges.push((id, range));
         RangeGuard { lock: self.clone(), id }
     }
 
@@ -73,7 +81,7 @@ impl RangeLock {
         self.changed
             .until(|| {
                 let held = lock(&self.held);
-                let blocked = held.1.iter().any(|(other, theirs)| {
+                let blocked = held.ranges.iter().any(|(other, theirs)| {
                     *other < id && theirs.start < range.end && range.start < theirs.end
                 });
                 (!blocked).then_some(())
@@ -90,7 +98,7 @@ impl RangeLock {
 
 impl Drop for RangeGuard {
     fn drop(&mut self) {
-        lock(&self.lock.held).1.retain(|(id, _)| *id != self.id);
+        lock(&self.lock.held).ranges.retain(|(id, _)| *id != self.id);
         self.lock.changed.notify();
     }
 }

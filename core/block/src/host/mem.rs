@@ -289,7 +289,7 @@ impl HeldFile {
         };
         match (held, error) {
             (Held::Read(_, _, done) | Held::Write(_, _, done), Some(error)) => {
-                done.finish(Err(error))
+                done.finish(Err(error));
             }
             (Held::Flush(done), Some(error)) => done.finish(Err(error)),
             (Held::Read(at, buf, done), None) => done.finish(now(self.file.read_at(at, buf))),

@@ -6,7 +6,8 @@ use super::entry::{
     COPIED, Entry, Kind, L1_RESERVED, OFFSET, REFTABLE_RESERVED, Shape, refcount, set_refcount,
 };
 use super::header::{MAX_REFTABLE_BYTES, Place, be32, be64, field, incompatible};
-use super::{Qcow2, read_table};
+use super::snapshot::read_snapshots;
+use super::{Header, Qcow2, read_table};
 use crate::driver::Driver;
 use crate::graph::Node;
 use crate::sync::lock;
@@ -51,6 +52,9 @@ pub struct CheckResult {
     /// Compressed guest clusters.
     pub compressed_clusters: u64,
 }
+
+/// Most clusters that fit into the count: 256 MiB of it.
+const MAX_CLUSTERS: u64 = 1 << 26;
 
 impl CheckResult {
     /// True when nothing is wrong, or nothing is wrong any more.
@@ -172,26 +176,25 @@ impl Count<'_> {
         }
     }
 
-    async fn add_snapshots(&mut self, offset: u64, number: u32) -> Result<()> {
-        let mut at = offset;
-        for _ in 0..number {
-            let fixed = self.file.read(at, IoBuf::zeroed(40)).await?;
-            let (l1_offset, l1_len) = (be64(&fixed, 0), u64::from(be32(&fixed, 8)));
-            let names = u64::from(be32(&fixed, 12) >> 16) + u64::from(be32(&fixed, 12) & 0xffff);
-            at = (at + 40 + u64::from(be32(&fixed, 36)) + names).next_multiple_of(8);
-            if at - offset > 64 << 20 || at > self.file_len.next_multiple_of(self.shape.cluster()) {
-                self.result.corrupt(|| "snapshot table is beyond the end of the file".into());
+    async fn add_snapshots(&mut self, header: &Header) -> Result<()> {
+        let (list, len) = match read_snapshots(self.file, header).await {
+            Ok(table) => table,
+            Err(error) => {
+                self.result.corrupt(|| error.to_string());
                 return Ok(());
             }
-            if !self.aligned(l1_offset, "L1 table of a snapshot") {
+        };
+        self.add(header.snapshots_offset, len, "snapshot table");
+        for snapshot in list {
+            if !self.aligned(snapshot.l1_offset, "L1 table of a snapshot") {
                 continue;
             }
-            match read_table(self.file, "L1 table of a snapshot", l1_offset, l1_len).await {
-                Ok(l1) => self.add_l1(l1_offset, &l1, false).await?,
+            let what = "L1 table of a snapshot";
+            match read_table(self.file, what, snapshot.l1_offset, snapshot.l1_size.into()).await {
+                Ok(l1) => self.add_l1(snapshot.l1_offset, &l1, false).await?,
                 Err(error) => self.result.corrupt(|| error.to_string()),
             }
         }
-        self.add(offset, at - offset, "snapshot table");
         Ok(())
     }
 
@@ -296,13 +299,15 @@ impl Qcow2 {
 
     async fn count<'a>(&self, file: &'a Node, refcounts: bool) -> Result<Count<'a>> {
         let file_len = file.len();
-        let clusters = usize::try_from(file_len.div_ceil(self.shape.cluster()))
-            .map_err(|_| BlockError::unsupported("image is too large to be checked here"))?;
+        let clusters = file_len.div_ceil(self.shape.cluster());
+        if clusters > MAX_CLUSTERS {
+            return Err(BlockError::unsupported("image has too many clusters to be checked"));
+        }
         let mut count = Count {
             shape: self.shape,
             file,
             file_len,
-            counts: vec![0; clusters],
+            counts: vec![0; clusters as usize],
             result: CheckResult::default(),
         };
         count.add(0, self.shape.cluster(), "header");
@@ -312,7 +317,7 @@ impl Qcow2 {
         };
         count.add_l1(l1_offset, &l1, true).await?;
         if self.header.snapshots > 0 {
-            count.add_snapshots(self.header.snapshots_offset, self.header.snapshots).await?;
+            count.add_snapshots(&self.header).await?;
         }
         if let Some(crypto) = self.header.crypto {
             count.add(crypto.offset, crypto.len, "encryption header");
@@ -361,7 +366,7 @@ impl Qcow2 {
             let last =
                 (0..per).rev().find(|i| first + i < limit || refcount(&bytes, order, *i) != 0);
             let Some(last) = last else { continue };
-            if first + last > limit + (1 << 24) {
+            if first + last > limit + (1 << 22) {
                 count.result.corrupt(|| {
                     format!("refcount of cluster {} far beyond the file", first + last)
                 });

@@ -208,6 +208,11 @@ impl Header {
         {
             return bad("compression type and its feature bit contradict each other");
         }
+        if h.autoclear & autoclear::RAW_EXTERNAL != 0
+            && h.incompatible & incompatible::DATA_FILE == 0
+        {
+            return bad("it claims a raw data file but has none");
+        }
         if h.refcount_order > 6 {
             return bad(format!("refcount width 2^{} bits is invalid", h.refcount_order));
         }
@@ -244,7 +249,7 @@ impl Header {
         if h.l1_needed(h.size) > u64::from(h.l1_size) {
             return bad("L1 table is too small for the size of the disk");
         }
-        if backing_offset != 0 {
+        if backing_offset != 0 && backing_len != 0 {
             if backing_len > 1023 || backing_offset + backing_len > cluster {
                 return bad("backing file name is too long");
             }

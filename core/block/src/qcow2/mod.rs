@@ -20,6 +20,7 @@ mod flush;
 mod header;
 mod read;
 mod resize;
+mod snapshot;
 mod table;
 mod unpack;
 mod write;
@@ -27,6 +28,7 @@ mod write;
 pub use check::{CheckResult, Repair};
 pub use create::CreateOptions;
 pub use header::Compression;
+pub use snapshot::Snapshot;
 
 use crate::driver::{Access, BlockStatus, Driver, Map};
 use crate::graph::{Edge, Node, Perm, Role};
@@ -36,6 +38,7 @@ use entry::Shape;
 use header::{Header, autoclear, be64, incompatible};
 use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
+use snapshot::read_snapshots;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -53,6 +56,8 @@ pub struct Qcow2Options {
     pub l2_cache_size: u64,
     /// Bytes of refcount blocks kept in memory.
     pub refcount_cache_size: u64,
+    /// Show the disk as it was in this internal snapshot (id or name); implies read-only.
+    pub snapshot: Option<String>,
     /// Open images that are marked corrupt or cut short, for `check` to look at.
     #[serde(skip)]
     pub for_check: bool,
@@ -64,6 +69,7 @@ impl Default for Qcow2Options {
             read_only: false,
             l2_cache_size: 32 << 20,
             refcount_cache_size: 8 << 20,
+            snapshot: None,
             for_check: false,
         }
     }
@@ -73,6 +79,7 @@ impl Default for Qcow2Options {
 pub(crate) struct Qcow2 {
     shape: Shape,
     header: Header,
+    snapshots: Vec<Snapshot>,
     read_only: bool,
     file: Arc<Edge>,
     data_file: Mutex<Option<Arc<Edge>>>,
@@ -161,13 +168,29 @@ impl Qcow2 {
             if head.len() < head_len { file.read(0, IoBuf::zeroed(head_len)).await? } else { head };
         let header = Header::parse(&head)?;
         drop(head);
-        let read_only = options.read_only || file.read_only();
+        let read_only = options.read_only || options.snapshot.is_some() || file.read_only();
         if header.incompatible & incompatible::CORRUPT != 0 && !read_only && !options.for_check {
             return Err(BlockError::corrupt(
                 "it is marked corrupt; it can only be opened read-only",
             ));
         }
-        let l1 = read_table(file, "L1 table", header.l1_offset, u64::from(header.l1_size)).await?;
+        let snapshots = match read_snapshots(file, &header).await {
+            Err(_) if options.for_check => Vec::new(),
+            table => table?.0,
+        };
+        let (l1_offset, l1_size) = match &options.snapshot {
+            None => (header.l1_offset, header.l1_size),
+            Some(wanted) => {
+                let by_id = snapshots.iter().find(|s| s.id == *wanted);
+                let found = by_id.or_else(|| snapshots.iter().find(|s| s.name == *wanted));
+                let found = found.ok_or_else(|| BlockError::NotFound(wanted.clone()))?;
+                (found.l1_offset, found.l1_size)
+            }
+        };
+        if u64::from(l1_size) * 8 > header::MAX_L1_BYTES {
+            return Err(BlockError::corrupt("L1 table of the snapshot is too large"));
+        }
+        let l1 = read_table(file, "L1 table", l1_offset, l1_size.into()).await?;
         let reftable_len = u64::from(header.reftable_clusters) << (cluster_bits - 3);
         let reftable =
             read_table(file, "refcount table", header.reftable_offset, reftable_len).await?;
@@ -201,11 +224,12 @@ impl Qcow2 {
             backing: Mutex::new(None),
             size: AtomicU64::new(header.size),
             incompatible: AtomicU64::new(header.incompatible),
+            snapshots,
             writable: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             meta: Mutex::new(Meta {
                 l1,
-                l1_offset: header.l1_offset,
+                l1_offset,
                 l1_dirty: BTreeSet::new(),
                 l2: Cache::new(options.l2_cache_size, table),
                 reftable,
@@ -253,7 +277,7 @@ impl Qcow2 {
             compression: h.compression,
             corrupt: incompatible & incompatible::CORRUPT != 0,
             dirty: incompatible & incompatible::DIRTY != 0,
-            snapshots: h.snapshots,
+            snapshots: self.snapshots.clone(),
             backing_file: h.backing.clone(),
             backing_format: h.backing_format.clone(),
             data_file: h.data_file.clone(),
@@ -330,8 +354,8 @@ pub struct Qcow2Info {
     pub corrupt: bool,
     /// Refcounts may be stale.
     pub dirty: bool,
-    /// Number of internal snapshots.
-    pub snapshots: u32,
+    /// Internal snapshots.
+    pub snapshots: Vec<Snapshot>,
     /// Name of the backing file as stored.
     pub backing_file: Option<String>,
     /// Recorded format of the backing file.

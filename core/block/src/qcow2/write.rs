@@ -183,7 +183,7 @@ impl Qcow2 {
             for i in 0..clusters {
                 let guest = first + i * shape.cluster();
                 let old = self.load_entry(meta, table, guest);
-                let mut new = Entry { word: host + i * shape.cluster() | COPIED, bitmap: 0 };
+                let mut new = Entry { word: (host + i * shape.cluster()) | COPIED, bitmap: 0 };
                 if shape.extended() {
                     if !old.is_compressed() {
                         new.bitmap = old.bitmap;

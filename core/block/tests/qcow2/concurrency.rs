@@ -66,9 +66,10 @@ impl Bench {
             }
             4 => (Request::WriteZeroes { offset: at, len, unmap: true }, Doing::Zero(at, len)),
             5 => (Request::Discard { offset: at, len }, Doing::Discard(at, len)),
-            6 | 7 => {
-                (Request::Read { offset: at, buf: IoBuf::zeroed(len as usize) }, Doing::Read(at, len))
-            }
+            6 | 7 => (
+                Request::Read { offset: at, buf: IoBuf::zeroed(len as usize) },
+                Doing::Read(at, len),
+            ),
             _ => (Request::Flush, Doing::Flush),
         };
         let ticket = self.backend.submit(request);

@@ -94,7 +94,12 @@ fn sector(tag: u64) -> [u8; GRAIN] {
 }
 
 /// A session of a guest that writes tagged sectors, flushes, zeroes and discards.
-async fn record(shape: &CreateOptions, backing: bool, seed: u64, steps: usize) -> Result<Recording> {
+async fn record(
+    shape: &CreateOptions,
+    backing: bool,
+    seed: u64,
+    steps: usize,
+) -> Result<Recording> {
     let sectors: u64 = if shape.cluster_size < 4096 { 512 } else { 2048 };
     let size = sectors * GRAIN as u64;
     let mut random = Random::new(seed);
@@ -188,10 +193,9 @@ impl Recording {
                 continue;
             }
             // Something newer is allowed as well, where the guest has not flushed since.
-            let newer = self
-                .history
-                .iter()
-                .any(|(at, s, tag)| *s == i && *at + 1 > promise.at && *at <= cut && *found == sector(*tag));
+            let newer = self.history.iter().any(|(at, s, tag)| {
+                *s == i && *at + 1 > promise.at && *at <= cut && *found == sector(*tag)
+            });
             assert!(newer, "{what}: sector {i} lost what was flushed as {stable}");
         }
         Ok(())
@@ -199,7 +203,11 @@ impl Recording {
 }
 
 /// Every prefix of the log, and random subsets of what came after the last barrier.
-async fn cut_everywhere(recording: &Recording, random: &mut Random, subsets: usize) -> Result<usize> {
+async fn cut_everywhere(
+    recording: &Recording,
+    random: &mut Random,
+    subsets: usize,
+) -> Result<usize> {
     let mut cuts = 0;
     let prefix = recording.start.fork();
     let stable = recording.start.fork();

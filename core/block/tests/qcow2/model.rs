@@ -9,13 +9,19 @@ use std::sync::Arc;
 
 pub(crate) fn shapes() -> Vec<CreateOptions> {
     let base = CreateOptions::default();
-    let v3 = |cluster_size, refcount_bits| CreateOptions { cluster_size, refcount_bits, ..base.clone() };
+    let v3 =
+        |cluster_size, refcount_bits| CreateOptions { cluster_size, refcount_bits, ..base.clone() };
     let mut shapes = vec![
         CreateOptions { version: 2, ..base.clone() },
         CreateOptions { version: 2, cluster_size: 512, ..base.clone() },
         CreateOptions { lazy_refcounts: true, ..base.clone() },
         CreateOptions { extended_l2: true, cluster_size: 16 << 10, ..base.clone() },
-        CreateOptions { extended_l2: true, cluster_size: 64 << 10, refcount_bits: 1, ..base.clone() },
+        CreateOptions {
+            extended_l2: true,
+            cluster_size: 64 << 10,
+            refcount_bits: 1,
+            ..base.clone()
+        },
     ];
     for bits in [1, 2, 4, 8, 16, 32, 64] {
         shapes.push(v3(512, bits));

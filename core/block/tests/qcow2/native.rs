@@ -100,7 +100,8 @@ impl HostFs for NativeFs {
     }
 
     fn create(&self, name: &str) -> Op<Arc<dyn BlockFile>> {
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(name);
+        let options =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(name);
         match options {
             Ok(file) => Self::lend(file, true),
             Err(error) => Op::err(host(&error)),
@@ -115,7 +116,8 @@ impl Folder {
     pub(crate) fn new(name: &str) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("orrery-{name}-{}-{number}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("orrery-{name}-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).expect("temporary folder");
         Self(path)
     }
@@ -132,9 +134,14 @@ impl Drop for Folder {
     }
 }
 
+/// Material that lies beside the checkout, or where a variable says.
+pub(crate) fn beside(variable: &str, name: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    std::env::var(variable).map_or_else(|_| root.join("../shared/corpus").join(name), PathBuf::from)
+}
+
 /// The folder of images made by another program, when there is one.
 pub(crate) fn corpus() -> Option<PathBuf> {
-    let folder = std::env::var("ORRERY_IMAGES").unwrap_or_else(|_| "/work/corpus".into());
-    let folder = Path::new(&folder);
-    folder.join("manifest.tsv").exists().then(|| folder.to_owned())
+    let folder = beside("ORRERY_IMAGES", "images");
+    folder.join("manifest.tsv").exists().then_some(folder)
 }
