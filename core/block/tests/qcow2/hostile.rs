@@ -136,7 +136,7 @@ fn single_wrong_fields_are_refused_where_the_other_tool_refuses_them() {
             (Ok(()), _) if info_rc != "0" => milder.push(name),
             (Ok(()), Ok(())) if read_rc != "0" => milder.push(name),
             (Err(error), _) if info_rc == "0" && read_rc == "0" => {
-                stricter.push(format!("{name}: {error}"))
+                stricter.push(format!("{name}: {error}"));
             }
             _ => {}
         }
