@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
+pub mod audio;
 pub mod block;
 pub mod char;
 pub mod display;
 pub mod i386;
+pub mod dma;
 pub mod ide;
 pub mod input;
 pub mod intc;

@@ -96,6 +96,13 @@ impl Channel2 {
         }
     }
 
+    /// Sets whether the counter's output reaches the speaker, leaving the gate alone.
+    pub fn set_speaker(&self, now: VmTime, data: bool) {
+        let mut s = self.lock();
+        s.data = data;
+        s.note(pulses(now));
+    }
+
     /// OUT 2.
     pub fn out(&self, now: VmTime) -> bool {
         let now = pulses(now);

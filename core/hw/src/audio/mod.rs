@@ -1,0 +1,3 @@
+//! Sound.
+
+pub mod pcspk;
