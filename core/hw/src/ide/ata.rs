@@ -196,6 +196,17 @@ pub(super) enum Job {
     Packet(atapi::Job),
 }
 
+/// A queued command that failed (ATA8-ACS A.14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuedError {
+    /// Its tag.
+    pub tag: u8,
+    /// Error register.
+    pub error: u8,
+    /// Where it failed.
+    pub lba: u64,
+}
+
 /// Everything the guest can observe of one drive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -222,6 +233,8 @@ pub struct State {
     pub(super) smart: bool,
     /// Transfer mode as SET FEATURES names it.
     pub(super) mode: u8,
+    /// The queued command that failed last: log page 0x10.
+    pub(super) queued_error: Option<QueuedError>,
     pub(super) cd: mmc::State,
 }
 
@@ -273,6 +286,7 @@ impl Drive {
             write_cache: true,
             smart: true,
             mode: 0,
+            queued_error: None,
             cd: mmc::State::default(),
         };
         let mut drive = Self { config, backend, cd, state };
@@ -302,6 +316,7 @@ impl Drive {
         s.regs = TaskFile::default();
         (s.phase, s.job, s.want, s.intrq) = (Phase::Idle, Job::None, None, false);
         s.ext = false;
+        s.queued_error = None;
         s.buf = Vec::new();
         (s.pos, s.end) = (0, 0);
         self.signature();
@@ -436,6 +451,7 @@ impl Drive {
             0xca | 0xcb => self.write(false, 1, true),
             0x06 => self.data_set_management(),
             0x27 | 0xf8 => self.read_native_max(code == 0x27),
+            0x2f => self.read_log(),
             0x90 => self.diagnose(),
             0x91 => self.initialize_parameters(),
             0x94..=0x97 | 0x99 | 0xe0..=0xe3 | 0xe6 => self.done(),
@@ -978,6 +994,33 @@ impl Drive {
         self.state.regs.device |= 0x40;
         self.show_lba(if ext { last } else { last.min(0x0fff_ffff) }, ext);
         self.done();
+    }
+
+    /// READ LOG EXT: page 0x10 says which queued command failed, and so lets the drive go on.
+    fn read_log(&mut self) {
+        let r = &self.state.regs;
+        if !self.config.ncq || r.low & 0xff != 0x10 || r.count != 1 {
+            return self.abort();
+        }
+        let mut d = vec![0; 512];
+        match self.state.queued_error.take() {
+            Some(e) => {
+                let lba = e.lba.to_le_bytes();
+                (d[0], d[2], d[3]) = (e.tag, (READY | Status::ERR).bits(), e.error);
+                d[4..7].copy_from_slice(&lba[..3]);
+                d[8..11].copy_from_slice(&lba[3..6]);
+            }
+            // Not a queued command.
+            None => d[0] = 0x80,
+        }
+        self.answer(checked(d));
+    }
+
+    /// Keeps the error of a queued command; until its log page is read the drive takes no other.
+    pub fn queued_failed(&mut self, e: QueuedError) {
+        self.state.queued_error = Some(e);
+        self.state.regs.status = READY | Status::ERR;
+        self.state.regs.error = e.error;
     }
 
     fn set_features(&mut self) {

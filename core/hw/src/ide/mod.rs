@@ -1,5 +1,6 @@
 //! IDE: ATA and ATAPI drives, their channels and host adapters.
 
+pub mod ahci;
 pub mod ata;
 mod atapi;
 pub mod bmdma;

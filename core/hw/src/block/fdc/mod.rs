@@ -17,7 +17,8 @@ use orrery_block::backend::BlockBackend;
 use orrery_system::device::HostIo;
 use orrery_system::time::{Clock, Timer, VmTime};
 use orrery_system::{
-    BusError, BusResult, Device, IrqLine, Registers, RestoreError, StateBlob, reg_map,
+    Board, BusError, BusResult, Device, DeviceId, IrqLine, Registers, RestoreError, StateBlob,
+    reg_map,
 };
 use serde::{Deserialize, Serialize};
 
@@ -161,6 +162,29 @@ pub struct Fdc {
     /// Media changes the drives know of.
     seen: [u64; 2],
     state: State,
+}
+
+/// Puts a controller into the port map of `board` from port `base` (0x3f0); it interrupts on
+/// `irq` and moves data through `dma`. `drives` has been [resolved](DriveType::resolve).
+pub fn build(
+    board: &mut Board,
+    base: u16,
+    drives: [DriveType; 2],
+    backends: [BlockBackend; 2],
+    irq: IrqLine,
+    dma: Box<dyn DmaChannel>,
+) -> DeviceId {
+    let id = board.reserve(<State as orrery_system::State>::KIND);
+    let (clock, timer) = (board.clock(), board.timer(id, TIMER));
+    let io = DriveIo::new(board, id, IO_TIMER, backends.to_vec());
+    let regions = board.regions();
+    let all = regions.device("fdc", 8, id, 0);
+    // Port 6 in between belongs to the IDE adapter.
+    board.io().add(u64::from(base) + 1, &regions.alias("fdc", &all, 1, 5));
+    board.io().add(u64::from(base) + 7, &regions.alias("fdc-dir", &all, 7, 1));
+    let wires = Wires { irq, dma, clock, timer, io };
+    board.attach(id, Box::new(Fdc::new(Config { drives }, wires)));
+    id
 }
 
 /// CONFIGURE at power-on: FIFO disabled, polling.

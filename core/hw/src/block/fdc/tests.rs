@@ -306,3 +306,17 @@ fn a_read_in_flight_survives_a_snapshot() {
 }
 
 orrery_system::conformance!(Bench::with(BlockBackend::ram(vec![0; 1440 * 1024])).dev, Reg::TABLE);
+
+#[test]
+fn on_a_board_port_six_is_left_to_others() {
+    let mut board = Board::new(orrery_system::board::BoardConfig::default());
+    let drives = [DriveType::D144, DriveType::None];
+    let backends = [BlockBackend::ram(vec![0; 1440 * 1024]), BlockBackend::detached()];
+    build(&mut board, 0x3f0, drives, backends, IrqLine::open(), Box::new(NoDma));
+    board.settle();
+    let read = |b: &mut Board, port| b.port_in(port, 1);
+    assert_eq!(read(&mut board, 0x3f4), 0x80);
+    assert_eq!(read(&mut board, 0x3f6), 0xff);
+    board.port_out(0x3f2, 1, 0x1c);
+    assert_eq!(read(&mut board, 0x3f7), 0x80);
+}
