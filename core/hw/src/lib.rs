@@ -14,6 +14,7 @@ pub mod intc;
 pub mod isa;
 pub mod machine;
 pub mod nvram;
+pub mod misc;
 pub mod pci;
 pub mod pci_host;
 pub mod rtc;

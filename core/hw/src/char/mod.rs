@@ -1,4 +1,5 @@
 //! Character devices.
 
+pub mod parallel;
 pub mod serial;
 pub mod uart;

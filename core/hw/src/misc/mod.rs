@@ -1,0 +1,5 @@
+//! Small devices of no other family.
+
+pub mod debugcon;
+pub mod debugexit;
+pub mod pvpanic;
