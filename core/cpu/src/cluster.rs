@@ -166,6 +166,7 @@ impl<I: Isa> Cluster<I> {
             // The exit that led here, to be linked.
             let mut via = None;
             loop {
+                let emptied = self.stats.emptied;
                 let id = match self.find(index, board, mode, single) {
                     Ok(id) => id,
                     Err(trap) => {
@@ -173,8 +174,10 @@ impl<I: Isa> Cluster<I> {
                         continue 'outer;
                     }
                 };
+                // The exit is gone when the search emptied the cache.
                 if let Some(exit) = std::mem::take(&mut via)
                     && !single
+                    && emptied == self.stats.emptied
                 {
                     self.link(exit, id);
                 }
