@@ -6,7 +6,10 @@
 //! The processor under test is a 486 or later. Where the 286 differs the vector is set aside, see
 //! [`difference`]; flags that the manual calls undefined are masked, see [`undefined_flags`].
 
-#![expect(clippy::disallowed_methods, reason = "test data comes from files that the environment names")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "test data comes from files that the environment names"
+)]
 #![expect(clippy::print_stdout, reason = "pass counts are what the full run is for")]
 
 mod machine;
@@ -37,7 +40,7 @@ struct Vector {
     bytes: Vec<u8>,
     before: State,
     after: State,
-    /// Exception number and where its flags word was pushed.
+    /// Exception number and the bus address its flags word was pushed at.
     exception: Option<(u8, u32)>,
 }
 
@@ -136,6 +139,7 @@ fn undefined_flags(bytes: &[u8]) -> u64 {
         (0x27 | 0x2f, _) => OF,
         (0x37 | 0x3f, _) => OF | SF | ZF | PF,
         (0x69 | 0x6b, _) | (0xf6 | 0xf7, 4 | 5) => SF | ZF | AF | PF,
+        (0xd4, _) if modrm == 0 => OF | SF | ZF | AF | PF | CF,
         (0xd4 | 0xd5, _) => OF | AF | CF,
         (0xf6 | 0xf7, 6 | 7) => OF | SF | ZF | AF | PF | CF,
         _ => 0,
@@ -144,13 +148,38 @@ fn undefined_flags(bytes: &[u8]) -> u64 {
 
 /// Why a 486 does something else than this 286 vector records, if it does.
 fn difference(v: &Vector) -> Option<&'static str> {
-    let prefixes = v.bytes.iter().take_while(|b| {
-        matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0xf0 | 0xf2 | 0xf3)
-    });
-    if prefixes.clone().any(|&b| b == 0xf0) {
-        return Some("LOCK before an instruction that cannot be locked: #UD from the 386 on");
+    let prefixes =
+        v.bytes.iter().take_while(|b| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0xf0 | 0xf2 | 0xf3));
+    let (op, modrm) = opcode(&v.bytes);
+    let string = matches!(op, 0x6c..=0x6f | 0xa4..=0xa7 | 0xaa..=0xaf);
+    match v.exception {
+        _ if prefixes.clone().any(|&b| b == 0xf0) => {
+            Some("LOCK before an instruction that cannot be locked is #UD from the 386 on")
+        }
+        // The vector's bytes end with the HLT.
+        Some((13, _)) if v.bytes.len() > 11 => {
+            Some("the 286 allows 10 bytes in an instruction, later processors 15")
+        }
+        Some((6, _)) if matches!(op, 0x8c | 0x8e) && matches!(modrm >> 3 & 7, 4 | 5) => {
+            Some("the 286 has no FS and GS")
+        }
+        Some((13, _)) if string => {
+            Some("the 286 leaves index and count stepped when a string instruction faults")
+        }
+        Some((13, _)) if op == 0x8f => Some("the 286 leaves SP incremented when POP faults"),
+        Some((13, _)) if matches!(op, 0xc6 | 0xc7) && modrm >> 3 & 7 != 0 => {
+            Some("the 286 counts the bytes of an instruction before it looks at ModRM")
+        }
+        None if op == 0xd8 => Some("without an 80287 nothing checks its operand"),
+        None if op == 0xf6 && v.after.regs[0].is_some_and(|ax| ax & 0xff == 0x80) => {
+            Some("the 286 misses that an IDIV overflows when its quotient comes out as 80")
+        }
+        // INT 3B, INTO and an invalid FF /3, one vector each.
+        Some(_) if matches!((op, v.index), (0xcd, 2044) | (0xce, 1193) | (0xff, 1141)) => {
+            Some("recorded with SS pushed in place of CS")
+        }
+        _ => None,
     }
-    None
 }
 
 struct Runner {
@@ -198,6 +227,7 @@ impl Runner {
         }
         flags::write(&mut cpu.frame, u64::from(get(FLAGS)) & 0x0fff);
         cpu.sys.activity = Activity::Running;
+        cpu.x87.init();
         m.run(2000);
         let result = self.compare(v);
         for &(at, _) in v.before.ram.iter().chain(&v.after.ram) {
@@ -233,13 +263,17 @@ impl Runner {
         for (i, name) in REGS.iter().enumerate() {
             let want = u64::from(v.after.regs[i].or(v.before.regs[i]).unwrap_or(0));
             let mask = if i == FLAGS { 0x0fff & !undefined } else { 0xffff };
-            if (ours[i] ^ want) & mask != 0 || i != FLAGS && ours[i] > 0xffff {
+            // After a HLT at FFFF IP goes on to 10000, where the 286 has no room for it.
+            let wide = i < IP && ours[i] > 0xffff;
+            if (ours[i] ^ want) & mask != 0 || wide {
                 wrong.push(format!("{name} {:04x} not {want:04x}", ours[i]));
             }
         }
+        let after = |i: usize| u32::from(v.after.regs[i].or(v.before.regs[i]).unwrap_or(0));
+        let flags_at = (after(5) << 4) + (after(8) + 4 & 0xffff);
         for &(at, want) in &v.after.ram {
             let mut mask = 0xff;
-            if let Some((_, flags_at)) = v.exception {
+            if v.exception.is_some() {
                 if at == flags_at {
                     mask = !undefined as u8;
                 } else if at == flags_at + 1 {
@@ -283,12 +317,28 @@ fn run_all(runner: &mut Runner, all: &[Vector]) -> Count {
                         .zip(v.before.regs)
                         .map(|(n, r)| format!("{n}={:04x}", r.unwrap_or(0)))
                         .collect();
-                    count.first.push(format!("{} {} {:02x?}: {e} from {}", v.index, v.name, v.bytes, before.join(" ")));
+                    count.first.push(format!(
+                        "{} {} {:02x?}: {e} from {}",
+                        v.index,
+                        v.name,
+                        v.bytes,
+                        before.join(" ")
+                    ));
                 }
             }
         }
     }
     count
+}
+
+#[test]
+fn the_sample_passes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/80286/sample.moo.gz");
+    let all = vectors(&unpack(&path));
+    assert!(all.len() > 2000, "{} vectors", all.len());
+    let count = run_all(&mut Runner::new(), &all);
+    assert_eq!(count.failed, 0, "{}", count.first.join("\n"));
+    assert!(count.passed > 2000);
 }
 
 #[test]
@@ -319,6 +369,9 @@ fn the_full_set_passes_where_it_is_there() {
             *total.skipped.entry(why).or_default() += n;
         }
     }
-    println!("{} pass, {} fail in {bad} files; set aside: {:#?}", total.passed, total.failed, total.skipped);
+    println!(
+        "{} pass, {} fail in {bad} files; set aside: {:#?}",
+        total.passed, total.failed, total.skipped
+    );
     assert_eq!(total.failed, 0);
 }
