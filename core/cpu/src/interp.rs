@@ -312,7 +312,7 @@ macro_rules! dispatch {
         alu { $($op:ident $f:ident: $(($w:ident $rr:ident $ri:ident $t:ident))*;)* }
         cond { $($c:ident $cf:ident: $(($cw:ident $crr:ident $cri:ident $ct:ident))*;)* }
     ) => {
-        match $uop {
+        match *$uop {
             $($fixed)*
             $($(
                 Uop::$rr { d, a, b } => {
@@ -451,7 +451,7 @@ pub(crate) fn exec<I: Isa>(
                 }
             }};
         }
-        let uop = code[ip];
+        let uop = &code[ip];
         ip += 1;
         with_tables!(dispatch! {
             (I core left ip code uop)
