@@ -29,7 +29,10 @@ fn main() {
     for i in 0..6 {
         cpu.set_segment(i, Segment { selector: 0x10, attr: flat, limit: u32::MAX, base: 0 });
     }
-    cpu.set_segment(seg::CS, Segment { selector: 8, attr: flat | attr::CODE, limit: u32::MAX, base: 0 });
+    cpu.set_segment(
+        seg::CS,
+        Segment { selector: 8, attr: flat | attr::CODE, limit: u32::MAX, base: 0 },
+    );
     cpu.frame.ints[var::RIP] = CODE;
     cpu.frame.ints[var::RSP] = CODE;
 

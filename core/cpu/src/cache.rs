@@ -230,9 +230,7 @@ impl CodeCache {
             .entry(at / PAGE)
             .or_insert_with(|| PageCode { blocks: Vec::new(), covered: Box::new([0; PAGE / 64]) });
         page.blocks.push(id);
-        for b in at % PAGE..at % PAGE + len {
-            page.covered[b / 64] |= 1 << (b % 64);
-        }
+        page.cover(at, len);
     }
 
     /// Whether an exit of the block at `from` may be linked to `to` for good.
@@ -261,26 +259,87 @@ impl CodeCache {
         self.code[e.stub as usize] = Uop::GotoPc { pc: e.pc };
     }
 
-    /// Drops every block made from bytes of an arena page.
-    pub(crate) fn invalidate(&mut self, page: usize) {
-        let Some(gone) = self.map.pages.remove(&page) else { return };
-        self.epoch += 1;
-        for id in gone.blocks {
-            let block = &mut self.blocks[id as usize];
-            if !block.alive {
-                continue;
+    /// Drops the blocks made from any of `len` bytes at arena offset `off` (which may span pages).
+    /// Answers how many there were, and calls `empty` with pages that hold no code any more.
+    pub(crate) fn invalidate(
+        &mut self,
+        off: usize,
+        len: usize,
+        mut empty: impl FnMut(usize),
+    ) -> usize {
+        let mut dropped = 0;
+        for page in off / PAGE..=(off + len - 1) / PAGE {
+            let start = off.max(page * PAGE);
+            let end = (off + len).min((page + 1) * PAGE);
+            if self.map.covers(start, end - start) {
+                dropped += self.invalidate_in(page, start, end);
+                if self.map.pages.get(&page).is_none_or(|p| p.blocks.is_empty()) {
+                    self.map.pages.remove(&page);
+                    empty(page);
+                }
             }
-            block.alive = false;
-            let key = block.key;
+        }
+        dropped
+    }
+
+    fn invalidate_in(&mut self, page: usize, start: usize, end: usize) -> usize {
+        let Some(mut code) = self.map.pages.remove(&page) else { return 0 };
+        self.epoch += 1;
+        let mut gone = Vec::new();
+        code.blocks.retain(|&id| {
+            let block = &mut self.blocks[id as usize];
+            let (at, len) = block.part_in(page);
+            let keep = block.alive && (at >= end || at + len <= start);
+            if !keep && block.alive {
+                block.alive = false;
+                gone.push((id, block.start));
+            }
+            keep
+        });
+        for &(id, _) in &gone {
+            let key = self.blocks[id as usize].key;
             if self.by_key.get(&key) == Some(&id) {
                 self.by_key.remove(&key);
             }
+        }
+        // Links come from the same page only; the block itself may be the one that is running.
+        for &id in code.blocks.iter().chain(gone.iter().map(|(id, _)| id)) {
             let first = self.blocks[id as usize].exits as usize;
-            let end =
+            let last =
                 self.blocks.get(id as usize + 1).map_or(self.exits.len(), |b| b.exits as usize);
-            for e in &self.exits[first..end] {
-                self.code[e.uop as usize].set_link(e.stub, 0);
+            for e in &self.exits[first..last] {
+                let uop = &mut self.code[e.uop as usize];
+                if uop.link().is_some_and(|to| gone.iter().any(|&(_, start)| start == to)) {
+                    uop.set_link(e.stub, 0);
+                }
             }
+        }
+        code.covered.fill(0);
+        for i in 0..code.blocks.len() {
+            let (at, len) = self.blocks[code.blocks[i] as usize].part_in(page);
+            code.cover(at, len);
+        }
+        let dropped = gone.len();
+        if !code.blocks.is_empty() {
+            self.map.pages.insert(page, code);
+        }
+        dropped
+    }
+}
+
+impl Block {
+    /// The bytes in an arena page that it was made from: offset and length.
+    fn part_in(&self, page: usize) -> (usize, usize) {
+        let bytes = self.bytes as usize;
+        let first = (PAGE - self.key.at % PAGE).min(bytes);
+        if self.key.at / PAGE == page { (self.key.at, first) } else { (page * PAGE, bytes - first) }
+    }
+}
+
+impl PageCode {
+    fn cover(&mut self, at: usize, len: usize) {
+        for b in at % PAGE..at % PAGE + len {
+            self.covered[b / 64] |= 1 << (b % 64);
         }
     }
 }

@@ -39,7 +39,7 @@ pub struct Stats {
     pub translated: u64,
     /// Guest instructions translated.
     pub translated_insns: u64,
-    /// Pages whose blocks were dropped because they were written to.
+    /// Blocks dropped because their bytes were written to.
     pub invalidated: u64,
     /// Times the whole cache was emptied.
     pub emptied: u64,
@@ -123,9 +123,9 @@ impl<I: Isa> Cluster<I> {
             self.cores.iter_mut().for_each(|c| c.tlb.revoke_writes(|page| ram.writes_freely(page)));
         }
         if ram.has_stale_code() {
-            for page in ram.take_stale_code() {
-                self.stats.invalidated += 1;
-                self.cache.invalidate(page);
+            for (off, len) in ram.take_stale_code() {
+                let empty = |page| ram.clear_page_flags(page, Ram::CODE);
+                self.stats.invalidated += self.cache.invalidate(off, len, empty) as u64;
             }
         }
     }

@@ -118,6 +118,17 @@ macro_rules! define {
                 }
             }
 
+            /// Where an exit goes.
+            pub(crate) fn link(&self) -> Option<u32> {
+                match self {
+                    Self::Goto { to, .. } => Some(*to),
+                    $($(
+                        Self::$crr { to, .. } | Self::$cri { to, .. } => Some(*to),
+                    )*)*
+                    _ => None,
+                }
+            }
+
             /// Sets where an exit goes.
             pub(crate) fn set_link(&mut self, new_to: u32, new_len: u8) {
                 match self {

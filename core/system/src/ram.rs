@@ -52,7 +52,7 @@ pub struct Ram {
     layout: Layout,
     used: AtomicUsize,
     flags: Box<[AtomicU8]>,
-    stale: Mutex<Vec<usize>>,
+    stale: Mutex<Vec<(usize, usize)>>,
     has_stale: AtomicBool,
     /// Bumped when a page flag was taken back, so that cached "may write directly" is void.
     epoch: AtomicU64,
@@ -266,20 +266,26 @@ impl Ram {
     /// Marks the pages of a write dirty and queues those that hold translated code.
     #[inline]
     pub fn touch(&self, off: usize, len: usize) {
-        let (first, last) = (off / PAGE_SIZE, (off + len.max(1) - 1) / PAGE_SIZE);
-        for page in first..=last {
+        let end = off + len.max(1);
+        for page in off / PAGE_SIZE..=(end - 1) / PAGE_SIZE {
             if !self.writes_freely(page) {
-                self.touch_slow(page);
+                let start = off.max(page * PAGE_SIZE);
+                self.touch_slow(page, start, end.min((page + 1) * PAGE_SIZE) - start);
             }
         }
     }
 
     #[cold]
-    fn touch_slow(&self, page: usize) {
+    fn touch_slow(&self, page: usize, off: usize, len: usize) {
         let before = self.flags[page].fetch_or(Self::DIRTY, Relaxed);
         if before & Self::CODE != 0 {
-            self.flags[page].fetch_and(!Self::CODE, Relaxed);
-            self.stale.lock().expect("no panic while held").push(page);
+            let mut stale = self.stale.lock().expect("no panic while held");
+            match stale.last_mut() {
+                // Bytes in a row are one range.
+                Some((start, n)) if *start + *n == off => *n += len,
+                Some(last) if *last == (off, len) => {}
+                _ => stale.push((off, len)),
+            }
             self.has_stale.store(true, Relaxed);
         }
     }
@@ -338,8 +344,9 @@ impl Ram {
         self.has_stale.load(Relaxed)
     }
 
-    /// The pages with translated code that were written; their [`Ram::CODE`] flag is clear.
-    pub fn take_stale_code(&self) -> Vec<usize> {
+    /// The ranges written, offset and length, in pages with translated code. The pages keep their
+    /// [`Ram::CODE`] flag: whoever drops the last translation of a page clears it.
+    pub fn take_stale_code(&self) -> Vec<(usize, usize)> {
         self.has_stale.store(false, Relaxed);
         std::mem::take(&mut *self.stale.lock().expect("no panic while held"))
     }
@@ -385,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_to_a_code_page_is_reported_once() {
+    fn writes_to_a_code_page_are_reported_as_ranges() {
         let ram = Ram::new(PAGE_SIZE);
         let epoch = ram.epoch();
         ram.set_page_flags(0, Ram::CODE);
@@ -393,7 +400,8 @@ mod tests {
         ram.write_u8(5, 1);
         ram.write_u8(6, 1);
         assert!(ram.has_stale_code());
-        assert_eq!(ram.take_stale_code(), [0]);
+        ram.write_u8(9, 1);
+        assert_eq!(ram.take_stale_code(), [(5, 2), (9, 1)]);
         assert!(!ram.has_stale_code());
     }
 
