@@ -78,7 +78,7 @@ pub fn round_parts<F: Format>(
 #[cold]
 fn overflow<F: Format>(env: &mut Env, sign: bool, exp: i32, precision: u32, cut: &Cut) -> Parts {
     env.raise(Flags::OVERFLOW);
-    if !env.masked.any(Flags::OVERFLOW) && F::WRAP != 0 {
+    if !env.masked.any(Flags::OVERFLOW) {
         if cut.inexact {
             env.raise(Flags::INEXACT);
         }
@@ -87,9 +87,11 @@ fn overflow<F: Format>(env: &mut Env, sign: bool, exp: i32, precision: u32, cut:
         if exp <= F::EMAX {
             return Parts::finite(sign, exp, cut.sig);
         }
-        // Out of reach of the wrap (FSCALE by far).
-        env.raise(Flags::INEXACT);
-        env.rounded_up = true;
+        if F::WRAP != 0 {
+            // Out of reach of the wrap (FSCALE by far).
+            env.raise(Flags::INEXACT);
+            env.rounded_up = true;
+        }
         return Parts::infinity(sign);
     }
     env.raise(Flags::INEXACT);
@@ -127,14 +129,14 @@ fn underflow<F: Format>(
         }
         env.rounded_up = unbounded.up;
         let wrapped = exp + i32::from(unbounded.carry) + F::WRAP;
+        if wrapped >= F::EMIN {
+            return Parts::finite(sign, wrapped, unbounded.sig);
+        }
         if F::WRAP != 0 {
-            if wrapped >= F::EMIN {
-                return Parts::finite(sign, wrapped, unbounded.sig);
-            }
             env.raise(Flags::INEXACT);
             env.rounded_up = false;
-            return Parts::zero(sign);
         }
+        return Parts::zero(sign);
     }
     if tiny && masked && env.flush_to_zero {
         env.raise(Flags::UNDERFLOW | Flags::INEXACT);

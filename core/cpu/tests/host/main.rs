@@ -5,5 +5,7 @@
 
 mod elementary;
 mod simd;
+#[cfg(target_os = "linux")]
+mod unmasked;
 mod values;
 mod x87;

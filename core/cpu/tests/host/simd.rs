@@ -11,12 +11,12 @@ use crate::values::Random;
 /// What a stub takes and gives.
 #[repr(C, align(16))]
 #[derive(Clone, Debug)]
-struct Context {
-    a: u128,
-    b: u128,
+pub(crate) struct Context {
+    pub(crate) a: u128,
+    pub(crate) b: u128,
     gpr: u64,
     flags: u64,
-    mxcsr: u32,
+    pub(crate) mxcsr: u32,
     saved: u32,
     rdx: u64,
 }
@@ -226,6 +226,9 @@ plain! { PLAIN, "orrery_plain", orrery_plain:
     Cvttpd2dq "0x66,0x0f,0xe6,0xc1";
 }
 
+/// The operations without an immediate, for other tests: where their stubs are and what they do.
+pub(crate) static PLAIN_TABLE: (&[[u8; 128]; 0], &[SimdOp]) = (&orrery_plain, PLAIN);
+
 // The result is in EAX/RAX.
 plain! { TO_GPR, "orrery_to_gpr", orrery_to_gpr:
     Pmovmskb "0x66,0x0f,0xd7,0xc1";
@@ -360,7 +363,7 @@ plain! { CRCS, "orrery_crcs", orrery_crcs:
 }
 
 /// Runs stub `index` of the table that starts there.
-fn host(table: *const [u8; 128], index: usize, context: &mut Context) {
+pub(crate) fn host(table: *const [u8; 128], index: usize, context: &mut Context) {
     // SAFETY: the index is within the table; a stub reads and writes the context, and otherwise
     // changes only registers that the C convention leaves to the callee.
     unsafe {
@@ -411,7 +414,7 @@ fn operand(op: SimdOp, random: &mut Random) -> u128 {
     }
 }
 
-fn context(op: SimdOp, random: &mut Random) -> Context {
+pub(crate) fn context(op: SimdOp, random: &mut Random) -> Context {
     let mut b = operand(op, random);
     let a = if random.below(6) == 0 { b } else { operand(op, random) };
     if random.below(12) == 0 {
