@@ -206,3 +206,124 @@ pub fn sqrt_parts<F: Format>(a: &Parts, env: &mut Env) -> F {
     };
     finish(env, false, a.exp >> 1, root as u64, lo)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::float::{F32, F64, F80, NanRule, Rounding};
+
+    fn f64_env(rounding: Rounding) -> Env {
+        Env { rounding, nan: NanRule::First, ..Env::extended() }
+    }
+
+    fn sum(a: f64, b: f64, rounding: Rounding) -> (f64, Flags) {
+        let mut env = f64_env(rounding);
+        let result = add(F64(a.to_bits()), F64(b.to_bits()), &mut env);
+        (f64::from_bits(result.0), env.raised)
+    }
+
+    #[test]
+    fn ties_go_to_even_and_the_other_modes_to_their_side() {
+        let half_ulp = f64::EPSILON / 2.0;
+        let up = 1.0 + f64::EPSILON;
+        assert_eq!(sum(1.0, half_ulp, Rounding::Nearest), (1.0, Flags::INEXACT));
+        assert_eq!(sum(up, half_ulp, Rounding::Nearest), (up + f64::EPSILON, Flags::INEXACT));
+        assert_eq!(sum(1.0, half_ulp, Rounding::Up), (up, Flags::INEXACT));
+        assert_eq!(sum(1.0, half_ulp, Rounding::Down), (1.0, Flags::INEXACT));
+        assert_eq!(sum(-1.0, -half_ulp, Rounding::Down), (-up, Flags::INEXACT));
+        assert_eq!(sum(-1.0, -half_ulp, Rounding::Zero), (-1.0, Flags::INEXACT));
+    }
+
+    #[test]
+    fn a_cancelled_sum_is_minus_zero_only_when_rounding_down() {
+        assert!(sum(1.5, -1.5, Rounding::Nearest).0.is_sign_positive());
+        assert!(sum(1.5, -1.5, Rounding::Down).0.is_sign_negative());
+    }
+
+    #[test]
+    fn overflow_gives_infinity_or_the_largest_value_by_rounding() {
+        let both = Flags::OVERFLOW | Flags::INEXACT;
+        assert_eq!(sum(f64::MAX, f64::MAX, Rounding::Nearest), (f64::INFINITY, both));
+        assert_eq!(sum(f64::MAX, f64::MAX, Rounding::Zero), (f64::MAX, both));
+        assert_eq!(sum(f64::MAX, f64::MAX, Rounding::Down), (f64::MAX, both));
+        assert_eq!(sum(f64::MIN, f64::MIN, Rounding::Down), (f64::NEG_INFINITY, both));
+    }
+
+    #[test]
+    fn an_exact_denormal_product_raises_underflow_only_if_unmasked_or_flushed() {
+        let (a, b) = (F64(f64::MIN_POSITIVE.to_bits()), F64(0.5f64.to_bits()));
+        let mut env = f64_env(Rounding::Nearest);
+        assert_eq!(mul(a, b, &mut env), F64(1 << 51));
+        assert_eq!(env.raised, Flags::NONE);
+        env.masked = Flags::ALL.without(Flags::UNDERFLOW);
+        mul(a, b, &mut env);
+        assert_eq!(env.raised, Flags::UNDERFLOW);
+        let mut env = Env { flush_to_zero: true, ..f64_env(Rounding::Nearest) };
+        assert_eq!(mul(a, b, &mut env), F64(0));
+        assert_eq!(env.raised, Flags::UNDERFLOW | Flags::INEXACT);
+    }
+
+    #[test]
+    fn denormals_are_zero_hides_the_denormal() {
+        let tiny = F32(1);
+        let mut env = f64_env(Rounding::Nearest);
+        assert_eq!(add(tiny, tiny, &mut env), F32(2));
+        assert_eq!(env.raised, Flags::DENORMAL);
+        let mut env = Env { denormals_are_zero: true, ..f64_env(Rounding::Nearest) };
+        assert_eq!(add(tiny, tiny, &mut env), F32(0));
+        assert_eq!(env.raised, Flags::NONE);
+    }
+
+    #[test]
+    fn division_tells_zero_by_zero_from_one_by_zero() {
+        let (one, zero) = (F32(0x3F80_0000), F32(0x8000_0000));
+        let mut env = f64_env(Rounding::Nearest);
+        assert_eq!(div(one, zero, &mut env), F32(0xFF80_0000));
+        assert_eq!(env.raised, Flags::ZERO_DIVIDE);
+        let mut env = f64_env(Rounding::Nearest);
+        assert_eq!(div(zero, zero, &mut env), F32(0xFFC0_0000));
+        assert_eq!(env.raised, Flags::INVALID);
+    }
+
+    #[test]
+    fn the_two_nan_rules_differ() {
+        let (small, large) = (F64(0x7FF8_0000_0000_0001), F64(0xFFF8_0000_0000_0002));
+        let mut env = f64_env(Rounding::Nearest);
+        assert_eq!(add(small, large, &mut env), small);
+        env.nan = NanRule::Larger;
+        assert_eq!(add(small, large, &mut env), large);
+        assert_eq!(env.raised, Flags::NONE);
+        let signalling = F64(0x7FF0_0000_0000_0005);
+        assert_eq!(add(signalling, small, &mut env), small);
+        assert_eq!(env.raised, Flags::INVALID);
+    }
+
+    #[test]
+    fn precision_control_rounds_80_bit_results_short() {
+        let third = |precision| {
+            let mut env = Env { precision, ..Env::extended() };
+            div(F80::ONE, F80 { head: 0x4000, sig: 3 << 62 }, &mut env).sig
+        };
+        assert_eq!(third(64), 0xAAAA_AAAA_AAAA_AAAB);
+        assert_eq!(third(53), 0xAAAA_AAAA_AAAA_A800);
+        assert_eq!(third(24), 0xAAAA_AB00_0000_0000);
+    }
+
+    #[test]
+    fn an_unmasked_overflow_wraps_the_exponent() {
+        let huge = F80 { head: 0x7FFE, sig: 1 << 63 };
+        let mut env = Env { masked: Flags::ALL.without(Flags::OVERFLOW), ..Env::extended() };
+        assert_eq!(add(huge, huge, &mut env), F80 { head: 0x7FFF - 24576, sig: 1 << 63 });
+        assert_eq!(env.raised, Flags::OVERFLOW);
+    }
+
+    #[test]
+    fn the_root_of_two_is_the_nearest() {
+        let mut env = f64_env(Rounding::Nearest);
+        let root = sqrt(F64(2f64.to_bits()), &mut env);
+        assert_eq!(f64::from_bits(root.0), core::f64::consts::SQRT_2);
+        let root = sqrt(F64((-2f64).to_bits()), &mut env);
+        assert_eq!(root, F64(0xFFF8_0000_0000_0000));
+        assert_eq!(env.raised, Flags::INEXACT | Flags::INVALID);
+    }
+}

@@ -40,3 +40,31 @@ pub fn to_bcd(a: &Parts, rounding: Rounding, env: &mut Env) -> u128 {
     }
     bits
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::float::from_i64;
+
+    #[test]
+    fn digits_survive_the_way_there_and_back() {
+        for value in [0, 7, -42, 999_999_999_999_999_999, -123_456_789_012_345_678] {
+            let float: F80 = from_i64(value, &mut Env::extended());
+            let mut env = Env::extended();
+            let bits = to_bcd(&float.unpack(), Rounding::Nearest, &mut env);
+            assert_eq!(from_bcd(bits), float);
+            assert_eq!(env.raised, Flags::NONE);
+        }
+        let float: F80 = from_i64(-42, &mut Env::extended());
+        let bits = to_bcd(&float.unpack(), Rounding::Nearest, &mut Env::extended());
+        assert_eq!(bits, 0x8000_0000_0000_0000_0042);
+    }
+
+    #[test]
+    fn nineteen_digits_are_invalid() {
+        let float: F80 = from_i64(1_000_000_000_000_000_000, &mut Env::extended());
+        let mut env = Env::extended();
+        assert_eq!(to_bcd(&float.unpack(), Rounding::Nearest, &mut env), INDEFINITE);
+        assert_eq!(env.raised, Flags::INVALID);
+    }
+}

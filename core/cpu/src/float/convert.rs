@@ -106,3 +106,54 @@ pub fn round_to_integral<F: Format>(a: F, env: &mut Env) -> F {
     let shift = magnitude.leading_zeros();
     F::pack(&Parts::finite(a.sign, 63 - shift as i32, magnitude << shift))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::float::{F32, F64, F80};
+
+    #[test]
+    fn a_signalling_nan_keeps_its_payload_and_becomes_quiet() {
+        let mut env = Env::extended();
+        let wide: F80 = convert(F32(0xFF80_0001), &mut env);
+        assert_eq!(wide, F80 { head: 0xFFFF, sig: 0xC000_0100_0000_0000 });
+        assert_eq!(env.raised, Flags::INVALID);
+        let back: F32 = convert(wide, &mut env);
+        assert_eq!(back, F32(0xFFC0_0001));
+    }
+
+    #[test]
+    fn integers_out_of_range_are_invalid_and_not_inexact() {
+        let mut env = Env::extended();
+        let big = F64(2_147_483_647.5f64.to_bits()).unpack();
+        assert_eq!(to_i32(&big, Rounding::Zero, &mut env), i32::MAX);
+        assert_eq!(env.raised, Flags::INEXACT);
+        let mut env = Env::extended();
+        assert_eq!(to_i32(&big, Rounding::Nearest, &mut env), i32::MIN);
+        assert_eq!(env.raised, Flags::INVALID);
+        let lowest = F64((-2_147_483_648.0f64).to_bits()).unpack();
+        let mut env = Env::extended();
+        assert_eq!(to_i32(&lowest, Rounding::Zero, &mut env), i32::MIN);
+        assert_eq!(env.raised, Flags::NONE);
+    }
+
+    #[test]
+    fn rounding_to_an_integer_keeps_the_sign_of_zero() {
+        let mut env = Env::extended();
+        let x = F64((-0.3f64).to_bits());
+        assert_eq!(round_to_integral(x, &mut env), F64((-0.0f64).to_bits()));
+        env.rounding = Rounding::Down;
+        assert_eq!(round_to_integral(x, &mut env), F64((-1.0f64).to_bits()));
+        let x = F64(2.5f64.to_bits());
+        env.rounding = Rounding::Nearest;
+        assert_eq!(round_to_integral(x, &mut env), F64(2.0f64.to_bits()));
+    }
+
+    #[test]
+    fn a_double_too_small_for_single_goes_denormal() {
+        let mut env = Env::extended();
+        let x: F32 = convert(F64((f64::from(f32::from_bits(3)) * 1.1).to_bits()), &mut env);
+        assert_eq!(x, F32(3));
+        assert_eq!(env.raised, Flags::UNDERFLOW | Flags::INEXACT);
+    }
+}

@@ -72,3 +72,48 @@ macro_rules! fast {
 
 fast!(single F32 u32, f32);
 fast!(double F64 u64, f64);
+
+#[cfg(test)]
+mod tests {
+    use crate::float::{self, Env, F32, F64, Flags, Format};
+
+    fn xorshift(state: &mut u64) -> u64 {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state
+    }
+
+    type Operation<F> = fn(F, F, &mut Env) -> F;
+
+    /// Every operation with inexact raised already, when the host may compute, and without.
+    fn both_ways<F: Format + PartialEq + core::fmt::Debug>(a: F, b: F) -> u32 {
+        let operations: [Operation<F>; 5] =
+            [float::add, float::sub, float::mul, float::div, |a, _, env| float::sqrt(a, env)];
+        let mut quick = 0;
+        for operation in operations {
+            let mut slow = Env::extended();
+            let mut fast = Env { raised: Flags::INEXACT, ..Env::extended() };
+            let expected = operation(a, b, &mut slow);
+            assert_eq!(operation(a, b, &mut fast), expected);
+            assert_eq!(fast.raised, slow.raised | Flags::INEXACT);
+            quick += u32::from(F::fast_add(a, b, &fast).is_some());
+        }
+        quick
+    }
+
+    #[test]
+    fn the_host_computes_what_the_software_computes() {
+        let mut state = 0x1234_5678_9ABC_DEF1;
+        let mut quick = 0;
+        for _ in 0..50_000 {
+            let (a, b) = (xorshift(&mut state), xorshift(&mut state));
+            quick += both_ways(F32(a as u32), F32(b as u32));
+            // Exponents near each other, so that sums are of interest.
+            let near = |x: u64| x & !(0x7FF << 52) | (0x3F0 + (x >> 56 & 15)) << 52;
+            quick += both_ways(F64(near(a)), F64(near(b)));
+            both_ways(F64(a), F64(b));
+        }
+        assert!(quick > 50_000, "the host was allowed to compute {quick} times");
+    }
+}

@@ -83,3 +83,40 @@ pub fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
     let value = exact(env, sign, exp, rest);
     Remainder { value, quotient: Quotient::Complete(quotient as u64) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::float::from_i64;
+
+    fn int(value: i64) -> F80 {
+        from_i64(value, &mut Env::extended())
+    }
+
+    #[test]
+    fn the_quotient_is_truncated_or_nearest() {
+        let mut env = Env::extended();
+        let truncated = remainder(int(17), int(5), false, &mut env);
+        assert_eq!(truncated, Remainder { value: int(2), quotient: Quotient::Complete(3) });
+        let nearest = remainder(int(18), int(5), true, &mut env);
+        assert_eq!(nearest, Remainder { value: int(-2), quotient: Quotient::Complete(4) });
+        assert_eq!(env.raised, Flags::NONE);
+    }
+
+    #[test]
+    fn a_distant_dividend_takes_several_steps_to_the_exact_remainder() {
+        // 2^200 mod 7 = 2^(200 mod 3) = 4.
+        let mut value = F80 { head: 0x3FFF + 200, sig: 1 << 63 };
+        let mut steps = 0;
+        loop {
+            let step = remainder(value, int(7), false, &mut Env::extended());
+            value = step.value;
+            steps += 1;
+            if step.quotient != Quotient::Partial {
+                break;
+            }
+        }
+        assert_eq!(value, int(4));
+        assert!((3..=7).contains(&steps));
+    }
+}

@@ -64,7 +64,12 @@ fn unmasked_exceptions_leave_the_hosts_flags_and_the_destination() {
                 if total <= 6 || report.matches(op.name()).count() < 2 {
                     report += &format!(
                         "{} a {:032x} b {:032x} mxcsr {:04x}: host {theirs:04x} fault {}, ours {:04x} {ours:x?}\n",
-                        op.name(), before.a, before.b, before.mxcsr, caught != 0, mxcsr.0,
+                        op.name(),
+                        before.a,
+                        before.b,
+                        before.mxcsr,
+                        caught != 0,
+                        mxcsr.0,
                     );
                 }
             }

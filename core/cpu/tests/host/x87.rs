@@ -123,6 +123,17 @@ fn bytes_of(memory: &[u8; 128], len: u8) -> u128 {
     u128::from_le_bytes(bytes)
 }
 
+/// Whether the host is an AMD processor, whose choices ours are where the manuals leave one.
+fn is_amd() -> bool {
+    core::arch::x86_64::__cpuid(0).ecx == u32::from_le_bytes(*b"cAMD")
+}
+
+/// Instructions that leave bits undefined or are not documented.
+fn leaves_a_choice(op: X87Op) -> bool {
+    use X87Op::*;
+    matches!(op, Ffree | Ffreep | Fstpnce | Fprem | Fprem1)
+}
+
 fn is_elementary(op: X87Op) -> bool {
     use X87Op::*;
     matches!(op, F2xm1 | Fyl2x | Fyl2xp1 | Fpatan | Fptan | Fsin | Fcos | Fsincos)
@@ -212,7 +223,8 @@ fn encodings() -> Vec<(u8, u8)> {
             let moves_environment =
                 !matches!(op.memory(), Memory::None | Memory::Load(_) | Memory::Store(_));
             // FNSTSW AX has its result in the register that the stub uses.
-            if !moves_environment && !is_elementary(op) && op != X87Op::FnstswAx {
+            let comparable = is_amd() || !leaves_a_choice(op);
+            if !moves_environment && !is_elementary(op) && op != X87Op::FnstswAx && comparable {
                 all.push((opcode, modrm));
             }
         }
@@ -240,7 +252,10 @@ fn every_instruction_agrees_with_the_host_with_exceptions_masked() {
 
 #[test]
 fn every_instruction_agrees_with_the_host_with_exceptions_unmasked() {
-    run(2000, false, 2);
+    // Conditions after unmasked faults are not documented.
+    if is_amd() {
+        run(2000, false, 2);
+    }
 }
 
 #[test]

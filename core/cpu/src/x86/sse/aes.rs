@@ -131,3 +131,46 @@ pub(super) fn keygen_assist(a: Vector, round: u8) -> Vector {
     let word = |x: u32| sub(x).rotate_right(8) ^ u32::from(round);
     from_u32s([sub(a[1]), word(a[1]), sub(a[3]), word(a[3])])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_boxes_are_the_standards() {
+        assert_eq!(SBOX[..4], [0x63, 0x7C, 0x77, 0x7B]);
+        assert_eq!(SBOX[0x53], 0xED);
+        assert!((0..=255).all(|i: u8| INVERSE_SBOX[usize::from(SBOX[usize::from(i)])] == i));
+    }
+
+    #[test]
+    fn a_block_encrypts_and_decrypts_as_in_fips_197() {
+        // Appendix C.1.
+        let key = u128::from_be_bytes(core::array::from_fn(|i| i as u8)).swap_bytes();
+        let block = u128::from_be_bytes(core::array::from_fn(|i| i as u8 * 0x11)).swap_bytes();
+        let expected = 0x69C4_E0D8_6A7B_0430_D8CD_B780_70B4_C55A_u128.swap_bytes();
+        let mut keys = [Vector::from_bits(key); 11];
+        let mut rcon = 1;
+        for round in 1..11 {
+            let last = keys[round - 1];
+            let word = u32s(keygen_assist(last, rcon))[3];
+            let mut running = word;
+            keys[round] = from_u32s(u32s(last).map(|w| {
+                running ^= w;
+                running
+            }));
+            rcon = xtime(rcon);
+        }
+        let mut state = xor(Vector::from_bits(block), keys[0]);
+        for key in &keys[1..10] {
+            state = enc(state, *key);
+        }
+        state = enc_last(state, keys[10]);
+        assert_eq!(state.bits(), expected);
+        state = xor(state, keys[10]);
+        for key in keys[1..10].iter().rev() {
+            state = dec(state, imc(*key));
+        }
+        assert_eq!(dec_last(state, keys[0]).bits(), block);
+    }
+}

@@ -342,3 +342,87 @@ impl SimdOp {
         Self::ALL.get(usize::from(index)).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::x86::mmx::mmx;
+    use crate::x86::sse::crc32c;
+
+    #[test]
+    fn numbers_and_operations_are_one_to_one() {
+        for (index, &op) in SimdOp::ALL.iter().enumerate() {
+            assert_eq!(SimdOp::from_index(index as u16), Some(op));
+        }
+        assert_eq!(SimdOp::from_index(SimdOp::ALL.len() as u16), None);
+    }
+
+    #[test]
+    fn the_two_forms_of_integer_operations_agree() {
+        let (a, b) =
+            (0x0123_4567_89AB_CDEF_FEDC_BA98_7654_3210, 0x8000_7FFF_0001_FFFF_0102_0304_0506_0708);
+        for &op in SimdOp::ALL.iter().filter(|op| !op.uses_mxcsr()) {
+            let mut out = 0;
+            simd_pure_into(op, &a, &b, 0x5A, &mut out);
+            assert_eq!(simd(op, a, b, 0x5A, &mut Mxcsr::default()), Ok(out), "{}", op.name());
+            assert_eq!(simd_pure(op, a, b, 0x5A), out);
+        }
+    }
+
+    #[test]
+    fn saturation_clamps() {
+        let run = |op, a, b| simd_pure(op, a, b, 0);
+        assert_eq!(run(SimdOp::Paddusb, 0xF0_10, 0x20_20), 0xFF_30);
+        assert_eq!(run(SimdOp::Packsswb, 0x7FFF_8000_0001, 0), 0x7F_80_01);
+        assert_eq!(run(SimdOp::Psubsw, 0x8000, 0x0001), 0x8000);
+    }
+
+    #[test]
+    fn an_unmasked_exception_is_reported_with_its_flag() {
+        let mut mxcsr = Mxcsr(0x1F80 & !0x0200);
+        let (one, zero) = (u128::from(1f32.to_bits()), 0);
+        assert_eq!(simd(SimdOp::Divss, one, zero, 0, &mut mxcsr), Err(SimdException));
+        assert_eq!(mxcsr.0 & 0x3F, 4);
+        let mut mxcsr = Mxcsr::default();
+        let infinity = u128::from(f32::INFINITY.to_bits());
+        assert_eq!(simd(SimdOp::Divss, one, zero, 0, &mut mxcsr), Ok(infinity));
+        assert_eq!(mxcsr.0 & 0x3F, 4);
+    }
+
+    #[test]
+    fn comparisons_give_the_flags_of_eflags() {
+        let flags = |op, a: f64, b: f64| {
+            let (a, b) = (a.to_bits().into(), b.to_bits().into());
+            let mut mxcsr = Mxcsr::default();
+            (simd(op, a, b, 0, &mut mxcsr), mxcsr.0 & 0x3F)
+        };
+        assert_eq!(flags(SimdOp::Ucomisd, 1.0, 2.0), (Ok(0x01), 0));
+        assert_eq!(flags(SimdOp::Ucomisd, 2.0, 2.0), (Ok(0x40), 0));
+        assert_eq!(flags(SimdOp::Ucomisd, 3.0, 2.0), (Ok(0x00), 0));
+        assert_eq!(flags(SimdOp::Ucomisd, f64::NAN, 2.0), (Ok(0x45), 0));
+        assert_eq!(flags(SimdOp::Comisd, f64::NAN, 2.0), (Ok(0x45), 1));
+    }
+
+    #[test]
+    fn a_string_length_is_found_by_comparing_with_zeros() {
+        let text = u128::from_le_bytes(*b"seven..\0........");
+        // Unsigned bytes, equal each, masked negative polarity left off.
+        let flags = simd_pure(SimdOp::PcmpistrFlags, 0, text, 0x08);
+        assert_eq!(simd_pure(SimdOp::Pcmpistri, 0, text, 0x08), 7);
+        assert_eq!(flags & 0x41, 0x41);
+    }
+
+    #[test]
+    fn the_check_value_of_crc_32c_comes_out() {
+        let crc = b"123456789".iter().fold(u32::MAX, |crc, &byte| crc32c(crc, byte.into(), 1));
+        assert_eq!(!crc, 0xE306_9283);
+    }
+
+    #[test]
+    fn mmx_forms_use_sixty_four_bits() {
+        let (a, b) = (0x0011_2233_4455_6677, 0x8899_AABB_CCDD_EEFF);
+        assert_eq!(mmx(SimdOp::Punpckhbw, a, b, 0), 0x8800_9911_AA22_BB33);
+        assert_eq!(mmx(SimdOp::Palignr, a, b, 3), 0x5566_7788_99AA_BBCC);
+        assert_eq!(mmx(SimdOp::Pshufb, a, 0x0F08_0700_8001_0203, 0), 0x0077_0077_0066_5544);
+    }
+}

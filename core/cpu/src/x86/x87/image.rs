@@ -229,3 +229,90 @@ impl X87 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> X87 {
+        let mut fpu = X87::new();
+        fpu.init();
+        fpu.set_status_word(0x3900);
+        fpu.valid = 0x80;
+        fpu.regs[7] = F80::ONE;
+        fpu.note(0x1C2, 0x1234, 0x5678, Some((0x9ABC, 0xDEF0)));
+        fpu
+    }
+
+    #[test]
+    fn the_real_mode_images_hold_linear_addresses() {
+        let mut image = [0; 28];
+        sample().put_environment(Layout::Real16, &mut image);
+        assert_eq!(get16(&image, 0), 0x037F);
+        assert_eq!(get16(&image, 2), 0x3900);
+        assert_eq!(get16(&image, 4), 0x3FFF);
+        // 0x1234:0x5678 is 0x179B8, 0x9ABC:0xDEF0 is 0xA8AB0.
+        assert_eq!(get16(&image, 6), 0x79B8);
+        assert_eq!(get16(&image, 8), 0x11C2);
+        assert_eq!(get16(&image, 10), 0x8AB0);
+        assert_eq!(get16(&image, 12), 0xA000);
+        sample().put_environment(Layout::Real32, &mut image);
+        assert_eq!(get32(&image, 12), 0xFFFF_79B8);
+        assert_eq!(get32(&image, 16), 0x0000_11C2);
+        assert_eq!(get32(&image, 20), 0xFFFF_8AB0);
+        assert_eq!(get32(&image, 24), 0x0000_A000);
+    }
+
+    #[test]
+    fn the_protected_mode_images_hold_selectors() {
+        let mut image = [0; 28];
+        sample().put_environment(Layout::Protected16, &mut image);
+        assert_eq!(image[6..14], [0x78, 0x56, 0x34, 0x12, 0xF0, 0xDE, 0xBC, 0x9A]);
+        sample().put_environment(Layout::Protected32, &mut image);
+        assert_eq!(get32(&image, 12), 0x5678);
+        assert_eq!(get32(&image, 16), 0x01C2_1234);
+        assert_eq!(get32(&image, 20), 0xDEF0);
+        assert_eq!(get32(&image, 24), 0xFFFF_9ABC);
+    }
+
+    #[test]
+    fn saving_and_restoring_is_the_identity_in_the_protected_layouts() {
+        let fpu = sample();
+        for layout in [Layout::Protected16, Layout::Protected32] {
+            let mut image = [0; 108];
+            fpu.put_save(layout, &mut image);
+            let mut back = X87::new();
+            back.restore(layout, &image);
+            if layout == Layout::Protected16 {
+                // That image has no room for the opcode.
+                back.fop = fpu.fop;
+            }
+            assert_eq!(back.st(0), fpu.st(0));
+            assert_eq!(back, fpu);
+        }
+    }
+
+    #[test]
+    fn fxsave_round_trips_in_both_forms() {
+        let mut fpu = sample();
+        let mut image = [0; 512];
+        fpu.put_fxsave(false, &mut image);
+        let mut back = X87::new();
+        back.load_fxsave(false, &image);
+        assert_eq!(back, fpu);
+        (fpu.fcs, fpu.fds, fpu.fip) = (0, 0, 0x1234_5678_9ABC);
+        fpu.put_fxsave(true, &mut image);
+        back.load_fxsave(true, &image);
+        assert_eq!(back, fpu);
+    }
+
+    #[test]
+    fn tags_tell_zero_and_special_values() {
+        let mut fpu = X87::new();
+        fpu.regs[1] = F80::ONE;
+        fpu.regs[2] = F80::INDEFINITE;
+        fpu.regs[3] = F80 { head: 0, sig: 1 };
+        fpu.valid = 0x0F;
+        assert_eq!(fpu.tag_word(), 0b11_11_11_11_10_10_00_01);
+    }
+}

@@ -238,3 +238,136 @@ impl X87 {
         self.status = self.status & !STATUS_C1 | if on { STATUS_C1 } else { 0 };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL_MASKED: u16 = 0x37F;
+
+    fn ready() -> X87 {
+        let mut fpu = X87::new();
+        fpu.init();
+        fpu
+    }
+
+    fn run(fpu: &mut X87, op: X87Op, i: u8, operand: u128) -> Effect {
+        fpu.op(op, i, operand).expect("nothing is pending")
+    }
+
+    fn m64(value: f64) -> u128 {
+        value.to_bits().into()
+    }
+
+    fn store(fpu: &mut X87) -> f64 {
+        match run(fpu, X87Op::FstpM64, 0, 0) {
+            Effect::Store(bits) => f64::from_bits(bits as u64),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn arithmetic_pops_and_leaves_the_result() {
+        let mut fpu = ready();
+        run(&mut fpu, X87Op::FldM64, 0, m64(10.0));
+        run(&mut fpu, X87Op::FldM64, 0, m64(4.0));
+        run(&mut fpu, X87Op::FdivP, 1, 0);
+        assert_eq!(store(&mut fpu), 2.5);
+        assert_eq!(fpu.valid, 0);
+        assert_eq!(fpu.top, 0);
+    }
+
+    #[test]
+    fn the_ninth_push_overflows_the_stack() {
+        let mut fpu = ready();
+        for _ in 0..8 {
+            run(&mut fpu, X87Op::Fld1, 0, 0);
+        }
+        assert_eq!(fpu.status & (STATUS_SF | 1), 0);
+        run(&mut fpu, X87Op::Fldz, 0, 0);
+        assert_eq!(fpu.status & (STATUS_SF | STATUS_C1 | 1), STATUS_SF | STATUS_C1 | 1);
+        assert_eq!(fpu.st(0), F80::INDEFINITE);
+    }
+
+    #[test]
+    fn an_empty_register_underflows_the_stack() {
+        let mut fpu = ready();
+        let effect = run(&mut fpu, X87Op::FistpI32, 0, 0);
+        assert_eq!(effect, Effect::Store(0x8000_0000));
+        assert_eq!(fpu.status & (STATUS_SF | STATUS_C1 | 1), STATUS_SF | 1);
+    }
+
+    #[test]
+    fn an_unmasked_exception_waits_for_the_next_waiting_instruction() {
+        let mut fpu = ready();
+        fpu.set_control_word(ALL_MASKED & !4);
+        run(&mut fpu, X87Op::Fld1, 0, 0);
+        run(&mut fpu, X87Op::FdivM64, 0, m64(0.0));
+        assert_eq!(fpu.st(0), F80::ONE);
+        assert_eq!(fpu.status & (STATUS_ES | STATUS_B | 4), STATUS_ES | STATUS_B | 4);
+        assert_eq!(fpu.op(X87Op::Fwait, 0, 0), Err(PendingException));
+        assert_eq!(fpu.op(X87Op::Fld1, 0, 0), Err(PendingException));
+        let status = run(&mut fpu, X87Op::FnstswAx, 0, 0);
+        assert_eq!(status, Effect::Store(fpu.status_word().into()));
+        run(&mut fpu, X87Op::Fnclex, 0, 0);
+        assert_eq!(fpu.op(X87Op::Fwait, 0, 0), Ok(Effect::None));
+    }
+
+    #[test]
+    fn masking_a_pending_exception_withdraws_it() {
+        let mut fpu = ready();
+        fpu.set_control_word(ALL_MASKED & !1);
+        run(&mut fpu, X87Op::Fabs, 0, 0);
+        assert!(fpu.pending());
+        fpu.set_control_word(ALL_MASKED);
+        assert!(!fpu.pending());
+        fpu.set_control_word(ALL_MASKED & !1);
+        assert!(fpu.pending());
+    }
+
+    #[test]
+    fn mmx_registers_are_the_significands() {
+        let mut fpu = ready();
+        run(&mut fpu, X87Op::Fld1, 0, 0);
+        assert_eq!(fpu.mmx(7), 1 << 63);
+        fpu.enter_mmx();
+        fpu.set_mmx(2, 0x1122_3344);
+        assert_eq!((fpu.top, fpu.valid), (0, 0xFF));
+        assert_eq!(fpu.st(2), F80 { head: 0xFFFF, sig: 0x1122_3344 });
+        fpu.emms();
+        assert_eq!(fpu.valid, 0);
+    }
+
+    #[test]
+    fn constants_follow_the_rounding() {
+        let mut fpu = ready();
+        run(&mut fpu, X87Op::Fldpi, 0, 0);
+        assert_eq!(fpu.st(0).sig, 0xC90F_DAA2_2168_C235);
+        fpu.set_control_word(ALL_MASKED | 3 << 10);
+        run(&mut fpu, X87Op::Fldpi, 0, 0);
+        assert_eq!(fpu.st(0).sig, 0xC90F_DAA2_2168_C234);
+    }
+
+    #[test]
+    fn elementary_functions_meet_known_values() {
+        let mut fpu = ready();
+        run(&mut fpu, X87Op::Fldln2, 0, 0);
+        run(&mut fpu, X87Op::FldM64, 0, m64(10.0));
+        run(&mut fpu, X87Op::Fyl2x, 0, 0);
+        assert_eq!(store(&mut fpu), core::f64::consts::LN_10);
+        run(&mut fpu, X87Op::FldM64, 0, m64(0.5));
+        run(&mut fpu, X87Op::F2xm1, 0, 0);
+        assert_eq!(store(&mut fpu), 0.414_213_562_373_095_05);
+        run(&mut fpu, X87Op::FldM64, 0, m64(1.0));
+        run(&mut fpu, X87Op::FldM64, 0, m64(1.0));
+        run(&mut fpu, X87Op::Fpatan, 0, 0);
+        assert_eq!(store(&mut fpu), core::f64::consts::FRAC_PI_4);
+        run(&mut fpu, X87Op::FldM64, 0, m64(core::f64::consts::FRAC_PI_6));
+        run(&mut fpu, X87Op::Fsin, 0, 0);
+        assert!((store(&mut fpu) - 0.5).abs() < 1e-15);
+        run(&mut fpu, X87Op::FldM64, 0, m64(1e19));
+        run(&mut fpu, X87Op::Fcos, 0, 0);
+        assert_eq!(fpu.status & STATUS_C2, STATUS_C2);
+        assert_eq!(store(&mut fpu), 1e19);
+    }
+}

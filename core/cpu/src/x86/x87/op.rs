@@ -364,3 +364,45 @@ fn decode_register(opcode: u8, reg: usize, rm: u8) -> Option<X87Op> {
         _ => NONE,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encodings_are_the_manuals() {
+        for (opcode, modrm, op) in [
+            (0xD8, 0xC1, X87Op::FaddSt0),
+            (0xD8, 0x30, X87Op::FdivM32),
+            (0xD9, 0xE8, X87Op::Fld1),
+            (0xD9, 0x7C, X87Op::Fnstcw),
+            (0xDB, 0x2D, X87Op::FldM80),
+            (0xDC, 0xE2, X87Op::FsubrSti),
+            (0xDC, 0xEA, X87Op::FsubSti),
+            (0xDD, 0x06, X87Op::FldM64),
+            (0xDE, 0xC1, X87Op::FaddP),
+            (0xDE, 0xD9, X87Op::Fcompp),
+            (0xDE, 0xF9, X87Op::FdivP),
+            (0xDF, 0xE0, X87Op::FnstswAx),
+            (0xDF, 0x3F, X87Op::FistpI64),
+        ] {
+            assert_eq!(decode(opcode, modrm), Some(op), "{opcode:02x} {modrm:02x}");
+        }
+        for (opcode, modrm) in
+            [(0xD9, 0xD1), (0xD9, 0x08), (0xDA, 0xE8), (0xDD, 0xF0), (0xDF, 0xE1)]
+        {
+            assert_eq!(decode(opcode, modrm), None, "{opcode:02x} {modrm:02x}");
+        }
+    }
+
+    #[test]
+    fn every_instruction_has_an_encoding_and_a_number() {
+        for (index, &op) in X87Op::ALL.iter().enumerate() {
+            assert_eq!(X87Op::from_index(index as u8), Some(op));
+            // FWAIT is 9B, without a ModRM byte.
+            let encoded = (0xD8..=0xDF)
+                .any(|opcode| (0..=0xFF).any(|modrm| decode(opcode, modrm) == Some(op)));
+            assert_eq!(encoded, op != X87Op::Fwait, "{}", op.name());
+        }
+    }
+}
