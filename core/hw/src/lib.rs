@@ -20,3 +20,4 @@ pub mod pci_host;
 pub mod rtc;
 pub mod scsi;
 pub mod timer;
+pub mod virtio;
