@@ -12,6 +12,7 @@ pub mod ide;
 pub mod input;
 pub mod intc;
 pub mod isa;
+pub(crate) mod loader;
 pub mod machine;
 pub mod nvram;
 pub mod misc;

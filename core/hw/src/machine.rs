@@ -5,10 +5,10 @@
 //! host.
 
 use orrery_block::backend::BlockBackend;
-use orrery_system::DeviceId;
 use orrery_system::board::{Board, BoardConfig, ClockMode};
 use orrery_system::ports::{CharPort, NetPort};
 use orrery_system::ram::RamFull;
+use orrery_system::{DeviceId, IrqLine};
 
 /// How a drive is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,6 +182,8 @@ pub struct Built {
     pub display: Option<DeviceId>,
     /// Devices that take input, in the order they are asked.
     pub inputs: Vec<DeviceId>,
+    /// The power button: [`IrqLine::pulse`] presses it.
+    pub power_button: Option<IrqLine>,
 }
 
 /// Why a machine could not be built.

@@ -101,7 +101,12 @@ pub(crate) fn device(path: &str, body: impl IntoIterator<Item = Aml>) -> Aml {
 }
 
 /// `Method (path, args, NotSerialized or Serialized) { body }`.
-pub(crate) fn method(path: &str, args: u8, serialized: bool, body: impl IntoIterator<Item = Aml>) -> Aml {
+pub(crate) fn method(
+    path: &str,
+    args: u8,
+    serialized: bool,
+    body: impl IntoIterator<Item = Aml>,
+) -> Aml {
     let flags = args | u8::from(serialized) << 3;
     package_op(&[0x14], list([name(path), vec![flags], list(body)]))
 }
@@ -320,7 +325,9 @@ mod tests {
         assert_eq!(long[..5], [0x11, 0x48, 0x06, 0x0a, 100]);
         assert_eq!(long.len(), 1 + 0x68);
         let longer = buffer(&[0; 5000]);
-        let n = usize::from(longer[1] & 0xf) | usize::from(longer[2]) << 4 | usize::from(longer[3]) << 12;
+        let n = usize::from(longer[1] & 0xf)
+            | usize::from(longer[2]) << 4
+            | usize::from(longer[3]) << 12;
         assert_eq!((longer[1] >> 6, n), (2, longer.len() - 1));
     }
 

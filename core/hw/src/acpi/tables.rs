@@ -159,7 +159,8 @@ impl Builder {
     pub(crate) fn finish(mut self) -> Files {
         let mut rsdt = Table::new(*b"RSDT", 1);
         let roots = std::mem::take(&mut self.roots);
-        let pointers: Vec<_> = roots.iter().enumerate().map(|(i, &r)| (HEADER + 4 * i, r)).collect();
+        let pointers: Vec<_> =
+            roots.iter().enumerate().map(|(i, &r)| (HEADER + 4 * i, r)).collect();
         roots.iter().for_each(|_| {
             rsdt.u32(0);
         });

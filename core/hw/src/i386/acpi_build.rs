@@ -2,8 +2,8 @@
 
 use crate::acpi::aml::{self, Aml, Space, resource};
 use crate::acpi::piix4::GPE_PORT;
-use crate::acpi::tables::{Builder, Files, Table};
-use crate::nvram::fw_cfg::MadeFiles;
+use crate::acpi::tables::{Builder, Files, LOADER_FILE, RSDP_FILE, TABLES_FILE, Table};
+use crate::nvram::fw_cfg::{Items, MadeFiles};
 use orrery_system::Region;
 
 /// Where the local APICs, the I/O APIC and the HPET are.
@@ -51,6 +51,13 @@ impl AcpiFiles {
     pub(crate) const RSDP: usize = 1;
     /// Index of the linker script.
     pub(crate) const LOADER: usize = 2;
+
+    /// Adds the files to those of the machine.
+    pub(crate) fn add_to(&self, items: &mut Items) {
+        items.add_made(TABLES_FILE, Self::TABLES);
+        items.add_made(RSDP_FILE, Self::RSDP);
+        items.add_made(LOADER_FILE, Self::LOADER);
+    }
 }
 
 impl MadeFiles for AcpiFiles {
@@ -172,7 +179,10 @@ fn dsdt(c: &Config, ecam: u64) -> Aml {
             [
                 aml::def("_HID", aml::eisa_id("PNP0103")),
                 aml::def("_UID", aml::int(0)),
-                aml::def("_CRS", resource::template([resource::memory_fixed(HPET_BASE, 0x400, false)])),
+                aml::def(
+                    "_CRS",
+                    resource::template([resource::memory_fixed(HPET_BASE, 0x400, false)]),
+                ),
             ],
         ));
     }
@@ -237,12 +247,7 @@ fn host_windows(c: &Config, ecam: u64) -> Aml {
 /// The interrupt routing table: through links, or on Q35 with the I/O APIC in use directly.
 fn routing(c: &Config) -> Aml {
     let entry = |slot: u64, pin: u64, source: Aml, index: u64| {
-        aml::package(vec![
-            aml::int(slot << 16 | 0xffff),
-            aml::int(pin),
-            source,
-            aml::int(index),
-        ])
+        aml::package(vec![aml::int(slot << 16 | 0xffff), aml::int(pin), source, aml::int(index)])
     };
     let pins = || (0..32_u64).flat_map(|slot| (0..4_u64).map(move |pin| (slot, pin)));
     let table = |f: &dyn Fn(u64, u64) -> Aml| aml::package(pins().map(|(s, p)| f(s, p)).collect());
@@ -462,7 +467,8 @@ mod tests {
             (signature, t)
         };
         let rsdt = table(u32_at(&rsdp, 16)).1;
-        let mut out: Vec<_> = (36..rsdt.len()).step_by(4).map(|i| table(u32_at(&rsdt, i))).collect();
+        let mut out: Vec<_> =
+            (36..rsdt.len()).step_by(4).map(|i| table(u32_at(&rsdt, i))).collect();
         let fadt = out[0].1.clone();
         out.push(table(u32_at(&fadt, 36)));
         out.push(table(u32_at(&fadt, 40)));
@@ -484,7 +490,10 @@ mod tests {
         let tables = walk(&build(&config(false), 0xb000, 0));
         let fadt = &tables[0].1;
         assert_eq!(fadt.len(), 244);
-        assert_eq!((u32_at(fadt, 56), u32_at(fadt, 76), u32_at(fadt, 80)), (0xb000, 0xb008, 0xafe0));
+        assert_eq!(
+            (u32_at(fadt, 56), u32_at(fadt, 76), u32_at(fadt, 80)),
+            (0xb000, 0xb008, 0xafe0)
+        );
     }
 
     #[test]

@@ -1,4 +1,43 @@
 //! The PC family: how its machines are put together, and what their firmware is told.
 
 pub(crate) mod acpi_build;
+mod chassis;
+mod cmos;
+mod isapc;
+mod legacy;
+mod pc;
+mod q35;
 pub(crate) mod smbios;
+
+use crate::machine::MachineType;
+
+/// The machines of this family.
+pub const MACHINES: &[MachineType] = &[
+    MachineType {
+        name: "pc",
+        aliases: &["pc-i440fx", "pc-i440fx-7.2", "pc-i440fx-2.1"],
+        description: "Standard PC (i440FX + PIIX, 1996)",
+        default_memory: 128 << 20,
+        default_cpu: "qemu64",
+        max_cpus: 8,
+        build: pc::build,
+    },
+    MachineType {
+        name: "q35",
+        aliases: &["pc-q35", "pc-q35-7.2"],
+        description: "Standard PC (Q35 + ICH9, 2009)",
+        default_memory: 128 << 20,
+        default_cpu: "qemu64",
+        max_cpus: 8,
+        build: q35::build,
+    },
+    MachineType {
+        name: "isapc",
+        aliases: &[],
+        description: "ISA-only PC",
+        default_memory: 128 << 20,
+        default_cpu: "486",
+        max_cpus: 1,
+        build: isapc::build,
+    },
+];

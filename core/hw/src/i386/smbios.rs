@@ -173,8 +173,17 @@ mod tests {
     #[test]
     fn a_reader_finds_every_structure_at_its_length() {
         let f = files();
-        let expect =
-            [(1, 0x1b), (3, 0x16), (4, 0x2a), (4, 0x2a), (16, 0x17), (17, 0x28), (19, 0x1f), (32, 0x0b), (127, 4)];
+        let expect = [
+            (1, 0x1b),
+            (3, 0x16),
+            (4, 0x2a),
+            (4, 0x2a),
+            (16, 0x17),
+            (17, 0x28),
+            (19, 0x1f),
+            (32, 0x0b),
+            (127, 4),
+        ];
         assert_eq!(walk(&f.tables), expect);
     }
 

@@ -370,7 +370,10 @@ impl Registers for FwCfg {
                 // The register reads as a signature, byte for byte.
                 let bytes = b"QEMU CFG";
                 let at = offset as usize;
-                Ok(bytes[at..at + usize::from(width)].iter().rev().fold(0, |v, &b| v << 8 | u64::from(b)))
+                Ok(bytes[at..at + usize::from(width)]
+                    .iter()
+                    .rev()
+                    .fold(0, |v, &b| v << 8 | u64::from(b)))
             }
             _ => Err(BusError::NoRegister),
         }

@@ -87,7 +87,8 @@ pub struct Mch {
 }
 
 /// Puts the bridge at 00:00.0 of the root bus and its windows into the board's maps. `pci` is the
-/// memory space of the bus; `ram` the RAM block's region, from address 0.
+/// memory space of the bus; `ram` the RAM block's region, from address 0. Gives the window of the
+/// memory-mapped configuration space, whose base firmware chooses.
 pub fn build(
     board: &mut Board,
     bus: &pci::Bus,
@@ -95,7 +96,7 @@ pub fn build(
     ram: &Region,
     config: Config,
     reset_control: Option<(DeviceId, u32)>,
-) -> DeviceId {
+) -> Region {
     let id = board.reserve("mch");
     let pci_function = function(board, bus, id);
     board.io().add(0xcf8, &board.regions().device("pci-conf", 8, id, PORTS));
@@ -109,10 +110,11 @@ pub fn build(
     memory.add_priority(0, 2, &tseg);
     let smiact = board.smiact();
     let bus = bus.clone();
+    let window = ecam.clone();
     let wires =
         Wires { pci: pci_function, bus, reset_control, smiact, low, ecam, high_smram, tseg };
     board.attach(id, Box::new(Mch::new(config, wires)));
-    id
+    window
 }
 
 fn function(board: &Board, bus: &pci::Bus, id: DeviceId) -> pci::Function {

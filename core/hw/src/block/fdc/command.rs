@@ -328,7 +328,8 @@ impl Fdc {
         let multitrack = bytes[0] & 0x80 != 0;
         let eot = eot.clamp(sector, format.sectors);
         let track = |head: u8| {
-            (u64::from(cylinder) * u64::from(format.heads) + u64::from(head)) * u64::from(format.sectors)
+            (u64::from(cylinder) * u64::from(format.heads) + u64::from(head))
+                * u64::from(format.sectors)
         };
         let mut ranges = vec![(track(head) + u64::from(sector) - 1, u32::from(eot - sector) + 1)];
         if multitrack && head == 0 && format.heads == 2 {
@@ -369,7 +370,8 @@ impl Fdc {
         let mut e = self.exec(Kind::Format, select, false);
         (e.filler, e.eot, e.moving) = (filler, count, true);
         e.buf = vec![0; 4 * usize::from(count)];
-        let first = (u64::from(track) * u64::from(format.heads) + u64::from(head)) * u64::from(count);
+        let first =
+            (u64::from(track) * u64::from(format.heads) + u64::from(head)) * u64::from(count);
         e.ranges = vec![(first, count.into())];
         self.state.interrupt = self.state.no_dma();
         self.state.phase = Phase::Execute(e);

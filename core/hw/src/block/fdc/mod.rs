@@ -285,7 +285,8 @@ impl Fdc {
         s.perpendicular &= 0x3c;
         s.interrupt = true;
         // With polling on, each of four drives reports that it became ready.
-        s.senses = if s.configure[0] & 0x10 == 0 { vec![0xc3, 0xc2, 0xc1, 0xc0] } else { vec![0xc0] };
+        s.senses =
+            if s.configure[0] & 0x10 == 0 { vec![0xc3, 0xc2, 0xc1, 0xc0] } else { vec![0xc0] };
     }
 
     fn write_dor(&mut self, value: u8) {

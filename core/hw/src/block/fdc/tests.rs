@@ -86,7 +86,8 @@ impl Bench {
                 return;
             }
             let wake = self.timer.deadline();
-            let due = [wake, self.dev.due()].into_iter().flatten().min().expect("something to come");
+            let due =
+                [wake, self.dev.due()].into_iter().flatten().min().expect("something to come");
             self.clock.advance_to(due);
             self.timer.disarm();
             self.dev.wake(TIMER, due);
@@ -167,7 +168,10 @@ fn a_dma_read_moves_the_sectors_the_channel_counts_and_names_the_next() {
     assert!(!b.irq.level());
     let memory = b.memory.0.lock().unwrap().0.clone();
     let first = (2 * 2 + 1) * 18 + 2_u32;
-    assert_eq!((&memory[..4], &memory[512..516]), (&first.to_le_bytes()[..], &(first + 1).to_le_bytes()[..]));
+    assert_eq!(
+        (&memory[..4], &memory[512..516]),
+        (&first.to_le_bytes()[..], &(first + 1).to_le_bytes()[..])
+    );
 }
 
 #[test]

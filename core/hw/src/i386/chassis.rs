@@ -1,0 +1,536 @@
+//! What every PC has: memory, interrupt wires, the PC/AT's devices, and what its firmware is told.
+
+use super::acpi_build;
+use super::cmos::Cmos;
+use super::smbios;
+use crate::block::drive::DriveIo;
+use crate::block::fdc::{self, Fdc, media::DriveType};
+use crate::char::serial::{self, ISA_SERIAL, Serial};
+use crate::char::uart;
+use crate::display::vga;
+use crate::ide::{ata, channel::Plug};
+use crate::input::i8042::{self, I8042};
+use crate::intc::i8259::{self, I8259};
+use crate::machine::{BuildError, Built, Drive, Interface, MachineConfig};
+use crate::nvram::fw_cfg::{Items, key};
+use crate::pci;
+use crate::rtc::mc146818::{self, Mc146818};
+use crate::timer::i8254::{self, I8254};
+use orrery_block::backend::BlockBackend;
+use orrery_system::ports::CharPort;
+use orrery_system::ram::RamBlock;
+use orrery_system::{Board, DeviceId, IrqInput, IrqLine, Region};
+
+/// Guest memory besides RAM: firmware, flash, video memory and option ROMs.
+const EXTRA_MEMORY: usize = 64 << 20;
+/// Video memory.
+const VIDEO_MEMORY: usize = 16 << 20;
+/// Most RAM a machine may have: what 39 address bits reach, less the hole.
+const MAX_MEMORY: u64 = (1 << 39) - (4 << 30);
+
+/// How the RAM lies below and above 4 GiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Bytes below 4 GiB.
+    pub(crate) low: u64,
+    /// Bytes from 4 GiB.
+    pub(crate) high: u64,
+}
+
+impl Layout {
+    /// All of it below as long as it stays under `limit`; else `split` below and the rest above.
+    pub(crate) fn new(memory: u64, limit: u64, split: u64) -> Self {
+        let low = if memory >= limit { split } else { memory };
+        Self { low, high: memory - low }
+    }
+
+    /// First address above all RAM, at least 4 GiB.
+    pub(crate) fn end(self) -> u64 {
+        (1 << 32) + self.high
+    }
+}
+
+/// A machine while it is put together.
+pub(crate) struct Chassis<'a> {
+    pub(crate) config: &'a MachineConfig,
+    pub(crate) board: Board,
+    pub(crate) layout: Layout,
+    /// RAM, from its first byte.
+    pub(crate) ram: Region,
+    /// The sixteen ISA interrupt wires.
+    pub(crate) isa: Vec<IrqInput>,
+    pub(crate) power_button: IrqInput,
+    pub(crate) cmos: Cmos,
+    pub(crate) items: Items,
+    drives: Vec<Option<Drive>>,
+    pub(crate) built: Ends,
+    /// Controllers that give vectors, in the order they are asked.
+    pub(crate) int_ack: Vec<DeviceId>,
+    pub(crate) floppy: bool,
+    serial: [bool; 4],
+    parallel: bool,
+}
+
+/// The ends that stick out, as they come into being.
+#[derive(Default)]
+pub(crate) struct Ends {
+    pub(crate) serials: Vec<Option<CharPort>>,
+    pub(crate) parallels: Vec<Option<CharPort>>,
+    pub(crate) chars: Vec<(String, CharPort)>,
+    pub(crate) nets: Vec<(String, orrery_system::ports::NetPort)>,
+    pub(crate) display: Option<DeviceId>,
+    pub(crate) inputs: Vec<DeviceId>,
+}
+
+impl<'a> Chassis<'a> {
+    /// A board with its RAM. `limit` and `split` say how it lies, see [`Layout::new`].
+    pub(crate) fn new(
+        config: &'a MachineConfig,
+        limit: u64,
+        split: u64,
+    ) -> Result<Self, BuildError> {
+        if config.memory < 1 << 20 || config.memory > MAX_MEMORY || config.memory % 4096 != 0 {
+            let mib = config.memory >> 20;
+            return Err(BuildError::Machine(format!(
+                "{mib} MiB of RAM cannot be put on this board"
+            )));
+        }
+        let layout = Layout::new(config.memory, limit, split);
+        let roms: usize = config.option_roms.iter().map(|r| r.1.len().next_power_of_two()).sum();
+        let board = Board::new(config.board_config(EXTRA_MEMORY + roms));
+        let block = board.ram().alloc("pc.ram", config.memory as usize)?;
+        let regions = board.regions();
+        let ram = regions.ram("pc.ram", block);
+        board.memory().add(0, &regions.alias("ram-below-4g", &ram, 0, layout.low));
+        if layout.high > 0 {
+            let high = regions.alias("ram-above-4g", &ram, layout.low, layout.high);
+            board.memory().add(1 << 32, &high);
+        }
+        let isa = (0..16).map(|_| board.wire()).collect();
+        let power_button = board.wire();
+        Ok(Self {
+            config,
+            layout,
+            ram,
+            isa,
+            power_button,
+            cmos: Cmos::new(layout.low, layout.high, config.cpus, &config.boot_order),
+            items: Items::default(),
+            drives: config.drives.iter().cloned().map(Some).collect(),
+            built: Ends::default(),
+            int_ack: Vec::new(),
+            floppy: false,
+            serial: [false; 4],
+            parallel: false,
+            board,
+        })
+    }
+
+    /// Whether machine property `name` is on; `default` if it is not given.
+    pub(crate) fn prop(&self, name: &str, default: bool) -> Result<bool, BuildError> {
+        match self.config.props.iter().rev().find(|p| p.0 == name) {
+            None => Ok(default),
+            Some((_, v)) => match v.as_str() {
+                "on" | "yes" | "true" | "" => Ok(true),
+                "off" | "no" | "false" => Ok(false),
+                v => Err(BuildError::Machine(format!("'{name}' is on or off, not '{v}'"))),
+            },
+        }
+    }
+
+    /// A pin on ISA interrupt `n`.
+    pub(crate) fn irq(&self, n: usize) -> IrqLine {
+        self.isa[n].pin()
+    }
+
+    /// Pins on all of them.
+    pub(crate) fn irqs(&self) -> Vec<IrqLine> {
+        self.isa.iter().map(IrqInput::pin).collect()
+    }
+
+    /// A ROM or RAM block with these contents at its end.
+    fn block(&self, name: &str, bytes: &[u8], len: usize) -> Result<RamBlock, BuildError> {
+        let block = self.board.ram().alloc(name, len)?;
+        self.board.ram().write_bytes(block.offset + len - bytes.len(), bytes);
+        Ok(block)
+    }
+
+    /// Puts the firmware below 4 GiB, and its last 128 KiB below 1 MiB, into `map`. ISA machines
+    /// have no attribute map to write it with: there it is `writable`.
+    pub(crate) fn firmware(&mut self, map: &Region, writable: bool) -> Result<(), BuildError> {
+        let bytes = &self.config.firmware;
+        if bytes.is_empty() {
+            return Err(BuildError::Machine("there is no firmware".into()));
+        }
+        let len = bytes.len().next_multiple_of(0x1_0000);
+        if len > 16 << 20 {
+            return Err(BuildError::Machine("the firmware is larger than 16 MiB".into()));
+        }
+        let block = self.block("pc.bios", bytes, len)?;
+        let regions = self.board.regions();
+        let rom =
+            if writable { regions.ram("pc.bios", block) } else { regions.rom("pc.bios", block) };
+        map.add((1 << 32) - len as u64, &rom);
+        let low = len.min(0x2_0000) as u64;
+        map.add_priority(
+            0x10_0000 - low,
+            1,
+            &regions.alias("isa-bios", &rom, len as u64 - low, low),
+        );
+        Ok(())
+    }
+
+    /// The interrupt controllers and the timer of the PC/AT. `replaced` is high while an HPET
+    /// has taken over the timer's interrupt.
+    pub(crate) fn at_controllers(&mut self, replaced: [IrqInput; 2], intr: IrqLine) {
+        let board = &mut self.board;
+        let pic = board.reserve("isa-i8259");
+        let bank = |n| board.regions().device("pic", 2, pic, n);
+        board.io().add(0x20, &bank(i8259::MASTER));
+        board.io().add(0xa0, &bank(i8259::SLAVE));
+        board.io().add(0x4d0, &bank(i8259::ELCR));
+        let inputs = std::array::from_fn(|i| self.isa[i].clone());
+        board.attach(pic, Box::new(I8259::new(i8259::Wires { inputs, intr })));
+        self.int_ack.push(pic);
+
+        let [pit_replaced, rtc_replaced] = replaced;
+        let pit = board.reserve("isa-pit");
+        board.io().add(0x40, &board.regions().device("pit", 4, pit, 0));
+        let channel2 = i8254::Channel2::default();
+        let wires = i8254::Wires {
+            irq: self.isa[0].pin(),
+            replaced: pit_replaced,
+            channel2: channel2.clone(),
+            clock: board.clock(),
+            timer: board.timer(pit, 0),
+        };
+        board.attach(pit, Box::new(I8254::new(wires)));
+        super::legacy::speaker(board, channel2);
+
+        let rtc = board.reserve("mc146818rtc");
+        board.io().add(0x70, &board.regions().device("rtc", 2, rtc, 0));
+        let wires = mc146818::Wires {
+            irq: self.isa[8].pin(),
+            replaced: rtc_replaced,
+            clock: board.clock(),
+            timer: board.timer(rtc, 0),
+        };
+        let epoch_secs = board.config().epoch_secs;
+        let mut chip = Mc146818::new(mc146818::Config { epoch_secs }, wires);
+        for (i, v) in self.cmos.bytes() {
+            chip.set_cmos(i, v);
+        }
+        board.attach(rtc, Box::new(chip));
+    }
+
+    /// Keyboard and mouse behind the 8042, and port 92.
+    pub(crate) fn keyboard(&mut self) {
+        let board = &mut self.board;
+        let id = board.reserve("i8042");
+        board.io().add(0x60, &board.regions().device("i8042-data", 1, id, i8042::DATA));
+        board.io().add(0x64, &board.regions().device("i8042-cmd", 1, id, i8042::COMMAND));
+        let wires = i8042::Wires {
+            irq_keyboard: self.isa[1].pin(),
+            irq_mouse: self.isa[12].pin(),
+            a20: board.pins(0).a20.pin(),
+            power: board.power(),
+            clock: board.clock(),
+            timer: board.timer(id, 0),
+        };
+        board.attach(id, Box::new(I8042::new(wires)));
+        self.built.inputs.push(id);
+        let a20 = board.pins(0).a20.pin();
+        crate::isa::port92::build(board, a20);
+    }
+
+    /// The serial and parallel ports that were asked for.
+    pub(crate) fn serial_and_parallel(&mut self) -> Result<(), BuildError> {
+        for n in 0..self.config.serials.len().max(self.built.serials.len()) {
+            let wanted = self.config.serials.get(n).copied().unwrap_or(false);
+            if n >= 4 && wanted {
+                return Err(BuildError::Machine("a PC has four serial ports at most".into()));
+            }
+            let port = wanted.then(|| self.serial_port(n));
+            self.built.serials.push(port);
+        }
+        for (n, &wanted) in self.config.parallels.iter().enumerate() {
+            if n >= 3 && wanted {
+                return Err(BuildError::Machine("a PC has three parallel ports at most".into()));
+            }
+            let port = wanted.then(|| super::legacy::parallel(&mut self.board, &self.isa, n));
+            self.parallel |= n == 0 && wanted;
+            self.built.parallels.push(port.flatten());
+        }
+        Ok(())
+    }
+
+    fn serial_port(&mut self, n: usize) -> CharPort {
+        let (base, irq) = ISA_SERIAL[n];
+        let board = &mut self.board;
+        let id = board.reserve("isa-serial");
+        board.io().add(base.into(), &board.regions().device("serial", 8, id, 0));
+        let port = board.port();
+        let wires = uart::Wires {
+            irq: self.isa[usize::from(irq)].pin(),
+            port: port.clone(),
+            clock: board.clock(),
+            timers: [uart::TIMER_RX, uart::TIMER_TIMEOUT, uart::TIMER_TX]
+                .map(|i| board.timer(id, i)),
+        };
+        board.attach(id, Box::new(Serial::new(serial::Config::default(), wires)));
+        self.serial[n] = true;
+        port
+    }
+
+    /// Takes the drives of an interface, each at its index; those without one fill the gaps.
+    fn take_drives(
+        &mut self,
+        places: usize,
+        interfaces: &[Interface],
+        what: &str,
+    ) -> Result<Vec<Option<Drive>>, BuildError> {
+        let mut out: Vec<Option<Drive>> = (0..places).map(|_| None).collect();
+        let mut rest = Vec::new();
+        for slot in &mut self.drives {
+            let Some(drive) = slot.take_if(|d| interfaces.contains(&d.interface)) else { continue };
+            match drive.index.map(|i| i as usize) {
+                None => rest.push(drive),
+                Some(i) if i < places => match &out[i] {
+                    None => out[i] = Some(drive),
+                    Some(first) => {
+                        return Err(BuildError::DriveTaken {
+                            place: format!("{what} place {i}"),
+                            first: first.id.clone(),
+                            second: drive.id,
+                        });
+                    }
+                },
+                Some(i) => {
+                    let reason = format!("there is no {what} place {i}");
+                    return Err(BuildError::Drive { id: drive.id, reason });
+                }
+            }
+        }
+        for drive in rest {
+            // CD-ROM drives are the third place by custom, so that a disk keeps the first two.
+            let from = if drive.cdrom && places > 2 && what == "IDE" { 2 } else { 0 };
+            let free = (from..places).chain(0..from).find(|&i| out[i].is_none());
+            let Some(i) = free else {
+                let reason = format!("every {what} place is taken");
+                return Err(BuildError::Drive { id: drive.id, reason });
+            };
+            out[i] = Some(drive);
+        }
+        Ok(out)
+    }
+
+    /// The drives on `N` disk places (ATA, or AHCI ports): what to plug in.
+    pub(crate) fn disks(&mut self, places: usize) -> Result<Vec<Plug>, BuildError> {
+        let mut drives = self.take_drives(places, &[Interface::Default, Interface::Ide], "IDE")?;
+        if !self.config.no_defaults && places > 2 && !self.config.drives.iter().any(|d| d.cdrom) {
+            // The usual empty CD-ROM drive.
+            drives[2].get_or_insert_with(|| Drive {
+                backend: BlockBackend::detached(),
+                interface: Interface::Ide,
+                cdrom: true,
+                index: None,
+                id: "ide1-cd0".into(),
+            });
+        }
+        let mut plugs = Vec::new();
+        for (n, drive) in drives.into_iter().enumerate() {
+            plugs.push(drive.map(|d| {
+                let number = n as u32;
+                let config =
+                    if d.cdrom { ata::Config::cdrom(number) } else { ata::Config::disk(number) };
+                if !d.cdrom && n < 4 {
+                    self.cmos.disk(n, d.backend.len() / 512);
+                }
+                (config, d.backend)
+            }));
+        }
+        Ok(plugs)
+    }
+
+    /// The floppy controller with its drives, if it is wanted.
+    pub(crate) fn floppies(&mut self) -> Result<(), BuildError> {
+        let drives = self.take_drives(2, &[Interface::Floppy], "floppy")?;
+        if self.config.no_defaults && drives.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let present: Vec<bool> =
+            drives.iter().enumerate().map(|(n, d)| d.is_some() || n == 0).collect();
+        let backends: Vec<BlockBackend> = drives
+            .into_iter()
+            .map(|d| d.map_or_else(BlockBackend::detached, |d| d.backend))
+            .collect();
+        let kinds = [0, 1].map(|n| {
+            if present[n] { DriveType::Auto.resolve(&backends[n]) } else { DriveType::None }
+        });
+        self.cmos.floppies(kinds.map(DriveType::cmos));
+        let irq = self.irq(6);
+        let dma = super::legacy::floppy_dma(&mut self.board);
+        let board = &mut self.board;
+        let id = board.reserve("isa-fdc");
+        let ports = board.regions().device("fdc", 8, id, 0);
+        board.io().add(0x3f0, &board.regions().alias("fdc", &ports, 0, 6));
+        board.io().add(0x3f7, &board.regions().alias("fdc-dir", &ports, 7, 1));
+        let wires = fdc::Wires {
+            irq,
+            dma,
+            clock: board.clock(),
+            timer: board.timer(id, fdc::TIMER),
+            io: DriveIo::new(board, id, fdc::IO_TIMER, backends),
+        };
+        board.attach(id, Box::new(Fdc::new(fdc::Config { drives: kinds }, wires)));
+        self.floppy = true;
+        Ok(())
+    }
+
+    /// The drives for flash units 0 and 1.
+    pub(crate) fn flash_drives(&mut self) -> Result<Vec<Option<Drive>>, BuildError> {
+        self.take_drives(2, &[Interface::Pflash], "flash")
+    }
+
+    /// The drives for virtio-blk functions.
+    pub(crate) fn virtio_drives(&mut self) -> Vec<Drive> {
+        let wanted = |d: &mut Drive| d.interface == Interface::Virtio;
+        self.drives.iter_mut().filter_map(|s| s.take_if(wanted)).collect()
+    }
+
+    /// The drive that a device names.
+    pub(crate) fn drive_named(&mut self, id: &str) -> Option<Drive> {
+        self.drives.iter_mut().find_map(|s| s.take_if(|d| d.id == id))
+    }
+
+    /// The display adapter on a PCI bus.
+    pub(crate) fn pci_display(&mut self, bus: &pci::Bus, devfn: u8) -> Result<bool, BuildError> {
+        match self.config.vga.as_str() {
+            "none" => return Ok(false),
+            "std" | "" => {}
+            other => {
+                return Err(BuildError::Machine(format!("there is no display adapter '{other}'")));
+            }
+        }
+        let rom = &self.config.video_bios;
+        let memory = bus.memory().clone();
+        let id = vga::build_pci(&mut self.board, bus, devfn, &memory, VIDEO_MEMORY, rom)?;
+        self.built.display = Some(id);
+        Ok(true)
+    }
+
+    /// The display adapter on ISA.
+    pub(crate) fn isa_display(&mut self) -> Result<(), BuildError> {
+        if self.config.vga != "none" {
+            let rom = &self.config.video_bios;
+            self.built.display = Some(vga::build_isa(&mut self.board, VIDEO_MEMORY, rom)?);
+        }
+        Ok(())
+    }
+
+    /// What the ACPI tables say.
+    pub(crate) fn acpi(&self, q35: bool, hpet: bool) -> acpi_build::Config {
+        acpi_build::Config {
+            q35,
+            cpus: self.config.cpus as u8,
+            low_ram: self.layout.low,
+            ram_end: self.layout.end(),
+            hpet,
+            floppy: self.floppy,
+            serial: self.serial,
+            parallel: self.parallel,
+        }
+    }
+
+    /// Tells firmware about RAM, CPUs and what else every PC's wants to know.
+    pub(crate) fn describe(&mut self, name: &str, description: &str) -> Result<(), BuildError> {
+        let cpus = self.config.cpus as u16;
+        let layout = self.layout;
+        let items = &mut self.items;
+        items.set(key::RAM_SIZE, self.config.memory.to_le_bytes());
+        items.set_u16(key::NB_CPUS, cpus);
+        items.set_u16(key::MAX_CPUS, cpus);
+        items.set(key::UUID, [0; 16]);
+        items.set_u16(key::NOGRAPHIC, (self.config.vga == "none").into());
+        items.set_u16(key::BOOT_MENU, self.config.boot_menu.into());
+        items.set(key::NUMA, [0; 8]);
+        items.set_u32(key::IRQ0_OVERRIDE, 1);
+        items.add_file("etc/e820", e820(layout));
+        // Sleep states: bit 7 says that S3, S4 and S5 are there, the rest is their type.
+        items.add_file("etc/system-states", [128, 0, 0, 129, 130, 128]);
+        items.add_file(
+            "etc/reserved-memory-end",
+            layout.end().next_multiple_of(1 << 30).to_le_bytes(),
+        );
+        let smbios = smbios::build(&smbios::Config {
+            product: description.into(),
+            version: name.into(),
+            uuid: [0; 16],
+            cpus: self.config.cpus as u8,
+            ram: [layout.low, layout.high],
+        });
+        items.add_file("etc/smbios/smbios-tables", smbios.tables);
+        items.add_file("etc/smbios/smbios-anchor", smbios.anchor);
+        for (name, rom) in &self.config.option_roms {
+            items.add_file(&format!("genroms/{name}"), rom.clone());
+        }
+        for (name, data) in &self.config.fw_cfg {
+            items.add_file(name, data.clone());
+        }
+        if let Some(kernel) = &self.config.kernel {
+            let space = crate::loader::Space { low_ram: layout.low };
+            crate::loader::load(kernel, space, items)?;
+        }
+        Ok(())
+    }
+
+    /// Every drive must have found its place.
+    pub(crate) fn finish(mut self) -> Result<Built, BuildError> {
+        if let Some(d) = self.drives.iter().flatten().find(|d| d.interface != Interface::None) {
+            let reason = "this board has no such interface".into();
+            return Err(BuildError::Drive { id: d.id.clone(), reason });
+        }
+        self.board.set_int_ack(self.int_ack);
+        self.board.settle();
+        Ok(Built {
+            serials: self.built.serials,
+            parallels: self.built.parallels,
+            chars: self.built.chars,
+            nets: self.built.nets,
+            display: self.built.display,
+            inputs: self.built.inputs,
+            power_button: Some(self.power_button.pin()),
+            board: self.board,
+        })
+    }
+}
+
+/// The memory map: entries of base, length and type (1: RAM).
+fn e820(layout: Layout) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut entry = |base: u64, len: u64| {
+        out.extend(base.to_le_bytes());
+        out.extend(len.to_le_bytes());
+        out.extend(1_u32.to_le_bytes());
+    };
+    entry(0, layout.low);
+    if layout.high > 0 {
+        entry(1 << 32, layout.high);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_that_reaches_the_hole_is_split() {
+        let gib = 1 << 30;
+        let pc = |m| Layout::new(m, 0xe000_0000, 3 * gib);
+        assert_eq!(pc(gib), Layout { low: gib, high: 0 });
+        assert_eq!(pc(0xdfff_f000), Layout { low: 0xdfff_f000, high: 0 });
+        assert_eq!(pc(4 * gib), Layout { low: 3 * gib, high: gib });
+        assert_eq!(pc(4 * gib).end(), 5 * gib);
+    }
+}

@@ -1,0 +1,56 @@
+//! `pc`: 440FX host bridge and PIIX.
+
+use super::acpi_build::AcpiFiles;
+use super::chassis::Chassis;
+use crate::acpi::piix4;
+use crate::ide::piix;
+use crate::isa::piix3;
+use crate::machine::{BuildError, Built, MachineConfig};
+use crate::nvram::fw_cfg;
+use crate::pci::{self, devfn};
+use crate::pci_host::i440fx;
+use orrery_system::IrqInput;
+
+/// Interrupt pins rotate with the device number, from device 1.
+fn pin_map(device: u8, pin: u8) -> usize {
+    usize::from(device + pin + 3) % 4
+}
+
+/// Wires the board.
+pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
+    let mut c = Chassis::new(config, 0xe000_0000, 0xc000_0000)?;
+    let space = c.board.regions().container("pci", u64::MAX);
+    c.board.memory().add_priority(0, -1, &space);
+    let wires = (0..4).map(|_| c.board.wire()).collect();
+    let bus = pci::Bus::new(&space, c.board.io(), wires, pin_map);
+    let bridge = c.board.reserve("PIIX3");
+    i440fx::build(&mut c.board, &bus, &space, Some((bridge, piix3::RESET_CONTROL)));
+    let isa = c.irqs();
+    piix3::build(&mut c.board, &bus, devfn(1, 0), bridge, isa);
+    c.firmware(&space, false)?;
+    let intr = c.board.pins(0).intr.pin();
+
+    c.floppies()?;
+    let mut plugs = c.disks(4)?.into_iter();
+    let mut channel = || [plugs.next().flatten(), plugs.next().flatten()];
+    let drives = [channel(), channel()];
+    let ide = piix::Config { model: piix::Model::Piix3, drives };
+    let lines = [c.irq(14), c.irq(15)];
+    piix::build(&mut c.board, &bus, devfn(1, 1), ide, lines);
+    let no_smm = !c.prop("smm", true)?;
+    let (sci, button) = (c.irq(9), c.power_button.clone());
+    let pm = piix4::Config { no_smm, spd: Vec::new() };
+    let pm = piix4::build(&mut c.board, &bus, devfn(1, 3), pm, sci, button);
+
+    c.at_controllers([IrqInput::detached(), IrqInput::detached()], intr);
+    c.keyboard();
+    c.serial_and_parallel()?;
+    c.pci_display(&bus, devfn(2, 0))?;
+
+    c.describe("pc", "Standard PC (i440FX + PIIX, 1996)")?;
+    let made = AcpiFiles { config: c.acpi(false, false), pm: pm.pm, ecam: None };
+    let mut items = std::mem::take(&mut c.items);
+    made.add_to(&mut items);
+    fw_cfg::build(&mut c.board, items, Box::new(made));
+    c.finish()
+}

@@ -1,0 +1,46 @@
+//! `q35`: Q35 memory controller hub and ICH9.
+
+use super::acpi_build::AcpiFiles;
+use super::chassis::Chassis;
+use crate::acpi::ich9_smb;
+use crate::isa::ich9_lpc;
+use crate::machine::{BuildError, Built, MachineConfig};
+use crate::nvram::fw_cfg;
+use crate::pci::{self, devfn};
+use crate::pci_host::q35;
+use orrery_system::IrqInput;
+
+/// Wires the board.
+pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
+    let mut c = Chassis::new(config, 0xb000_0000, 0x8000_0000)?;
+    let space = c.board.regions().container("pci", u64::MAX);
+    c.board.memory().add_priority(0, -1, &space);
+    let wires = (0..ich9_lpc::BUS_WIRES).map(|_| c.board.wire()).collect();
+    let bus = pci::Bus::new(&space, c.board.io(), wires, ich9_lpc::pin_map);
+    let lpc = c.board.reserve("ICH9-LPC");
+    let mch = q35::Config { low_ram: c.layout.low };
+    let reset = Some((lpc, ich9_lpc::RESET_CONTROL));
+    let ecam = q35::build(&mut c.board, &bus, &space, &c.ram, mch, reset);
+    let apic: Vec<IrqInput> = (0..8).map(|_| c.board.wire()).collect();
+    let no_smm = !c.prop("smm", true)?;
+    let (isa, pins) = (c.irqs(), apic.iter().map(IrqInput::pin).collect());
+    let button = c.power_button.clone();
+    let config = ich9_lpc::Config { no_smm };
+    let pm = ich9_lpc::build(&mut c.board, &bus, devfn(31, 0), lpc, config, isa, pins, button);
+    c.firmware(&space, false)?;
+    let intr = c.board.pins(0).intr.pin();
+
+    c.floppies()?;
+    ich9_smb::build(&mut c.board, &bus, devfn(31, 3), ich9_smb::Config::default());
+    c.at_controllers([IrqInput::detached(), IrqInput::detached()], intr);
+    c.keyboard();
+    c.serial_and_parallel()?;
+    c.pci_display(&bus, devfn(1, 0))?;
+
+    c.describe("q35", "Standard PC (Q35 + ICH9, 2009)")?;
+    let made = AcpiFiles { config: c.acpi(true, false), pm, ecam: Some(ecam) };
+    let mut items = std::mem::take(&mut c.items);
+    made.add_to(&mut items);
+    fw_cfg::build(&mut c.board, items, Box::new(made));
+    c.finish()
+}
