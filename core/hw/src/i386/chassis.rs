@@ -3,11 +3,13 @@
 use super::acpi_build;
 use super::cmos::Cmos;
 use super::smbios;
+use crate::audio::pcspk::{self, PcSpeaker};
 use crate::block::drive::DriveIo;
 use crate::block::fdc::{self, Fdc, media::DriveType};
 use crate::char::serial::{self, ISA_SERIAL, Serial};
 use crate::char::uart;
 use crate::display::vga;
+use crate::dma::i8237::{self, I8237, IsaDma};
 use crate::ide::{ata, channel::Plug};
 use crate::input::i8042::{self, I8042};
 use crate::intc::i8259::{self, I8259};
@@ -64,6 +66,8 @@ pub(crate) struct Chassis<'a> {
     pub(crate) items: Items,
     drives: Vec<Option<Drive>>,
     pub(crate) built: Ends,
+    /// The DMA controllers' channels.
+    dma: IsaDma,
     /// Controllers that give vectors, in the order they are asked.
     pub(crate) int_ack: Vec<DeviceId>,
     pub(crate) floppy: bool,
@@ -118,6 +122,7 @@ impl<'a> Chassis<'a> {
             items: Items::default(),
             drives: config.drives.iter().cloned().map(Some).collect(),
             built: Ends::default(),
+            dma: IsaDma::new(board.dma(), std::array::from_fn(|_| IrqLine::open())),
             int_ack: Vec::new(),
             floppy: false,
             serial: [false; 4],
@@ -180,7 +185,7 @@ impl<'a> Chassis<'a> {
         Ok(())
     }
 
-    /// The interrupt controllers and the timer of the PC/AT. `replaced` is high while an HPET
+    /// The interrupt, DMA and timer chips of the PC/AT. `replaced` is high while an HPET
     /// has taken over the timer's interrupt.
     pub(crate) fn at_controllers(&mut self, replaced: [IrqInput; 2], intr: IrqLine) {
         let board = &mut self.board;
@@ -192,6 +197,13 @@ impl<'a> Chassis<'a> {
         let inputs = std::array::from_fn(|i| self.isa[i].clone());
         board.attach(pic, Box::new(I8259::new(i8259::Wires { inputs, intr })));
         self.int_ack.push(pic);
+
+        let dma = board.reserve("i8257");
+        let bank = |n, size| board.regions().device("dma", size, dma, n);
+        board.io().add(0x00, &bank(i8237::FIRST, 16));
+        board.io().add(0xc0, &bank(i8237::SECOND, 32));
+        board.io().add(0x80, &bank(i8237::PAGES, 16));
+        board.attach(dma, Box::new(I8237::new(self.dma.clone())));
 
         let [pit_replaced, rtc_replaced] = replaced;
         let pit = board.reserve("isa-pit");
@@ -205,7 +217,10 @@ impl<'a> Chassis<'a> {
             timer: board.timer(pit, 0),
         };
         board.attach(pit, Box::new(I8254::new(wires)));
-        super::legacy::speaker(board, channel2);
+        let speaker = board.reserve("isa-pcspk");
+        board.io().add(0x61, &board.regions().device("pcspk", 1, speaker, 0));
+        let wires = pcspk::Wires { channel2, clock: board.clock() };
+        board.attach(speaker, Box::new(PcSpeaker::new(wires)));
 
         let rtc = board.reserve("mc146818rtc");
         board.io().add(0x70, &board.regions().device("rtc", 2, rtc, 0));
@@ -257,9 +272,8 @@ impl<'a> Chassis<'a> {
             if n >= 3 && wanted {
                 return Err(BuildError::Machine("a PC has three parallel ports at most".into()));
             }
-            let port = wanted.then(|| super::legacy::parallel(&mut self.board, &self.isa, n));
             self.parallel |= n == 0 && wanted;
-            self.built.parallels.push(port.flatten());
+            self.built.parallels.push(None);
         }
         Ok(())
     }
@@ -369,7 +383,7 @@ impl<'a> Chassis<'a> {
         });
         self.cmos.floppies(kinds.map(DriveType::cmos));
         let irq = self.irq(6);
-        let dma = super::legacy::floppy_dma(&mut self.board);
+        let dma = Box::new(self.dma.channel(2));
         let board = &mut self.board;
         let id = board.reserve("isa-fdc");
         let ports = board.regions().device("fdc", 8, id, 0);

@@ -4,7 +4,6 @@ pub(crate) mod acpi_build;
 mod chassis;
 mod cmos;
 mod isapc;
-mod legacy;
 mod pc;
 mod q35;
 pub(crate) mod smbios;
