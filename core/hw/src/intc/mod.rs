@@ -1,6 +1,8 @@
 //! Interrupt controllers.
 
+pub mod apic;
 pub mod i8259;
+pub mod ioapic;
 
 use orrery_system::IrqInput;
 
