@@ -8,6 +8,7 @@
 
 pub mod handles;
 pub mod keyboard;
+pub mod launch;
 pub mod machine;
 pub mod options;
 pub mod screenshot;

@@ -50,6 +50,8 @@ pub enum Stop {
     Exit(u32),
     /// The instruction limit was reached.
     Limit,
+    /// A script ended the run with this exit status.
+    Script(i32),
 }
 
 /// What to do about events that end a machine's life.

@@ -136,6 +136,16 @@ impl BlockGraph {
         Ok(top)
     }
 
+    /// Puts a format on a node that is open already. The image's own backing file is not opened:
+    /// `options.backing` is a node or nothing.
+    pub async fn open_over(&self, file: &Arc<Node>, options: &OpenOptions) -> Result<Arc<Node>> {
+        let (top, image) = self.open_format(file, options).await?;
+        if let (Some(image), Backing::Node(node)) = (image, &options.backing) {
+            image.set_backing(node)?;
+        }
+        Ok(top)
+    }
+
     /// A node over a file of the host.
     pub async fn open_host_file(
         &self,

@@ -55,7 +55,7 @@ pub struct Kernel {
 }
 
 /// A device asked for by type (`-device`).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceSpec {
     /// Type name.
     pub kind: String,

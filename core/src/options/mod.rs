@@ -9,6 +9,7 @@ mod table;
 
 pub use help::help;
 pub use keyval::{KeyVals, number, size};
+pub use orrery_hw::machine::{DeviceSpec, Interface};
 
 use std::fmt::Write as _;
 
@@ -81,24 +82,6 @@ pub fn hint<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> String {
         .min_by_key(|(d, _)| *d)
         .filter(|(d, k)| *d <= 1 + k.len().max(typed.len()) / 3);
     near.map(|(_, k)| format!("; did you mean '{k}'?")).unwrap_or_default()
-}
-
-/// How a drive is attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Interface {
-    /// The machine's usual disk bus.
-    #[default]
-    Default,
-    /// ATA.
-    Ide,
-    /// Floppy disk controller.
-    Floppy,
-    /// virtio-blk over PCI.
-    Virtio,
-    /// Parallel flash: firmware and its variables.
-    Pflash,
-    /// Nothing: a `-device` refers to it by id.
-    None,
 }
 
 /// A drive to create.
@@ -174,15 +157,6 @@ pub enum RtcBase {
     At(i64),
 }
 
-/// A device to add (`-device`): type and properties.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeviceOption {
-    /// Type name.
-    pub kind: String,
-    /// Properties, `id` among them.
-    pub props: Vec<(String, String)>,
-}
-
 /// Everything the command line says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -209,7 +183,7 @@ pub struct Options {
     /// `-L`: folders where firmware is looked for.
     pub firmware_dirs: Vec<String>,
     /// `-device`.
-    pub devices: Vec<DeviceOption>,
+    pub devices: Vec<DeviceSpec>,
     /// `-chardev`: (id, target).
     pub chardevs: Vec<(String, CharTarget)>,
     /// `-serial`, in order.

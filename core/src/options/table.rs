@@ -2,7 +2,7 @@
 
 use super::keyval::{KeyVals, number};
 use super::{
-    CharTarget, DeviceOption, DisplayOption, DriveOption, FwCfgValue, IcountOption, Interface,
+    CharTarget, DeviceSpec, DisplayOption, DriveOption, FwCfgValue, IcountOption, Interface,
     OptionError, Options, Print, RtcBase,
 };
 
@@ -419,7 +419,7 @@ fn device(o: &mut Options, v: &str) -> Result<(), OptionError> {
     } else if k.take("help").is_some() {
         o.print = Some(Print::DeviceProps(kind));
     } else {
-        o.devices.push(DeviceOption { kind, props: k.rest() });
+        o.devices.push(DeviceSpec { kind, props: k.rest() });
     }
     Ok(())
 }

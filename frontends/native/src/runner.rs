@@ -1,10 +1,11 @@
 //! Runs a machine against the host's clock, terminal, window and files.
 
 use crate::event::Event;
+use crate::run::perform;
 use crate::terminal::{self, Typed};
 use anyhow::{Context as _, Result};
+use orrery_core::script::Script;
 use orrery_core::{Machine, Outcome, Stop};
-use orrery_system::display::Surface;
 use orrery_system::ports::CharPort;
 use std::io::Write;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -25,10 +26,12 @@ pub enum Sink {
 
 /// A port and its place on the host.
 pub struct Line {
+    /// Its number among the machine's lines.
+    pub index: usize,
     /// The guest's end.
     pub port: CharPort,
     /// The host's end.
-    pub sink: Sink,
+    pub sink: Option<Sink>,
 }
 
 /// A machine on this host.
@@ -41,8 +44,8 @@ pub struct Runner {
     pub events: Receiver<Event>,
     /// Called with each new picture.
     pub show: Option<Box<dyn FnMut(&mut Machine) + Send>>,
-    /// Takes part in every turn of the loop: a script. True ends the run.
-    pub step: Option<Box<dyn FnMut(&mut Machine) -> Result<bool> + Send>>,
+    /// Acts in place of a person.
+    pub script: Option<Script>,
 }
 
 impl Runner {
@@ -54,10 +57,8 @@ impl Runner {
             let host = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let outcome = self.machine.run(host, SLICE);
             self.drain()?;
-            if let Some(step) = &mut self.step {
-                if step(&mut self.machine)? {
-                    return self.finish(Stop::Paused);
-                }
+            if let Some(code) = self.step_script()? {
+                return self.finish(Stop::Script(code));
             }
             if drawn.elapsed() >= FRAME {
                 drawn = Instant::now();
@@ -79,6 +80,17 @@ impl Runner {
         }
     }
 
+    /// Lets the script act; the exit status if it ends the run.
+    fn step_script(&mut self) -> Result<Option<i32>> {
+        let Some(script) = &mut self.script else { return Ok(None) };
+        for action in script.step(&mut self.machine)? {
+            if let Some(code) = perform(action)? {
+                return Ok(Some(code));
+            }
+        }
+        Ok(None)
+    }
+
     /// Hands what the guest sent to the host.
     fn drain(&mut self) -> Result<()> {
         for line in &mut self.lines {
@@ -86,9 +98,13 @@ impl Runner {
             if bytes.is_empty() {
                 continue;
             }
+            if let Some(script) = &mut self.script {
+                script.feed(line.index, &bytes);
+            }
             match &mut line.sink {
-                Sink::Terminal => terminal::write(&bytes),
-                Sink::File(f) => {
+                None => {}
+                Some(Sink::Terminal) => terminal::write(&bytes),
+                Some(Sink::File(f)) => {
                     f.write_all(&bytes).context("cannot write a serial line's file")?
                 }
             }
@@ -113,7 +129,7 @@ impl Runner {
         while let Some(event) = next {
             match event {
                 Event::Typed(Typed::Byte(b)) => {
-                    for line in self.lines.iter().filter(|l| matches!(l.sink, Sink::Terminal)) {
+                    for line in self.lines.iter().filter(|l| matches!(l.sink, Some(Sink::Terminal))) {
                         line.port.push([b]);
                     }
                 }
@@ -156,9 +172,4 @@ impl Runner {
         blocks.executor().block_on(blocks.close(), &park).context("cannot close the disks")?;
         Ok(stop)
     }
-}
-
-/// Brings `surface` up to date; true if there is a picture.
-pub fn picture(machine: &mut Machine, surface: &mut Surface) -> bool {
-    machine.render(surface, false)
 }

@@ -1,0 +1,388 @@
+//! From a command line to a machine, with files that the front end lends.
+
+use crate::handles::Handles;
+use crate::machine::{Machine, Policy};
+use crate::options::{
+    CharTarget, DriveOption, FwCfgValue, IcountOption, Interface, Options, RtcBase, hint,
+};
+use orrery_block::backend::BlockBackend;
+use orrery_block::graph::{BlockGraph, Node};
+use orrery_block::host::{Gate, HostFs, MemFile};
+use orrery_block::{Backing, BlockError, Format, IoBuf, OpenOptions};
+use orrery_cpu::x86::cpuid::{Model, ModelError};
+use orrery_cpu::x86::{X86, X86Isa};
+use orrery_cpu::{Cluster, Cpus};
+use orrery_hw::i386::MACHINES;
+use orrery_hw::machine::{BuildError, Built, Drive, Kernel, MachineConfig, MachineType, NicSpec};
+use orrery_system::board::ClockMode;
+use orrery_system::ports::CharPort;
+use std::sync::Arc;
+
+/// What a front end lends to a machine.
+pub trait Host {
+    /// Files by name.
+    fn fs(&self) -> &dyn HostFs;
+    /// Folders where firmware is looked for after those of `-L`, each with a slash at its end.
+    fn firmware_dirs(&self) -> Vec<String>;
+    /// Seconds since 1970-01-01 00:00 UTC.
+    fn epoch_secs(&self) -> i64;
+}
+
+/// Why a machine could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// A file that cannot be used.
+    #[error("{option}: '{file}'")]
+    File {
+        /// The option that names it.
+        option: &'static str,
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        source: BlockError,
+    },
+    /// Firmware that is not there.
+    #[error(
+        "firmware '{name}' was not found in {places}; install the package 'seabios', or name a file with -bios or a folder with -L"
+    )]
+    Firmware {
+        /// File name.
+        name: String,
+        /// Where it was looked for.
+        places: String,
+    },
+    /// An unknown machine.
+    #[error("there is no machine '{name}'{hint}; '-M help' lists them")]
+    NoMachine {
+        /// As typed.
+        name: String,
+        /// `; did you mean '...'?`, or empty.
+        hint: String,
+    },
+    /// More than the machine can have.
+    #[error("-smp: '{machine}' takes at most {max} CPUs")]
+    TooManyCpus {
+        /// The machine.
+        machine: &'static str,
+        /// Its limit.
+        max: usize,
+    },
+    /// A CPU model that cannot be.
+    #[error("-cpu")]
+    Cpu(#[from] ModelError),
+    /// The board refuses.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// An option names something that is not there.
+    #[error("{0}")]
+    Missing(String),
+}
+
+/// A character device of the machine and where its bytes go.
+pub struct Line {
+    /// `serial0`, `parallel0`, `debugcon`.
+    pub name: String,
+    /// The guest's end.
+    pub port: CharPort,
+    /// Where its bytes go.
+    pub target: CharTarget,
+}
+
+/// A machine that is ready to run.
+pub struct Launched {
+    /// The machine.
+    pub machine: Machine,
+    /// Its character devices.
+    pub lines: Vec<Line>,
+    /// Remarks for the person: features a CPU model does not have.
+    pub warnings: Vec<String>,
+}
+
+/// Finds a machine type by name or alias.
+pub fn machine_type(name: &str) -> Result<&'static MachineType, LaunchError> {
+    let name = if name.is_empty() { "pc" } else { name };
+    let found = MACHINES.iter().find(|m| m.name == name || m.aliases.contains(&name));
+    found.ok_or_else(|| {
+        let names = MACHINES.iter().flat_map(|m| m.aliases.iter().copied().chain([m.name]));
+        LaunchError::NoMachine { name: name.into(), hint: hint(name, names) }
+    })
+}
+
+/// Reads a whole file.
+pub async fn read_file(
+    fs: &dyn HostFs,
+    option: &'static str,
+    name: &str,
+) -> Result<Vec<u8>, LaunchError> {
+    let error = |source| LaunchError::File { option, file: name.into(), source };
+    let file = fs.open(name, false).await.map_err(error)?;
+    let len = usize::try_from(file.len())
+        .ok()
+        .filter(|&n| n <= 1 << 30)
+        .ok_or_else(|| error(BlockError::Invalid("it is larger than 1 GiB".into())))?;
+    let buf = file.read_at(0, IoBuf::zeroed(len)).await.map_err(error)?;
+    Ok(buf.to_vec())
+}
+
+/// Builds the machine that `options` describe.
+pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, LaunchError> {
+    let kind = machine_type(&options.machine)?;
+    let cpus = options.cpus.unwrap_or(1);
+    if cpus > kind.max_cpus {
+        return Err(LaunchError::TooManyCpus { machine: kind.name, max: kind.max_cpus });
+    }
+    let model_text = options.cpu.as_deref().unwrap_or(kind.default_cpu);
+    let (model, warnings) = Model::parse(model_text)?;
+    let blocks = BlockGraph::new();
+    let (serials, parallels) = char_targets(options);
+    let mut config = MachineConfig {
+        memory: options.memory.unwrap_or(kind.default_memory),
+        cpus,
+        vga: options.vga.clone().unwrap_or_else(|| if options.no_defaults { "none" } else { "std" }.into()),
+        serials: serials.iter().map(|t| *t != CharTarget::None).collect(),
+        parallels: parallels.iter().map(|t| *t != CharTarget::None).collect(),
+        debugcon: options.debugcon.as_ref().map(|_| 0xe9),
+        devices: options.devices.clone(),
+        nics: nics(options),
+        no_defaults: options.no_defaults,
+        boot_menu: options.boot_menu,
+        props: options.machine_props.clone(),
+        seed: options.seed,
+        epoch_secs: match options.rtc {
+            RtcBase::Host => host.epoch_secs(),
+            RtcBase::At(secs) => secs,
+        },
+        ..MachineConfig::default()
+    };
+    if let Some(order) = &options.boot_order {
+        config.boot_order = order.clone();
+    }
+    if let IcountOption::Shift(shift) = options.icount {
+        config.clock = ClockMode::Deterministic;
+        config.ns_per_insn_q16 = 1 << (16 + shift);
+    }
+    let files = Files { host, dirs: &options.firmware_dirs };
+    let flash = options.drives.iter().any(|d| d.interface == Interface::Pflash);
+    if !flash || options.bios.is_some() {
+        let small = kind.name == "isapc";
+        let default = if small { "bios.bin" } else { "bios-256k.bin" };
+        config.firmware = files.firmware(options.bios.as_deref(), default).await?;
+    }
+    if config.vga != "none" {
+        config.video_bios = match files.firmware(None, "vgabios-stdvga.bin").await {
+            // Firmware of another sort brings its own driver; only a default one must be there.
+            Err(e) if options.bios.is_none() && !flash => return Err(e),
+            other => other.unwrap_or_default(),
+        };
+    }
+    for (name, value) in &options.fw_cfg {
+        let bytes = match value {
+            FwCfgValue::String(s) => s.clone().into_bytes(),
+            FwCfgValue::File(f) => read_file(host.fs(), "-fw_cfg", f).await?,
+        };
+        config.fw_cfg.push((name.clone(), bytes));
+    }
+    config.kernel = kernel(options, host.fs()).await?;
+    for (i, drive) in options.drives.iter().enumerate() {
+        let id = if drive.id.is_empty() { default_id(drive, i) } else { drive.id.clone() };
+        let backend = open_drive(&blocks, host.fs(), drive, &id, options.snapshot).await?;
+        let &DriveOption { interface, cdrom, index, .. } = drive;
+        config.drives.push(Drive { backend, interface, cdrom, index, id });
+    }
+    let built = (kind.build)(&config)?;
+    let cluster: Cluster<X86Isa> =
+        Cluster::new((0..cpus).map(|i| X86::new(model.clone(), i, options.seed)));
+    Ok(assemble(kind, built, Box::new(cluster), blocks, options, &serials, &parallels, warnings))
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one machine, put together once")]
+fn assemble(
+    kind: &MachineType,
+    built: Built,
+    cpus: Box<dyn Cpus>,
+    blocks: BlockGraph,
+    options: &Options,
+    serials: &[CharTarget],
+    parallels: &[CharTarget],
+    warnings: Vec<String>,
+) -> Launched {
+    let mut lines = Vec::new();
+    let mut add = |name: String, port: &CharPort, target: &CharTarget| {
+        let target = match target {
+            CharTarget::Chardev(id) => options
+                .chardevs
+                .iter()
+                .find(|(name, _)| name == id)
+                .map_or(CharTarget::Null, |(_, t)| t.clone()),
+            other => other.clone(),
+        };
+        lines.push(Line { name, port: port.clone(), target });
+    };
+    for (what, ports, targets) in
+        [("serial", &built.serials, serials), ("parallel", &built.parallels, parallels)]
+    {
+        for (i, (port, target)) in ports.iter().zip(targets).enumerate() {
+            if let Some(port) = port {
+                add(format!("{what}{i}"), port, target);
+            }
+        }
+    }
+    for (name, port) in &built.chars {
+        let device = |spec: &&orrery_hw::machine::DeviceSpec| {
+            spec.props.iter().any(|(k, v)| k == "id" && v == name)
+                || spec.props.iter().any(|(k, v)| k == "chardev" && v == name)
+        };
+        let target = match (name.as_str(), &options.debugcon) {
+            ("debugcon", Some(target)) => target.clone(),
+            _ => match options.devices.iter().find(device) {
+                Some(spec) => {
+                    let chardev = spec.props.iter().find(|(k, _)| k == "chardev");
+                    chardev.map_or(CharTarget::Null, |(_, id)| CharTarget::Chardev(id.clone()))
+                }
+                None => CharTarget::Null,
+            },
+        };
+        add(name.clone(), port, &target);
+    }
+    let handles = Handles {
+        machine: kind.name.into(),
+        serials: built.serials.iter().flatten().cloned().collect(),
+        parallels: built.parallels.iter().flatten().cloned().collect(),
+        chars: built.chars,
+        nets: built.nets,
+        display: built.display,
+        inputs: built.inputs,
+    };
+    let mut machine = Machine::new(built.board, cpus, blocks, handles);
+    machine.policy = Policy { no_reboot: options.no_reboot, no_shutdown: options.no_shutdown };
+    if options.paused {
+        machine.pause();
+    }
+    Launched { machine, lines, warnings }
+}
+
+struct Files<'a> {
+    host: &'a dyn Host,
+    dirs: &'a [String],
+}
+
+impl Files<'_> {
+    /// A firmware file: the one named, else the default one from the first folder that has it.
+    async fn firmware(&self, named: Option<&str>, default: &str) -> Result<Vec<u8>, LaunchError> {
+        let fs = self.host.fs();
+        let name = named.unwrap_or(default);
+        if named.is_some() {
+            if let Ok(file) = read_file(fs, "-bios", name).await {
+                return Ok(file);
+            }
+        }
+        let slash = |d: &String| if d.ends_with('/') { d.clone() } else { format!("{d}/") };
+        let dirs: Vec<String> =
+            self.dirs.iter().map(slash).chain(self.host.firmware_dirs()).collect();
+        for dir in &dirs {
+            if let Ok(file) = read_file(fs, "-bios", &format!("{dir}{name}")).await {
+                return Ok(file);
+            }
+        }
+        match named {
+            Some(name) => read_file(fs, "-bios", name).await,
+            None => Err(LaunchError::Firmware { name: name.into(), places: dirs.join(", ") }),
+        }
+    }
+}
+
+/// What the serial lines and parallel ports are connected to, defaults filled in.
+fn char_targets(options: &Options) -> (Vec<CharTarget>, Vec<CharTarget>) {
+    let mut serials = options.serials.clone();
+    let mut parallels = options.parallels.clone();
+    if !options.no_defaults {
+        if serials.is_empty() {
+            let target =
+                if options.nographic { CharTarget::Stdio { mux: true } } else { CharTarget::Vc };
+            serials.push(target);
+        }
+        if parallels.is_empty() {
+            parallels.push(CharTarget::Null);
+        }
+    }
+    (serials, parallels)
+}
+
+fn nics(options: &Options) -> Vec<NicSpec> {
+    let none = options.nics.iter().any(|(kind, _)| kind == "none");
+    if options.nics.is_empty() && !options.no_defaults && !none {
+        return vec![NicSpec { id: "net0".into(), model: String::new() }];
+    }
+    let cards = options.nics.iter().filter(|(kind, _)| kind == "nic" || kind == "user");
+    let card = |(i, (_, model)): (usize, &(String, String))| NicSpec {
+        id: format!("net{i}"),
+        model: model.clone(),
+    };
+    cards.enumerate().map(card).collect()
+}
+
+fn default_id(drive: &DriveOption, i: usize) -> String {
+    let bus = match drive.interface {
+        Interface::Floppy => "floppy",
+        Interface::Virtio => "virtio",
+        Interface::Pflash => "pflash",
+        Interface::Default | Interface::Ide if drive.cdrom => "cd",
+        Interface::Default | Interface::Ide => "hd",
+        Interface::None => "none",
+    };
+    format!("{bus}{}", drive.index.unwrap_or(i as u32))
+}
+
+async fn kernel(options: &Options, fs: &dyn HostFs) -> Result<Option<Kernel>, LaunchError> {
+    let Some(name) = &options.kernel else { return Ok(None) };
+    let image = read_file(fs, "-kernel", name).await?;
+    let mut initrd = Vec::new();
+    for module in options.initrd.iter().flat_map(|text| text.split(',')) {
+        // Multiboot modules may have a command line after the file name.
+        let file = module.split(' ').next().unwrap_or(module);
+        initrd.push((module.to_string(), read_file(fs, "-initrd", file).await?));
+    }
+    let command_line = options.append.clone().unwrap_or_default();
+    Ok(Some(Kernel { image, initrd, command_line }))
+}
+
+async fn open_drive(
+    blocks: &BlockGraph,
+    fs: &dyn HostFs,
+    drive: &DriveOption,
+    id: &str,
+    snapshot: bool,
+) -> Result<BlockBackend, LaunchError> {
+    let file = drive.file.clone().unwrap_or_default();
+    let error = |source| LaunchError::File { option: "-drive", file: file.clone(), source };
+    let backend = blocks.create_backend(id).map_err(error)?;
+    let Some(name) = &drive.file else { return Ok(backend) };
+    let overlay = (snapshot || drive.snapshot) && !drive.read_only;
+    let format = drive.format.as_deref().map(Format::from_name).transpose().map_err(error)?;
+    let options = OpenOptions {
+        format,
+        read_only: drive.read_only || overlay,
+        gate: Gate::PlainFiles,
+        ..OpenOptions::default()
+    };
+    let mut node = blocks.open(fs, name, &options).await.map_err(error)?;
+    if overlay {
+        node = snapshot_overlay(blocks, node).await.map_err(error)?;
+    }
+    backend.insert(node.medium(drive.read_only)).map_err(error)?;
+    Ok(backend)
+}
+
+/// A layer in memory that takes the writes.
+async fn snapshot_overlay(blocks: &BlockGraph, below: Arc<Node>) -> Result<Arc<Node>, BlockError> {
+    let file = Arc::new(MemFile::from_bytes(&[]));
+    let options = orrery_block::qcow2::CreateOptions { size: below.len(), ..Default::default() };
+    orrery_block::img::create(blocks, file.clone(), Format::Qcow2, &options).await?;
+    let node = blocks.open_file(None, "", file)?;
+    let options = OpenOptions {
+        format: Some(Format::Qcow2),
+        backing: Backing::Node(below),
+        ..OpenOptions::default()
+    };
+    blocks.open_over(&node, &options).await
+}

@@ -1,0 +1,165 @@
+//! Starts the machine that the command line describes.
+
+use crate::event::Event;
+use crate::host::NativeFs;
+use crate::runner::{Line, Runner, Sink};
+use crate::terminal;
+use anyhow::{Context as _, Result, bail};
+use orrery_block::exec::Executor;
+use orrery_block::host::HostFs;
+use orrery_core::launch::{Host, Launched, launch};
+use orrery_core::options::{CharTarget, DisplayOption, Options};
+use orrery_core::script::{Action, Script};
+use orrery_core::{Machine, Stop};
+use std::fs::File;
+use std::process::ExitCode;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+struct Native;
+
+impl Host for Native {
+    fn fs(&self) -> &dyn HostFs {
+        &NativeFs
+    }
+
+    fn firmware_dirs(&self) -> Vec<String> {
+        let mut dirs = Vec::new();
+        if let Ok(exe) = std::env::current_exe() {
+            if let Some(folder) = exe.parent() {
+                dirs.push(format!("{}/../share/orrery/", folder.display()));
+            }
+        }
+        dirs.extend(["guests/firmware/", "/usr/share/seabios/", "/usr/share/qemu/"].map(String::from));
+        dirs
+    }
+
+    fn epoch_secs(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0))
+    }
+}
+
+/// Runs until the guest or the person ends it; the exit status is theirs.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    // Nothing else runs yet, so waiting for the host's storage may as well sleep.
+    let park = || std::thread::sleep(Duration::from_micros(100));
+    let launched = Executor::new().block_on(launch(options, &Native), &park)?;
+    let Launched { mut machine, lines, warnings } = launched;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    if let Some(name) = &options.loadvm {
+        let file = std::fs::read(name).with_context(|| format!("-loadvm: cannot read '{name}'"))?;
+        machine.restore(&file).with_context(|| format!("-loadvm: '{name}'"))?;
+    }
+    let script = match &options.script {
+        Some(name) => {
+            let text = std::fs::read_to_string(name)
+                .with_context(|| format!("-script: cannot read '{name}'"))?;
+            Some(Script::parse(&text).with_context(|| format!("-script: '{name}'"))?)
+        }
+        None => None,
+    };
+    let (sender, events) = channel();
+    machine.blocks.executor().set_wake_hook(Some(std::sync::Arc::new({
+        let sender = std::sync::Mutex::new(sender.clone());
+        move || {
+            if let Ok(s) = sender.lock() {
+                let _ = s.send(Event::Host);
+            }
+        }
+    })));
+    let (host_lines, raw) = connect(lines, &sender)?;
+    let runner = Runner { machine, lines: host_lines, events, show: None, script };
+    let windowed = match options.display {
+        DisplayOption::None => false,
+        DisplayOption::Window => true,
+        DisplayOption::Default => has_desktop() && options.script.is_none(),
+    };
+    let stop = if windowed { in_window(options, runner, sender) } else { runner.run() };
+    drop(raw);
+    Ok(exit_code(stop?))
+}
+
+fn has_desktop() -> bool {
+    cfg!(any(windows, target_os = "macos"))
+        || std::env::var_os("DISPLAY").is_some()
+        || std::env::var_os("WAYLAND_DISPLAY").is_some()
+}
+
+#[cfg(feature = "window")]
+fn in_window(options: &Options, mut runner: Runner, sender: Sender<Event>) -> Result<Stop> {
+    use crate::window::{Tell, show};
+    let title = options.name.clone().unwrap_or_else(|| "Orrery".into());
+    show(&title, sender, move |screen| {
+        let ours = screen.clone();
+        runner.show = Some(Box::new(move |machine: &mut Machine| {
+            let mut surface = ours.surface.lock().expect("no panic while held");
+            machine.render(&mut surface, false);
+            if surface.dirty.take().is_some() {
+                ours.tell(Tell::Redraw);
+            }
+        }));
+        runner.run()
+    })?
+}
+
+#[cfg(not(feature = "window"))]
+fn in_window(_: &Options, _: Runner, _: Sender<Event>) -> Result<Stop> {
+    bail!("this build has no window; use -nographic or -display none")
+}
+
+/// Gives each character device its place on the host.
+fn connect(
+    lines: Vec<orrery_core::launch::Line>,
+    sender: &Sender<Event>,
+) -> Result<(Vec<Line>, Option<terminal::Raw>)> {
+    let mut out = Vec::new();
+    let mut raw = None;
+    for (i, line) in lines.into_iter().enumerate() {
+        let sink = match line.target {
+            CharTarget::None | CharTarget::Null | CharTarget::Vc => None,
+            CharTarget::Stdio { mux } => {
+                if raw.is_some() {
+                    bail!("the terminal is given to two devices: {} is the second", line.name);
+                }
+                raw = Some(terminal::Raw::enter());
+                terminal::read_stdin(sender.clone(), mux);
+                Some(Sink::Terminal)
+            }
+            CharTarget::File(name) => {
+                Some(Sink::File(File::create(&name).with_context(|| format!("cannot create '{name}'"))?))
+            }
+            CharTarget::Chardev(id) => bail!("{}: there is no -chardev with the id '{id}'", line.name),
+        };
+        out.push(Line { index: i, port: line.port, sink });
+    }
+    Ok((out, raw))
+}
+
+/// A guest that ends the emulator through isa-debug-exit chooses the status, as with QEMU:
+/// `value * 2 + 1`.
+fn exit_code(stop: Stop) -> ExitCode {
+    match stop {
+        Stop::Exit(code) => ExitCode::from(code as u8),
+        Stop::Script(code) => ExitCode::from(code as u8),
+        Stop::Panicked => ExitCode::from(3),
+        Stop::Paused | Stop::Shutdown | Stop::Reset | Stop::Limit => ExitCode::SUCCESS,
+    }
+}
+
+/// Does what a script asks of its host.
+pub fn perform(action: Action) -> Result<Option<i32>> {
+    match action {
+        Action::Write(name, bytes) => {
+            std::fs::write(&name, bytes).with_context(|| format!("cannot write '{name}'"))?;
+            Ok(None)
+        }
+        Action::Print(text) => {
+            terminal::write(format!("{text}\n").as_bytes());
+            Ok(None)
+        }
+        Action::Quit(code) => Ok(Some(code)),
+    }
+}

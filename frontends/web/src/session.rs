@@ -1,0 +1,285 @@
+//! A machine as JavaScript holds it.
+
+use crate::host::JsFs;
+use orrery_block::host::HostFs;
+use orrery_core::launch::{Host, LaunchError, Launched, Line, launch};
+use orrery_core::options::{CharTarget, Options};
+use orrery_core::script::{Action, Script};
+use orrery_core::{Machine, Outcome, Stop, keyboard, screenshot};
+use orrery_system::display::Surface;
+use orrery_system::input::{InputEvent, Key};
+use orrery_system::time::VmTime;
+use wasm_bindgen::prelude::*;
+
+struct Page {
+    epoch_secs: i64,
+    firmware: Vec<String>,
+}
+
+impl Host for Page {
+    fn fs(&self) -> &dyn HostFs {
+        &JsFs
+    }
+
+    fn firmware_dirs(&self) -> Vec<String> {
+        self.firmware.clone()
+    }
+
+    fn epoch_secs(&self) -> i64 {
+        self.epoch_secs
+    }
+}
+
+/// The error with its causes, as the native program prints it.
+fn chain(e: &dyn std::error::Error) -> JsValue {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(e) = source {
+        text += &format!(": {e}");
+        source = e.source();
+    }
+    JsError::new(&text).into()
+}
+
+/// A machine.
+#[wasm_bindgen]
+pub struct Session {
+    machine: Machine,
+    lines: Vec<Line>,
+    warnings: Vec<String>,
+    script: Option<Script>,
+    surface: Surface,
+    rgba: Vec<u8>,
+    fresh: bool,
+    mixed: VmTime,
+}
+
+#[wasm_bindgen]
+impl Session {
+    /// Builds the machine of a command line. Files are opened through `orreryHost`; firmware is
+    /// looked for under `firmware_dir`. `seconds` is the time since 1970.
+    pub async fn create(args: Vec<String>, firmware_dir: String, seconds: f64) -> Result<Session, JsValue> {
+        let options = Options::parse(&args).map_err(|e| chain(&e))?;
+        let host = Page { epoch_secs: seconds as i64, firmware: vec![firmware_dir] };
+        let launched: Result<Launched, LaunchError> = launch(&options, &host).await;
+        let Launched { machine, lines, warnings } = launched.map_err(|e| chain(&e))?;
+        Ok(Self {
+            machine,
+            lines,
+            warnings,
+            script: None,
+            surface: Surface::default(),
+            rgba: Vec::new(),
+            fresh: true,
+            mixed: VmTime(0),
+        })
+    }
+
+    /// Remarks about the command line.
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+
+    /// Runs for about `slice_ms`. `now_ms` is a monotonic clock. Gives the milliseconds after
+    /// which to call again: 0 at once, -1 when a host operation finishes, -2 when there is input;
+    /// from -10 on downwards the machine has stopped: -10 paused, -11 powered off, -12 reset,
+    /// -13 panicked, -14 limit, -100 - N exit status N.
+    pub fn run(&mut self, now_ms: f64, slice_ms: f64) -> f64 {
+        match self.machine.run((now_ms * 1e6) as u64, (slice_ms * 1e6) as u64) {
+            Outcome::Busy => 0.0,
+            Outcome::WaitHost => -1.0,
+            Outcome::Idle(None) => -2.0,
+            Outcome::Idle(Some(ns)) => (ns as f64 / 1e6).max(0.01),
+            Outcome::Stopped(stop) => match stop {
+                Stop::Paused => -10.0,
+                Stop::Shutdown => -11.0,
+                Stop::Reset => -12.0,
+                Stop::Panicked => -13.0,
+                Stop::Limit => -14.0,
+                Stop::Exit(n) => -100.0 - f64::from(n),
+                Stop::Script(n) => -100.0 - f64::from(n),
+            },
+        }
+    }
+
+    /// The character devices: `serial0=stdio`.
+    pub fn lines(&self) -> Vec<String> {
+        let target = |t: &CharTarget| match t {
+            CharTarget::Stdio { mux: true } => "mon:stdio".to_string(),
+            CharTarget::Stdio { mux: false } => "stdio".into(),
+            CharTarget::File(name) => format!("file:{name}"),
+            CharTarget::Vc => "vc".into(),
+            _ => "null".into(),
+        };
+        self.lines.iter().map(|l| format!("{}={}", l.name, target(&l.target))).collect()
+    }
+
+    /// What line number `line` sent since the last call.
+    pub fn take_line(&mut self, line: usize) -> Vec<u8> {
+        let bytes = self.lines.get(line).map(|l| l.port.drain()).unwrap_or_default();
+        if let Some(s) = &mut self.script {
+            s.feed(line, &bytes);
+        }
+        bytes
+    }
+
+    /// Sends bytes to the guest over a line.
+    pub fn send_line(&mut self, line: usize, bytes: &[u8]) {
+        if let Some(l) = self.lines.get(line) {
+            l.port.push(bytes.iter().copied());
+        }
+    }
+
+    /// A key by its set-1 scan code (0xe0xx for extended keys).
+    pub fn key(&mut self, code: u16, down: bool) {
+        self.machine.input(InputEvent::Key { key: Key(code), down });
+    }
+
+    /// The scan code of a character on a US keyboard, plus 0x10000 with shift; 0 if there is none.
+    pub fn char_code(c: char) -> u32 {
+        keyboard::type_char(c).map_or(0, |(k, shift)| u32::from(k.0) | u32::from(shift) << 16)
+    }
+
+    /// Pointer movement.
+    pub fn motion(&mut self, dx: i32, dy: i32) {
+        self.machine.input(InputEvent::Motion { dx, dy });
+    }
+
+    /// A pointer button: 0 left, 1 middle, 2 right.
+    pub fn button(&mut self, index: u8, down: bool) {
+        self.machine.input(InputEvent::Button { index, down });
+    }
+
+    /// The wheel.
+    pub fn wheel(&mut self, dz: i32) {
+        self.machine.input(InputEvent::Wheel { dz });
+    }
+
+    /// Brings the picture up to date. True if it changed; `width`, `height` and `pixels` then
+    /// describe it.
+    pub fn render(&mut self) -> bool {
+        let full = std::mem::take(&mut self.fresh);
+        if !self.machine.render(&mut self.surface, full) || self.surface.dirty.take().is_none() {
+            return false;
+        }
+        self.rgba.clear();
+        self.rgba.extend(self.surface.pixels.iter().flat_map(|p| {
+            [(p >> 16) as u8, (p >> 8) as u8, *p as u8, 255]
+        }));
+        true
+    }
+
+    /// Width of the picture in pixels.
+    pub fn width(&self) -> u32 {
+        self.surface.width
+    }
+
+    /// Height of the picture in pixels.
+    pub fn height(&self) -> u32 {
+        self.surface.height
+    }
+
+    /// The picture, four bytes a pixel: red, green, blue, 255.
+    pub fn pixels(&self) -> js_sys::Uint8ClampedArray {
+        js_sys::Uint8ClampedArray::from(self.rgba.as_slice())
+    }
+
+    /// The picture as a PNG file.
+    pub fn screenshot(&mut self) -> Vec<u8> {
+        let mut surface = Surface::default();
+        self.machine.render(&mut surface, true);
+        self.fresh = true;
+        screenshot::png(&surface)
+    }
+
+    /// The characters on a text screen, a line each; nothing in graphics modes.
+    pub fn text(&mut self) -> Option<String> {
+        self.machine.screen_text().map(|rows| rows.join("\n"))
+    }
+
+    /// Sound since the last call: interleaved stereo at `rate` Hz.
+    pub fn sound(&mut self, rate: u32) -> Vec<f32> {
+        let now = self.machine.board.now();
+        let ns = now.since(self.mixed).min(200_000_000);
+        let frames = (ns as u128 * u128::from(rate) / 1_000_000_000) as usize;
+        let mut out = vec![0.0; frames * 2];
+        self.machine.mix(VmTime(now.0 - ns), now, rate, &mut out);
+        self.mixed = now;
+        out
+    }
+
+    /// The state of the whole machine as a file.
+    pub fn save(&self) -> Vec<u8> {
+        self.machine.save()
+    }
+
+    /// Replaces the state of the machine.
+    pub fn restore(&mut self, file: &[u8]) -> Result<(), JsValue> {
+        self.fresh = true;
+        self.machine.restore(file).map_err(|e| chain(&e))
+    }
+
+    /// Resets the machine.
+    pub fn reset(&mut self) {
+        self.machine.reset();
+    }
+
+    /// Stops before the next instruction.
+    pub fn pause(&mut self) {
+        self.machine.pause();
+    }
+
+    /// Goes on.
+    pub fn resume(&mut self) {
+        self.machine.resume();
+    }
+
+    /// Instructions executed since power-on.
+    pub fn icount(&self) -> f64 {
+        self.machine.board.icount() as f64
+    }
+
+    /// A hash of everything the guest can observe.
+    pub fn hash(&self) -> String {
+        format!("{:016x}", self.machine.hash())
+    }
+
+    /// Loads a script; [`Session::step`] then acts for it.
+    pub fn load_script(&mut self, text: &str) -> Result<(), JsValue> {
+        self.script = Some(Script::parse(text).map_err(|e| chain(&e))?);
+        Ok(())
+    }
+
+    /// Lets the script act: an array of `["print", text]`, `["write", name, bytes]`, `["quit", n]`.
+    pub fn step(&mut self) -> Result<js_sys::Array, JsValue> {
+        let out = js_sys::Array::new();
+        let Some(script) = &mut self.script else { return Ok(out) };
+        for action in script.step(&mut self.machine).map_err(|e| chain(&e))? {
+            let item = js_sys::Array::new();
+            match action {
+                Action::Print(text) => {
+                    item.push(&"print".into());
+                    item.push(&text.into());
+                }
+                Action::Write(name, bytes) => {
+                    item.push(&"write".into());
+                    item.push(&name.into());
+                    item.push(&js_sys::Uint8Array::from(bytes.as_slice()).into());
+                }
+                Action::Quit(n) => {
+                    item.push(&"quit".into());
+                    item.push(&n.into());
+                }
+            }
+            out.push(&item);
+        }
+        Ok(out)
+    }
+
+    /// Writes all disks to storage and closes them.
+    pub async fn close(self) -> Result<(), JsValue> {
+        let blocks = self.machine.blocks.clone();
+        drop(self.machine);
+        blocks.close().await.map_err(|e| chain(&e))
+    }
+}

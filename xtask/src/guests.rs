@@ -1,0 +1,190 @@
+//! Guest systems from distribution packages, into `guests/`. Never committed.
+//!
+//! Packages come through a private state of apt, so neither root nor a change of the host's
+//! configuration is needed. They are Debian 12's whatever the host is.
+
+use crate::shell;
+use anyhow::{Context as _, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A guest: a package and the files wanted of it.
+struct Guest {
+    name: &'static str,
+    package: &'static str,
+    /// (path in the package, name in `guests/NAME/`)
+    files: &'static [(&'static str, &'static str)],
+}
+
+const GUESTS: &[Guest] = &[
+    Guest {
+        name: "firmware",
+        package: "seabios",
+        files: &[
+            ("usr/share/seabios/bios.bin", "bios.bin"),
+            ("usr/share/seabios/bios-256k.bin", "bios-256k.bin"),
+            ("usr/share/seabios/vgabios-stdvga.bin", "vgabios-stdvga.bin"),
+        ],
+    },
+    Guest {
+        name: "debian-i386",
+        package: "debian-installer-12-netboot-i386",
+        files: &[
+            ("usr/lib/debian-installer/images/12/i386/text/debian-installer/i386/linux", "linux"),
+            ("usr/lib/debian-installer/images/12/i386/text/debian-installer/i386/initrd.gz", "initrd.gz"),
+        ],
+    },
+    Guest {
+        name: "debian-amd64",
+        package: "debian-installer-12-netboot-amd64",
+        files: &[
+            ("usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64/linux", "linux"),
+            ("usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64/initrd.gz", "initrd.gz"),
+        ],
+    },
+    Guest {
+        name: "memtest",
+        package: "memtest86+",
+        files: &[
+            ("boot/memtest86+ia32.bin", "memtest86+ia32.bin"),
+            ("boot/memtest86+x64.bin", "memtest86+x64.bin"),
+        ],
+    },
+    Guest {
+        name: "grub",
+        package: "grub-rescue-pc",
+        files: &[
+            ("usr/lib/grub-rescue/grub-rescue-floppy.img", "grub-rescue-floppy.img"),
+            ("usr/lib/grub-rescue/grub-rescue-cdrom.iso", "grub-rescue-cdrom.iso"),
+        ],
+    },
+    Guest { name: "ipxe", package: "ipxe", files: &[("usr/lib/ipxe/ipxe.iso", "ipxe.iso")] },
+    Guest {
+        name: "ovmf",
+        package: "ovmf",
+        files: &[
+            ("usr/share/OVMF/OVMF_CODE_4M.fd", "OVMF_CODE_4M.fd"),
+            ("usr/share/OVMF/OVMF_VARS_4M.fd", "OVMF_VARS_4M.fd"),
+        ],
+    },
+];
+
+/// Fetches the guests named, or all; those that are there already are left alone.
+pub(crate) fn fetch(names: &[String]) -> Result<()> {
+    if let Some(bad) = names.iter().find(|n| GUESTS.iter().all(|g| g.name != **n)) {
+        let all: Vec<&str> = GUESTS.iter().map(|g| g.name).collect();
+        bail!("there is no guest '{bad}'; there are: {}", all.join(", "));
+    }
+    let wanted = |g: &&Guest| names.is_empty() || names.iter().any(|n| n == g.name);
+    let missing: Vec<&Guest> = GUESTS.iter().filter(wanted).filter(|g| !g.is_there()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for tool in ["apt-get", "dpkg-deb"] {
+        if !shell::have(tool) {
+            bail!("'{tool}' is needed to fetch Debian packages, and is not on this host");
+        }
+    }
+    let apt = Apt::new(Path::new("guests/.apt"))?;
+    apt.run(&["-qq", "update"])?;
+    for guest in missing {
+        println!("fetching {} (package {})", guest.name, guest.package);
+        guest.fetch(&apt)?;
+    }
+    Ok(())
+}
+
+impl Guest {
+    fn folder(&self) -> PathBuf {
+        Path::new("guests").join(self.name)
+    }
+
+    fn is_there(&self) -> bool {
+        self.files.iter().all(|(_, to)| self.folder().join(to).is_file())
+    }
+
+    fn fetch(&self, apt: &Apt) -> Result<()> {
+        let unpacked = apt.folder.join("unpacked").join(self.name);
+        let _ = fs::remove_dir_all(&unpacked);
+        fs::create_dir_all(&unpacked)?;
+        apt.run(&["-qq", "download", self.package])?;
+        let mut packages = fs::read_dir(&apt.folder)?
+            .filter_map(|e| e.ok().map(|e| e.path()))
+            .filter(|p| p.extension().is_some_and(|e| e == "deb"));
+        let package = packages.next().context("apt-get left no package")?;
+        let [package, to] = [&package, &unpacked].map(|p| p.to_string_lossy().into_owned());
+        shell::run("dpkg-deb", &["-x", &package, &to])?;
+        fs::create_dir_all(self.folder())?;
+        for (from, name) in self.files {
+            // Through a temporary name: a file that is there is whole.
+            let part = self.folder().join(format!("{name}.part"));
+            fs::copy(unpacked.join(from), &part)
+                .with_context(|| format!("package {} has no {from}", self.package))?;
+            fs::rename(part, self.folder().join(name))?;
+        }
+        fs::remove_file(package)?;
+        fs::remove_dir_all(unpacked)?;
+        Ok(())
+    }
+}
+
+/// A private apt.
+struct Apt {
+    folder: PathBuf,
+    options: Vec<String>,
+}
+
+impl Apt {
+    fn new(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder.join("lists/partial"))?;
+        fs::create_dir_all(folder.join("cache/archives/partial"))?;
+        let folder = folder.canonicalize()?;
+        fs::write(folder.join("status"), "")?;
+        let sources = folder.join("list.sources");
+        fs::write(&sources, sources_of_host()?)?;
+        let f = folder.display();
+        let options = [
+            format!("Dir::Etc::sourcelist={}", sources.display()),
+            "Dir::Etc::sourceparts=/dev/null".into(),
+            format!("Dir::State={f}"),
+            format!("Dir::State::status={f}/status"),
+            format!("Dir::Cache={f}/cache"),
+            "APT::Sandbox::User=root".into(),
+            // The packages are for PCs even where the host is something else.
+            "APT::Architecture=amd64".into(),
+            "APT::Architectures=amd64".into(),
+        ];
+        Ok(Self { folder, options: options.to_vec() })
+    }
+
+    fn run(&self, args: &[&str]) -> Result<()> {
+        let mut command = Command::new("apt-get");
+        for o in &self.options {
+            command.args(["-o", o]);
+        }
+        let status = command.args(args).current_dir(&self.folder).status()?;
+        if !status.success() {
+            bail!("apt-get {} failed; is there a network?", args.join(" "));
+        }
+        Ok(())
+    }
+}
+
+/// The host's own package sources, for the suite `bookworm`.
+fn sources_of_host() -> Result<String> {
+    if let Ok(text) = fs::read_to_string("/etc/apt/sources.list.d/debian.sources") {
+        let main = text.split("\n\n").find(|p| p.contains("Suites:") && !p.contains("-security"));
+        let main = main.context("no suite in debian.sources")?;
+        let line = |l: &str| match l.split_once(':') {
+            Some(("Suites", _)) => "Suites: bookworm".to_string(),
+            _ => l.to_string(),
+        };
+        return Ok(main.lines().map(|l| line(l) + "\n").collect());
+    }
+    let text = fs::read_to_string("/etc/apt/sources.list").context("no package sources on this host")?;
+    let deb = text.lines().find(|l| l.starts_with("deb ") && !l.contains("security"));
+    let words: Vec<&str> = deb.context("no package source in sources.list")?.split_whitespace().collect();
+    let at = words.iter().position(|w| w.contains("://")).context("no address in sources.list")?;
+    Ok(format!("Types: deb\nURIs: {}\nSuites: bookworm\nComponents: main\n", words[at]))
+}

@@ -1,0 +1,49 @@
+//! The project's tasks. `./x` sets up what they need and calls this program.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a tool on the developer's machine"
+)]
+
+mod guests;
+mod run;
+mod shell;
+mod web;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: ./x TASK [ARGS]
+
+  run [ARGS]        build Orrery and run it; without ARGS, boot Debian's installer
+  test              every check that CI makes
+  web [PORT]        build the page into www/dist and serve it
+  node -- ARGS      run the wasm build in Node with the native command line
+  guests [NAME..]   fetch guest systems from distribution packages into guests/
+  fmt | clippy      format; lint for this host and for wasm32
+";
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (task, rest) = match args.split_first() {
+        Some((task, rest)) => (task.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    shell::enter_root()?;
+    match task {
+        "run" => run::run(rest),
+        "guests" => guests::fetch(rest),
+        "web" => web::serve(rest),
+        "web-build" => web::build(),
+        "node" => web::node(rest),
+        "fmt" => shell::cargo(&["fmt", "--all"]),
+        "clippy" => run::clippy(),
+        "help" | "-h" | "--help" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("there is no task '{other}'\n\n{USAGE}"),
+    }
+}

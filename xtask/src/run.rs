@@ -1,0 +1,41 @@
+//! `./x run` and the lints.
+
+use crate::{guests, shell};
+use anyhow::Result;
+
+/// Builds the native program and runs it.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    shell::cargo(&["build", "--release", "--package", "orrery-native"])?;
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into());
+    let program = format!("{target}/release/orrery");
+    let mut all: Vec<String> = Vec::new();
+    let graphic = args.iter().all(|a| a.trim_start_matches('-') != "nographic");
+    if args.iter().all(|a| a.trim_start_matches('-') == "nographic") {
+        match guests::fetch(&["firmware".into(), "debian-i386".into()]) {
+            Ok(()) => {
+                let window = graphic && desktop();
+                let console = if window { "vga=normal" } else { "console=ttyS0 TERM=vt100" };
+                let words = ["-m", "512", "-kernel", "guests/debian-i386/linux", "-initrd", "guests/debian-i386/initrd.gz", "-append", console];
+                all.extend(words.map(String::from));
+                if !window && graphic {
+                    all.push("-nographic".into());
+                }
+                println!("Booting Debian's installer; Ctrl-A x ends it on the terminal.");
+            }
+            Err(e) => println!("Debian's installer cannot be had here ({e:#}); starting the diagnostic ROM."),
+        }
+    }
+    all.extend(args.iter().cloned());
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    shell::run(&program, &all)
+}
+
+fn desktop() -> bool {
+    ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|v| std::env::var_os(v).is_some())
+}
+
+/// Lints everything for this host and the core for wasm32, warnings being errors.
+pub(crate) fn clippy() -> Result<()> {
+    shell::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    shell::cargo(&["clippy", "--package", "orrery-core", "--target", "wasm32-unknown-unknown", "--", "-D", "warnings"])
+}
