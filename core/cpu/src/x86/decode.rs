@@ -257,7 +257,7 @@ impl<E> Decoder<'_, E> {
         if modrm < 0xc0 && row.args.iter().any(|a| may_be_memory(*a)) {
             self.memory(&mut insn, modrm)?;
         }
-        if opcode == 0x90 && row.id == Id::NOP && p.rex & REX_B != 0 {
+        if opcode == 0x90 && matches!(row.id, Id::NOP | Id::PAUSE) && p.rex & REX_B != 0 {
             insn.id = Id::XCHG;
             insn.ops =
                 [Operand::Gpr(8, opsize), Operand::Gpr(0, opsize), Operand::Imm2, Operand::Imm2];

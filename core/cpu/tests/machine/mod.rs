@@ -117,6 +117,21 @@ impl Machine {
         self.board.read(at, width)
     }
 
+    /// Writes RAM quickly.
+    pub(crate) fn write_all(&mut self, at: u64, bytes: &[u8]) {
+        self.board.ram().write_bytes(at as usize, bytes);
+    }
+
+    /// Reads RAM quickly.
+    pub(crate) fn read_all(&mut self, at: u64, bytes: &mut [u8]) {
+        self.board.ram().read_bytes(at as usize, bytes);
+    }
+
+    /// Runs one instruction.
+    pub(crate) fn run_one(&mut self) {
+        self.cluster.run(0, &mut self.board, 1);
+    }
+
     /// Whether the processor has executed HLT.
     pub(crate) fn halted(&self) -> bool {
         self.cluster.cpu(0).sys.activity == Activity::Halted
