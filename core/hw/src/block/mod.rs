@@ -2,3 +2,4 @@
 
 pub mod drive;
 pub mod fdc;
+pub mod pflash_cfi01;

@@ -313,7 +313,7 @@ impl Registers for Ahci {
             Some(result) => result,
             None => match (bank, offset, width) {
                 // Registers are written whole (AHCI 1.3.1 chapter 3).
-                (MEMORY_BANK, 0..0x1000, 4) if offset % 4 == 0 => {
+                (MEMORY_BANK, 0..0x1000, 4) if offset.is_multiple_of(4) => {
                     self.write_memory(offset, value as u32);
                     Ok(())
                 }
