@@ -196,14 +196,15 @@ impl BlockGraph {
         lock(&self.0.names).nodes.values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Flushes every backend's medium: the last thing before a machine goes.
+    /// Waits for every listed backend and leaves every image as a clean shutdown does: the last
+    /// thing before a machine goes.
     pub async fn close(&self) -> Result<()> {
-        let mut result = Ok(());
         for backend in self.backends() {
             backend.drain().await;
-            if let Some(node) = backend.root() {
-                result = result.and(node.close().await);
-            }
+        }
+        let mut result = Ok(());
+        for node in self.nodes() {
+            result = result.and(node.close().await);
         }
         result
     }

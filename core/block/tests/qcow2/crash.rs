@@ -99,8 +99,9 @@ async fn record(
     backing: bool,
     seed: u64,
     steps: usize,
+    filled: u64,
 ) -> Result<Recording> {
-    let sectors: u64 = if shape.cluster_size < 4096 { 512 } else { 2048 };
+    let sectors = filled * 2 + if shape.cluster_size < 4096 { 512 } else { 2048 };
     let size = sectors * GRAIN as u64;
     let mut random = Random::new(seed);
     let graph = BlockGraph::new();
@@ -118,6 +119,14 @@ async fn record(
     }
     let empty = Arc::new(MemFile::new());
     img::create(&graph, empty.clone(), Format::Qcow2, &create).await?;
+    if filled > 0 {
+        // The session begins with a disk that is in use.
+        fs.add("disk", empty.clone());
+        let node = graph.open(&fs, "disk", &options()).await?;
+        node.write(0, sector(999_999).repeat(filled as usize).into()).await?;
+        node.close().await?;
+        now[..filled as usize].fill(999_999);
+    }
     let log = Arc::new(Mutex::new(Vec::new()));
     let start = empty.fork();
     fs.add("disk", Arc::new(Recorder { file: empty.fork(), log: log.clone() }));
@@ -257,7 +266,7 @@ fn a_crash_at_any_point_leaves_leaks_at_worst_and_loses_nothing_flushed() {
         for backing in [false, true] {
             let seed = 7000 + number as u64 * 2 + u64::from(backing);
             cuts += run(async {
-                let recording = record(shape, backing, seed, 40).await?;
+                let recording = record(shape, backing, seed, 40, 0).await?;
                 cut_everywhere(&recording, &mut Random::new(seed), 2).await
             })
             .unwrap_or_else(|error| panic!("{shape:?}, backing {backing}: {error}"));
@@ -265,4 +274,67 @@ fn a_crash_at_any_point_leaves_leaks_at_worst_and_loses_nothing_flushed() {
     }
     eprintln!("{cuts} crashes");
     assert!(cuts > 2000);
+}
+
+#[test]
+fn a_crash_while_the_refcount_table_moves_is_survived() {
+    // One cluster of refcount table covers 2 MiB in this shape; the disk crosses that line.
+    let shape = CreateOptions { cluster_size: 512, refcount_bits: 64, ..CreateOptions::default() };
+    let moved = |file: &MemFile| {
+        let bytes = file.to_vec();
+        u32::from_be_bytes(bytes[56..60].try_into().unwrap()) > 1
+    };
+    run(async {
+        let recording = record(&shape, false, 11, 60, 3700).await?;
+        assert!(!moved(&recording.start), "it has not moved before");
+        let end = recording.start.fork();
+        for event in &recording.log {
+            apply(&end, event).await?;
+        }
+        assert!(moved(&end), "and has moved after the session");
+        cut_everywhere(&recording, &mut Random::new(5), 1).await
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_crash_while_the_disk_grows_is_survived() {
+    for shape in shapes().iter().filter(|shape| shape.cluster_size <= 16 << 10) {
+        run(async {
+            let graph = BlockGraph::new();
+            let fs = MemFs::new();
+            let file = Arc::new(MemFile::new());
+            let create = CreateOptions { size: 256 << 10, ..shape.clone() };
+            img::create(&graph, file.clone(), Format::Qcow2, &create).await?;
+            let log = Arc::new(Mutex::new(Vec::new()));
+            let start = file.fork();
+            fs.add("disk", Arc::new(Recorder { file: file.fork(), log: log.clone() }));
+            let node = graph.open(&fs, "disk", &options()).await?;
+            node.write(0, vec![7; 256 << 10].into()).await?;
+            node.flush().await?;
+            let written = log.lock().unwrap().len();
+            node.truncate(64 << 20).await?;
+            node.write(63 << 20, vec![9; 1000].into()).await?;
+            node.close().await?;
+            let log = log.lock().unwrap().clone();
+            let disk = start.fork();
+            for (cut, event) in log.iter().enumerate() {
+                apply(&disk, event).await?;
+                if cut + 1 < written {
+                    continue;
+                }
+                let graph = BlockGraph::new();
+                let fs = MemFs::new();
+                fs.add("disk", Arc::new(disk.fork()));
+                let result = img::check(&graph, &fs, "disk", None, Repair::Nothing).await?;
+                assert_eq!(result.corruptions, 0, "{shape:?} cut {cut}: {:?}", result.messages);
+                let node = graph.open(&fs, "disk", &options()).await?;
+                let bytes = node.read(0, IoBuf::zeroed(256 << 10)).await?;
+                assert!(bytes.iter().all(|b| *b == 7), "{shape:?} cut {cut}");
+                assert!([256 << 10, 64 << 20].contains(&node.len()));
+            }
+            Ok::<_, orrery_block::BlockError>(())
+        })
+        .unwrap();
+    }
 }
