@@ -68,6 +68,41 @@ pub struct OpenOptions {
     pub qcow2: Qcow2Options,
 }
 
+/// File name and format in a description of a node, as images may have it in place of a name.
+/// Names in it are not relative to the image.
+fn described(json: &str) -> Result<(String, Option<String>)> {
+    /// A protocol node.
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct File {
+        driver: Option<String>,
+        filename: String,
+    }
+    /// A format node on a protocol node.
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Description {
+        driver: String,
+        file: Option<File>,
+        #[serde(rename = "file.driver")]
+        file_driver: Option<String>,
+        #[serde(rename = "file.filename")]
+        file_filename: Option<String>,
+    }
+    let bad =
+        |text: String| BlockError::invalid(format!("description of the backing file: {text}"));
+    let node: Description = serde_json::from_str(json).map_err(|error| bad(error.to_string()))?;
+    let (protocol, filename) = match node.file {
+        Some(file) => (file.driver, Some(file.filename)),
+        None => (node.file_driver, node.file_filename),
+    };
+    if let Some(protocol) = protocol.filter(|name| name != "file") {
+        return Err(BlockError::unsupported(format!("protocol '{protocol}' is not supported")));
+    }
+    let filename = filename.ok_or_else(|| bad("it names no file".into()))?;
+    Ok((filename, Some(node.driver)))
+}
+
 /// Longest chain of backing files.
 const MAX_CHAIN: usize = 200;
 
@@ -111,19 +146,22 @@ impl BlockGraph {
                 format: info.backing_format.as_deref(),
             };
             options.gate.check(&open)?;
-            let Some(format) = &info.backing_format else {
+            let (name, format) = match stored.strip_prefix("json:") {
+                Some(json) => described(json)?,
+                None => (fs.resolve(&overlay_name, &stored), info.backing_format),
+            };
+            let Some(format) = format else {
                 return Err(BlockError::invalid(format!(
                     "image '{overlay_name}' does not record the format of its backing file '{stored}'"
                 )));
             };
-            let name = fs.resolve(&overlay_name, &stored);
             if seen.contains(&name) || seen.len() >= MAX_CHAIN {
                 return Err(BlockError::invalid(format!(
                     "backing file '{name}' is part of its own chain, or the chain is too long"
                 )));
             }
             let below = OpenOptions {
-                format: Some(Format::from_name(format)?),
+                format: Some(Format::from_name(&format)?),
                 read_only: true,
                 ..OpenOptions::default()
             };

@@ -50,7 +50,8 @@ fn options(row: &Row) -> OpenOptions {
     OpenOptions {
         format: Some(Format::from_name(&row.format).unwrap()),
         read_only: true,
-        gate: Gate::PlainFiles,
+        // The folder is trusted: one image describes its backing file in JSON.
+        gate: Gate::Ask(Arc::new(|_| true)),
         ..OpenOptions::default()
     }
 }
@@ -68,7 +69,7 @@ async fn hash(node: &Arc<Node>) -> Result<String> {
 
 /// Rows whose image needs something that is not built yet; each must be refused.
 fn refused_for_now(row: &Row) -> bool {
-    row.group == "qcow2-luks" || row.group == "qcow2-aes" || row.note.contains("json:")
+    row.group == "qcow2-luks" || row.group == "qcow2-aes"
 }
 
 #[test]
