@@ -46,7 +46,7 @@ impl Serial {
             return Err(BusError::Width);
         }
         let index = offset / stride;
-        if offset % stride != 0 {
+        if !offset.is_multiple_of(stride) {
             // Between the registers.
             return if index < 8 { Ok(None) } else { Err(BusError::NoRegister) };
         }

@@ -175,7 +175,7 @@ impl State {
     }
 
     fn encode(&self, v: i64) -> u8 {
-        if self.b(b::BINARY) { v as u8 } else { (v / 10 % 10 << 4 | v % 10) as u8 }
+        if self.b(b::BINARY) { v as u8 } else { ((v / 10 % 10) << 4 | (v % 10)) as u8 }
     }
 
     fn decode(&self, v: u8) -> i64 {

@@ -1,3 +1,4 @@
 //! Timers.
 
+pub mod hpet;
 pub mod i8254;

@@ -51,6 +51,8 @@ pub(super) mod mode {
 }
 
 const SVR_ENABLE: u32 = 1 << 8;
+/// Shortest timer period that is served one by one.
+const SHORTEST_NS: u64 = 10_000;
 
 /// What an APIC does to its CPU or to others, besides INTR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -359,10 +361,13 @@ impl Lapic {
         }
     }
 
-    /// When the timer interrupts next.
-    pub(super) fn next_interrupt(&self) -> Option<u64> {
+    /// When the timer interrupts next. Periods too short to serve are served late, all in one.
+    pub(super) fn next_interrupt(&self, now: u64) -> Option<u64> {
         let live = self.lvt[lvt::TIMER] & lvt::MASKED == 0 && self.is_enabled();
-        self.zero_at.filter(|_| live)
+        let period = u64::from(self.initial) << self.shift();
+        let short = self.timer_mode() == lvt::PERIODIC && period < SHORTEST_NS;
+        let soonest = if short { now.saturating_add(SHORTEST_NS) } else { 0 };
+        self.zero_at.filter(|_| live).map(|t| t.max(soonest))
     }
 
     pub(super) fn is_sane(&self) -> bool {

@@ -517,12 +517,13 @@ impl Apic {
     }
 
     fn drive(&self) {
+        let now = self.wires.clock.now().0;
         for (i, l) in self.state.lapics.iter().enumerate() {
             if let Some(c) = self.cpus.get(i) {
                 c.intr.set(l.intr(i == 0, self.state.lint0));
             }
             if let Some(t) = self.wires.timers.get(i) {
-                t.set(l.next_interrupt().map(VmTime));
+                t.set(l.next_interrupt(now).map(VmTime));
             }
         }
         let visible = self.state.lapics.iter().any(|l| l.is_on() && !l.is_x2());

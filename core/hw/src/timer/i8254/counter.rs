@@ -199,7 +199,7 @@ impl Counter {
             _ => (n - e).rem_euclid(m),
         } % m;
         if self.bcd {
-            (v / 1000 << 12 | v / 100 % 10 << 8 | v / 10 % 10 << 4 | v % 10) as u16
+            [1000, 100, 10, 1].into_iter().fold(0, |bcd, place| bcd * 16 + v / place % 10) as u16
         } else {
             v as u16
         }
