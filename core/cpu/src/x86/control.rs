@@ -323,6 +323,8 @@ impl X86 {
             self.fast_switch(cs, cs.wrapping_add(8), 0, false);
             self.set_rip(star & 0xffff_ffff);
         }
+        // The single-step trap goes by the flags after SYSCALL and SYSRET, not before.
+        self.sys.step_armed = self.frame.ints[var::EFLAGS_REST] & flag::TF != 0;
         Ok(())
     }
 
@@ -350,6 +352,10 @@ impl X86 {
         let cs = if long { base.wrapping_add(16) } else { base };
         self.fast_switch(cs | 3, base.wrapping_add(8) | 3, 3, long);
         self.set_rip(if long { rcx } else { rcx & 0xffff_ffff });
+        if self.frame.ints[var::EFLAGS_REST] & flag::TF != 0 {
+            self.sys.step_armed = false;
+            self.sys.debug_pending |= 1 << 14;
+        }
         Ok(())
     }
 

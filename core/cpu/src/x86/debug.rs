@@ -99,7 +99,7 @@ impl X86 {
 
     /// The breakpoints on the instruction about to run, as DR6 bits.
     pub fn instruction_breakpoints(&self) -> u64 {
-        if !self.breakpoints() || self.sys.resume {
+        if !self.breakpoints() || self.sys.resume != 0 {
             return 0;
         }
         let linear = self.linear_rip(self.frame.ints[var::RIP]);
@@ -146,7 +146,7 @@ impl X86 {
     /// The instruction is done: raises single-step and data-breakpoint traps, ends the interrupt
     /// shadow, looks for a breakpoint on the next instruction.
     pub fn after_instruction(&mut self, bus: &mut Bus<'_>) {
-        self.sys.resume = false;
+        self.sys.resume = self.sys.resume.saturating_sub(1);
         let armed = self.sys.step_armed;
         let pending = std::mem::take(&mut self.sys.debug_pending);
         self.sys.step_armed = self.frame.ints[var::EFLAGS_REST] & flag::TF != 0;

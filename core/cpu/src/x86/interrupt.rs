@@ -45,6 +45,10 @@ impl X86 {
     pub fn deliver(&mut self, bus: &mut Bus<'_>, fault: Fault) {
         let mut fault = fault;
         self.after_event();
+        // A single-step trap after HLT goes on.
+        if self.sys.activity == Activity::Halted {
+            self.sys.activity = Activity::Running;
+        }
         // Task gates whose tasks fault at once could go round for ever.
         let mut late = 0;
         loop {
@@ -58,7 +62,7 @@ impl X86 {
                 _ => {}
             }
             let rip = self.frame.ints[var::RIP];
-            let rf = is_fault(fault.vector) || self.sys.resume;
+            let rf = is_fault(fault.vector) || self.sys.resume != 0;
             match self.interrupt(bus, fault.vector, Source::Exception, fault.error, rip, rf) {
                 Ok(()) => match self.sys.late_fault.take() {
                     Some(_) if late > 16 => {
@@ -86,7 +90,7 @@ impl X86 {
                 }
             }
         }
-        self.sys.resume = false;
+        self.sys.resume = 0;
     }
 
     /// An interrupt or NMI is taken between instructions.
@@ -94,9 +98,9 @@ impl X86 {
         self.after_event();
         self.sys.activity = Activity::Running;
         let rip = self.frame.ints[var::RIP];
-        let rf = self.sys.resume;
+        let rf = self.sys.resume != 0;
         match self.interrupt(bus, vector, Source::External, None, rip, rf) {
-            Ok(()) => self.sys.resume = false,
+            Ok(()) => self.sys.resume = 0,
             Err(fault) => self.deliver(bus, fault),
         }
         self.raise_late(bus);

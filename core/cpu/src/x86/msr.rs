@@ -306,8 +306,10 @@ impl X86 {
             }
             msr::MC0_CTL..=0x427 if has(feature::MCA) => {
                 let n = (index - msr::MC0_CTL) as usize;
-                // STATUS, ADDR and MISC can only be cleared.
-                if n % 4 != 0 && value != 0 {
+                // STATUS, ADDR and MISC can only be cleared. CTL takes all or nothing, but for two
+                // bits that kernels clear against errata.
+                let all = value | 1 << 10 | 1 == u64::MAX;
+                if value != 0 && (n % 4 != 0 || !all) {
                     return None;
                 }
                 m.mc_banks[n / 4][n % 4] = value;

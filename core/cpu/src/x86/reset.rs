@@ -38,7 +38,7 @@ fn power_on(bootstrap: bool, seed: u64) -> Sys {
         shadow_ss: false,
         step_armed: false,
         debug_pending: 0,
-        resume: false,
+        resume: 0,
         nmi_blocked: false,
         nmi_pending: false,
         smi_pending: false,

@@ -550,8 +550,9 @@ pub struct Sys {
     pub step_armed: bool,
     /// DR6 bits of a debug trap to deliver after the current instruction.
     pub debug_pending: u64,
-    /// Set by IRET with RF: the next instruction is not checked for breakpoints.
-    pub resume: bool,
+    /// RF, as long as breakpoints are enabled: 2 = IRET just set it, 1 = the next instruction is
+    /// not checked for breakpoints.
+    pub resume: u8,
     /// NMIs are blocked until IRET.
     pub nmi_blocked: bool,
     /// An NMI is latched.
