@@ -263,8 +263,8 @@ impl Bare {
             let (from, to, len) = (get(header + 4, 4), get(header + 12, 4), get(header + 16, 4));
             self.board.ram().write_bytes(to, &elf[from..from + len]);
         }
-        const INFO: usize = 0x9500;
-        const LINE: usize = 0x9600;
+        const INFO: usize = 0x7_0000;
+        const LINE: usize = 0x7_0100;
         let ram = self.board.ram();
         ram.write_bytes(LINE, command_line.as_bytes());
         ram.write_u32(INFO, 5);
