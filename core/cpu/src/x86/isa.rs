@@ -68,7 +68,15 @@ impl X86 {
 
     /// Takes what has come in on the pins; true when the processor went somewhere else.
     fn take_edges(&mut self, bus: &mut Bus<'_>) {
-        let pins = bus.board.pins(self.index).clone();
+        let pins = bus.board.pins(self.index);
+        let quiet = !pins.init.has_edge()
+            && !pins.nmi.has_edge()
+            && !pins.smi.has_edge()
+            && !pins.sipi.is_pending();
+        if quiet && !self.sys.init_pending {
+            return;
+        }
+        let pins = pins.clone();
         if pins.init.take_edge() {
             self.sys.init_pending = true;
         }

@@ -1,6 +1,6 @@
 //! What every PC has: memory, interrupt wires, the PC/AT's devices, and what its firmware is told.
 
-use super::acpi_build;
+use super::acpi_build::{self, IOAPIC_BASE, LAPIC_BASE};
 use super::cmos::Cmos;
 use super::smbios;
 use crate::audio::pcspk::{self, PcSpeaker};
@@ -12,7 +12,9 @@ use crate::display::vga;
 use crate::dma::i8237::{self, I8237, IsaDma};
 use crate::ide::{ata, channel::Plug};
 use crate::input::i8042::{self, I8042};
+use crate::intc::apic::{self, Apic};
 use crate::intc::i8259::{self, I8259};
+use crate::intc::ioapic::{self, IoApic};
 use crate::machine::{BuildError, Built, Drive, Interface, MachineConfig};
 use crate::nvram::fw_cfg::{Items, key};
 use crate::pci;
@@ -238,23 +240,62 @@ impl<'a> Chassis<'a> {
         board.attach(rtc, Box::new(chip));
     }
 
+    /// The local APICs, with the 8259s' `int` at LINT0, and the I/O APIC, whose inputs from 16 are
+    /// `inputs`.
+    pub(crate) fn apics(&mut self, int: &IrqInput, inputs: &[IrqInput]) {
+        let board = &mut self.board;
+        let eoi = apic::EoiBus::new(board.wire().pin());
+        let id = board.reserve("apic");
+        let region = board.regions().device("apic", 0x1000, id, 0);
+        board.memory().add_priority(LAPIC_BASE.into(), 3, &region);
+        let count = board.cpus();
+        let wires = apic::Wires {
+            cpus: (0..count).map(|i| board.pins(i).clone()).collect(),
+            lint0: int.tap(),
+            lint1: board.wire(),
+            current_cpu: board.current_cpu(),
+            messages: board.messages(),
+            eoi: eoi.clone(),
+            region,
+            clock: board.clock(),
+            timers: (0..count).map(|i| board.timer(id, i as u32)).collect(),
+        };
+        board.attach(id, Box::new(Apic::new(apic::Config { cpus: count }, wires)));
+        board.set_cpu_registers(id);
+        self.int_ack.insert(0, id);
+
+        let id = board.reserve("ioapic");
+        let window = board.regions().device("ioapic", 0x1000, id, 0);
+        board.memory().add_priority(IOAPIC_BASE.into(), 1, &window);
+        let input = |n: usize| match n {
+            // The timer is on 2, where the 8259s cascade.
+            0 => IrqInput::detached(),
+            2 => self.isa[0].tap(),
+            1..16 => self.isa[n].tap(),
+            _ => inputs.get(n - 16).map_or_else(IrqInput::detached, IrqInput::tap),
+        };
+        let inputs = std::array::from_fn(input);
+        let wires = ioapic::Wires { inputs, messages: board.messages(), eoi };
+        board.attach(id, Box::new(IoApic::new(wires)));
+    }
+
     /// Keyboard and mouse behind the 8042, and port 92.
     pub(crate) fn keyboard(&mut self) {
         let board = &mut self.board;
         let id = board.reserve("i8042");
         board.io().add(0x60, &board.regions().device("i8042-data", 1, id, i8042::DATA));
         board.io().add(0x64, &board.regions().device("i8042-cmd", 1, id, i8042::COMMAND));
+        let a20 = board.pins(0).a20.pin();
         let wires = i8042::Wires {
             irq_keyboard: self.isa[1].pin(),
             irq_mouse: self.isa[12].pin(),
-            a20: board.pins(0).a20.pin(),
+            a20: a20.clone(),
             power: board.power(),
             clock: board.clock(),
             timer: board.timer(id, 0),
         };
         board.attach(id, Box::new(I8042::new(wires)));
         self.built.inputs.push(id);
-        let a20 = board.pins(0).a20.pin();
         crate::isa::port92::build(board, a20);
     }
 

@@ -28,7 +28,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     let isa = c.irqs();
     piix3::build(&mut c.board, &bus, devfn(1, 0), bridge, isa);
     c.firmware(&space, false)?;
-    let intr = c.board.pins(0).intr.pin();
+    let int = c.board.wire();
 
     c.floppies()?;
     let mut plugs = c.disks(4)?.into_iter();
@@ -42,7 +42,8 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     let pm = piix4::Config { no_smm, spd: Vec::new() };
     let pm = piix4::build(&mut c.board, &bus, devfn(1, 3), pm, sci, button);
 
-    c.at_controllers([IrqInput::detached(), IrqInput::detached()], intr);
+    c.at_controllers([IrqInput::detached(), IrqInput::detached()], int.pin());
+    c.apics(&int, &[]);
     c.keyboard();
     c.serial_and_parallel()?;
     c.pci_display(&bus, devfn(2, 0))?;

@@ -28,11 +28,12 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     let config = ich9_lpc::Config { no_smm };
     let pm = ich9_lpc::build(&mut c.board, &bus, devfn(31, 0), lpc, config, isa, pins, button);
     c.firmware(&space, false)?;
-    let intr = c.board.pins(0).intr.pin();
+    let int = c.board.wire();
 
     c.floppies()?;
     ich9_smb::build(&mut c.board, &bus, devfn(31, 3), ich9_smb::Config::default());
-    c.at_controllers([IrqInput::detached(), IrqInput::detached()], intr);
+    c.at_controllers([IrqInput::detached(), IrqInput::detached()], int.pin());
+    c.apics(&int, &apic);
     c.keyboard();
     c.serial_and_parallel()?;
     c.pci_display(&bus, devfn(1, 0))?;

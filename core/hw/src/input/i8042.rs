@@ -74,7 +74,7 @@ pub struct Wires {
     pub irq_keyboard: IrqLine,
     /// IRQ 12.
     pub irq_mouse: IrqLine,
-    /// Address line 20.
+    /// Address line 20. Port 92 may drive the same pin; the last one written to wins.
     pub a20: IrqLine,
     /// The reset line.
     pub power: Power,
@@ -110,6 +110,8 @@ pub struct State {
     release: bool,
     /// When the next byte may arrive.
     next: VmTime,
+    /// The output port was written, and drives address line 20.
+    gated: bool,
     /// The guest pulled the reset line.
     reset: bool,
     keyboard: Keyboard,
@@ -134,6 +136,7 @@ impl State {
             reply: None,
             release: false,
             next: VmTime(0),
+            gated: true,
             reset: false,
             keyboard: Keyboard::new(),
             mouse: Mouse::new(),
@@ -209,6 +212,7 @@ impl State {
     }
 
     fn set_output_port(&mut self, v: u8) {
+        self.gated = true;
         self.port = v;
         self.reset |= v & port::RUN == 0;
     }
@@ -237,8 +241,10 @@ impl State {
             0xc0 => self.answer(0x80), // unlocked
             0xca => self.answer(0x01), // PS/2 mode
             0xd0 => self.answer(self.output_port()),
-            0xdd => self.port &= !port::A20,
-            0xdf => self.port |= port::A20,
+            0xdd | 0xdf => {
+                self.gated = true;
+                self.port = self.port & !port::A20 | v & port::A20;
+            }
             0xe0 => self.answer(0),
             0xf0..=0xff => self.reset |= v & port::RUN == 0,
             _ => {}
@@ -297,7 +303,11 @@ impl I8042 {
         let interrupts = |source, enable| s.full == Some(source) && s.ccb & enable != 0;
         self.wires.irq_keyboard.set(interrupts(Source::Keyboard, ccb::KBD_INT));
         self.wires.irq_mouse.set(interrupts(Source::Mouse, ccb::AUX_INT));
-        self.wires.a20.set(s.port & port::A20 != 0);
+        if s.gated {
+            self.wires.a20.set(s.port & port::A20 != 0);
+            self.state.gated = false;
+        }
+        let s = &self.state;
         self.wires.timer.set((s.full.is_none() && s.waiting()).then_some(s.next));
         if std::mem::take(&mut self.state.reset) {
             self.state.port |= port::RUN;

@@ -1,6 +1,8 @@
 //! System control port A (port 92): fast reset and address line 20.
 //!
-//! Reference: IBM PS/2 Hardware Interface Technical Reference, system control port A.
+//! Reference: IBM PS/2 Hardware Interface Technical Reference, system control port A. The pin
+//! of address line 20 is shared with the keyboard controller: the last one written to wins, as
+//! firmware that uses one and systems that use the other expect.
 
 use bitfield_struct::bitfield;
 use orrery_system::device::Device;
@@ -24,7 +26,7 @@ pub struct Control {
 
 /// Pins and services the machine wires up.
 pub struct Wires {
-    /// Address line 20.
+    /// Address line 20: the keyboard controller's pin.
     pub a20: IrqLine,
     /// Where a reset goes.
     pub power: Power,
@@ -34,6 +36,8 @@ pub struct Wires {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     control: Control,
+    /// The level of the shared pin when this was saved.
+    a20: bool,
 }
 
 impl orrery_system::State for State {
@@ -47,7 +51,7 @@ pub struct Port92 {
     state: State,
 }
 
-/// Puts the port on the board; `a20` is a pin on the gate's wire.
+/// Puts the port on the board; `a20` is the keyboard controller's pin on the gate's wire.
 pub fn build(board: &mut Board, a20: IrqLine) -> DeviceId {
     let id = board.reserve("port92");
     board.io().add(0x92, &board.regions().device("port92", 1, id, 0));
@@ -58,13 +62,8 @@ pub fn build(board: &mut Board, a20: IrqLine) -> DeviceId {
 impl Port92 {
     /// Builds the device in its power-on state.
     pub fn new(wires: Wires) -> Self {
-        let dev = Self { wires, state: State { control: Control::new() } };
-        dev.drive();
-        dev
-    }
-
-    fn drive(&self) {
-        self.wires.a20.set(self.state.control.a20());
+        wires.a20.set(true);
+        Self { wires, state: State { control: Control::new(), a20: true } }
     }
 }
 
@@ -74,17 +73,17 @@ impl Device for Port92 {
     }
 
     fn reset(&mut self) {
-        self.state = State { control: Control::new() };
-        self.drive();
+        self.state = State { control: Control::new(), a20: true };
+        self.wires.a20.set(true);
     }
 
     fn save(&self) -> StateBlob {
-        StateBlob::encode(&self.state)
+        StateBlob::encode(&State { a20: self.wires.a20.level(), ..self.state.clone() })
     }
 
     fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
         self.state = blob.decode()?;
-        self.drive();
+        self.wires.a20.set(self.state.a20);
         Ok(())
     }
 
@@ -113,7 +112,7 @@ impl Registers for Port92 {
         if self.state.control.reset() && !old.reset() {
             self.wires.power.request(PowerRequest::Reset);
         }
-        self.drive();
+        self.wires.a20.set(self.state.control.a20());
         Ok(())
     }
 }
@@ -128,13 +127,18 @@ mod tests {
     }
 
     #[test]
-    fn bit_one_opens_the_gate_and_reads_back() {
+    fn the_last_write_wins_over_the_keyboard_controller() {
         let (mut dev, a20, _) = device();
-        dev.write(0, 0, 1, 2).unwrap();
-        assert!(a20.level());
-        assert_eq!(dev.read(0, 0, 1), Ok(2));
-        dev.reset();
+        a20.set(true);
+        assert_eq!(dev.read(0, 0, 1), Ok(0));
+        dev.write(0, 0, 1, 0).unwrap();
         assert!(!a20.level());
+        dev.write(0, 0, 1, 2).unwrap();
+        assert_eq!((a20.level(), dev.read(0, 0, 1)), (true, Ok(2)));
+        let blob = dev.save();
+        a20.set(false);
+        dev.restore(&blob).unwrap();
+        assert!(a20.level());
     }
 
     #[test]

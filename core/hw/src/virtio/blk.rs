@@ -5,8 +5,8 @@
 use super::queue::Chain;
 use super::{Context, VirtioDevice};
 use crate::block::drive::{DriveIo, Finished, Op, Queue as InFlight};
-use orrery_block::backend::BlockBackend;
 use crate::pci::Bus;
+use orrery_block::backend::BlockBackend;
 use orrery_system::time::VmTime;
 use orrery_system::{Board, DeviceId, RestoreError};
 use serde::{Deserialize, Serialize};

@@ -4,8 +4,8 @@
 //! walked at most as many steps as it may have, and a queue that makes no sense is broken until
 //! the device is reset.
 
-use orrery_system::dma::DmaError;
 use orrery_system::Dma;
+use orrery_system::dma::DmaError;
 use serde::{Deserialize, Serialize};
 
 /// Feature: indirect descriptors.
@@ -177,7 +177,8 @@ impl Queue {
 
     fn chain(&self, dma: &Dma, head: u16, features: u64) -> Result<Chain, Broken> {
         let mut chain = Chain { head, ..Chain::default() };
-        let (mut table, mut entries, mut index) = (self.desc, u32::from(self.size), u32::from(head));
+        let (mut table, mut entries, mut index) =
+            (self.desc, u32::from(self.size), u32::from(head));
         let (mut indirect, mut steps) = (false, 0);
         loop {
             if index >= entries {
@@ -252,7 +253,6 @@ impl Queue {
         }
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -209,7 +209,10 @@ impl Ahci {
             Ok(Reg::Is) => {
                 self.is &= !value;
                 // What is left is worth another message.
-                if self.is != 0 && self.ghc & GHC_IE != 0 && self.wires.pci.msi_enabled(&self.config) {
+                if self.is != 0
+                    && self.ghc & GHC_IE != 0
+                    && self.wires.pci.msi_enabled(&self.config)
+                {
                     self.wires.pci.signal(&mut self.config, 0);
                 }
             }
@@ -271,7 +274,8 @@ impl Device for Ahci {
             }
         }
         self.config = state.pci;
-        (self.ghc, self.is, self.index, self.queue) = (state.ghc, state.is, state.index, state.queue);
+        (self.ghc, self.is, self.index, self.queue) =
+            (state.ghc, state.is, state.index, state.queue);
         self.wires.io.resume(&self.queue);
         self.drive();
         Ok(())

@@ -250,13 +250,16 @@ impl Port {
     }
 
     fn visible_interrupts(&self) -> u32 {
-        let connect = if self.state.serr & SERR_X != 0 { Interrupts::PC } else { Interrupts::empty() };
+        let connect =
+            if self.state.serr & SERR_X != 0 { Interrupts::PC } else { Interrupts::empty() };
         (self.state.interrupts | connect).bits()
     }
 
     /// Refuses saved states that name slots or drives that cannot be.
     pub(super) fn accepts(s: &State) -> bool {
-        s.current.is_none_or(|c| c.slot < 32) && s.queued.len() <= 32 && s.queued.iter().all(|q| q.slot < 32)
+        s.current.is_none_or(|c| c.slot < 32)
+            && s.queued.len() <= 32
+            && s.queued.iter().all(|q| q.slot < 32)
     }
 
     /// Reads a register.
@@ -506,7 +509,9 @@ impl Port {
     /// Moves the drive's data until it waits for its backend or has ended.
     fn work(&mut self, host: &mut Host<'_>) {
         loop {
-            let (Some(drive), Some(mut current)) = (&mut self.drive, self.state.current) else { return };
+            let (Some(drive), Some(mut current)) = (&mut self.drive, self.state.current) else {
+                return;
+            };
             if !host.dma.is_enabled() && drive.phase() != Phase::Busy {
                 return;
             }

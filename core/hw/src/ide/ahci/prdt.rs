@@ -50,7 +50,12 @@ pub(super) struct Cursor {
 impl Cursor {
     /// Calls `piece(address, at, n)` for the pieces of `len` bytes of the regions from here.
     /// Returns how many bytes there were.
-    fn walk(&mut self, dma: &Dma, len: usize, mut piece: impl FnMut(u64, usize, usize) -> bool) -> usize {
+    fn walk(
+        &mut self,
+        dma: &Dma,
+        len: usize,
+        mut piece: impl FnMut(u64, usize, usize) -> bool,
+    ) -> usize {
         let mut done = 0;
         while done < len && self.index < self.entries {
             let mut b = [0; 16];

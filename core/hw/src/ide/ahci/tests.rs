@@ -19,7 +19,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let mut board = Board::new(BoardConfig { ram_capacity: 0x20_0000, ..BoardConfig::default() });
+        let mut board =
+            Board::new(BoardConfig { ram_capacity: 0x20_0000, ..BoardConfig::default() });
         let ram = board.ram().alloc("ram", 0x20_0000).unwrap();
         board.memory().add(0, &board.regions().ram("ram", ram));
         let bus = Bus::simple(&board);
@@ -203,7 +204,12 @@ fn a_large_queued_read_comes_in_parts() {
     let mut b = Bench::new();
     let sectors = 2500_u32;
     let half = sectors * 256;
-    b.prepare(1, &Bench::queued_fis(false, 3, 2500, 1), &[(0x2_0000, half), (0x2_0000 + half, half)], 0);
+    b.prepare(
+        1,
+        &Bench::queued_fis(false, 3, 2500, 1),
+        &[(0x2_0000, half), (0x2_0000 + half, half)],
+        0,
+    );
     b.port_set(0, PortReg::Sact, 2);
     b.port_set(0, PortReg::Ci, 2);
     b.wait();

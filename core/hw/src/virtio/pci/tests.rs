@@ -25,7 +25,8 @@ struct Bench {
 
 impl Bench {
     fn new(disk: BlockBackend) -> Self {
-        let mut board = Board::new(BoardConfig { ram_capacity: 0x10_0000, ..BoardConfig::default() });
+        let mut board =
+            Board::new(BoardConfig { ram_capacity: 0x10_0000, ..BoardConfig::default() });
         let ram = board.ram().alloc("ram", 0x10_0000).unwrap();
         board.memory().add(0, &board.regions().ram("ram", ram));
         let bus = Bus::simple(&board);
