@@ -6,6 +6,7 @@
 //! ```
 
 use crate::handles::Handles;
+use orrery_block::backend::Request;
 use orrery_block::graph::BlockGraph;
 use orrery_cpu::Cpus;
 use orrery_system::board::{Board, ClockMode};
@@ -13,6 +14,7 @@ use orrery_system::display::Surface;
 use orrery_system::input::InputEvent;
 use orrery_system::pins::PowerRequest;
 use orrery_system::time::VmTime;
+use std::collections::BTreeMap;
 
 /// CPUs of a multiprocessor machine take turns of this many instructions.
 const TURN: u64 = 10_000;
@@ -81,6 +83,37 @@ pub struct Machine {
     /// Realtime: host time that virtual time zero stands for.
     host_base: Option<u64>,
     last_call: Option<(u64, u64)>,
+    write_back: WriteBack,
+}
+
+/// Guests such as DOS never flush their disks. What they wrote is made stable once a disk has
+/// been left alone for a while, so that a tab or a process that dies later loses nothing.
+#[derive(Default)]
+struct WriteBack {
+    looked: VmTime,
+    /// By backend: writes seen at the last look, and writes that are stable.
+    seen: BTreeMap<String, (u64, u64)>,
+}
+
+impl WriteBack {
+    /// Time between two looks, in virtual nanoseconds.
+    const PERIOD: u64 = 500_000_000;
+
+    fn look(&mut self, now: VmTime, blocks: &BlockGraph) {
+        if now.since(self.looked) < Self::PERIOD {
+            return;
+        }
+        self.looked = now;
+        for backend in blocks.backends() {
+            let writes = backend.stats().write.ops;
+            let (seen, stable) = self.seen.entry(backend.name().unwrap_or_default()).or_default();
+            if *seen == writes && *stable != writes {
+                *stable = writes;
+                drop(backend.submit(Request::Flush));
+            }
+            *seen = writes;
+        }
+    }
 }
 
 impl Machine {
@@ -97,6 +130,7 @@ impl Machine {
             turn: 0,
             host_base: None,
             last_call: None,
+            write_back: WriteBack::default(),
         };
         machine.reset();
         machine
@@ -152,6 +186,7 @@ impl Machine {
         if realtime {
             self.follow_host(host);
         }
+        self.write_back.look(self.board.now(), &self.blocks);
         let end = self.board.now().after(slice);
         loop {
             self.blocks.poll();
