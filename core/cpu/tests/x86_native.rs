@@ -63,9 +63,9 @@ fn differences(ours: &Context, theirs: &Context, undefined: u64) -> Vec<String> 
         "r13", "r14", "r15",
     ];
     let mut out = Vec::new();
-    for n in 0..16 {
+    for (n, name) in NAMES.iter().enumerate() {
         if ours.gpr[n] != theirs.gpr[n] {
-            out.push(format!("{} {:x} not {:x}", NAMES[n], ours.gpr[n], theirs.gpr[n]));
+            out.push(format!("{name} {:x} not {:x}", ours.gpr[n], theirs.gpr[n]));
         }
         if ours.xmm[n] != theirs.xmm[n] {
             out.push(format!("xmm{n} {:032x} not {:032x}", ours.xmm[n], theirs.xmm[n]));

@@ -4,7 +4,7 @@ mod machine;
 
 use iced_x86::code_asm::*;
 use machine::{CODE, Machine};
-use orrery_cpu::x86::state::{flag, var};
+use orrery_cpu::x86::state::{Segment, TableReg, attr, flag, seg, var};
 
 fn assemble(bits: u32, build: impl FnOnce(&mut CodeAssembler)) -> Vec<u8> {
     let mut a = CodeAssembler::new(bits).unwrap();
@@ -152,4 +152,96 @@ fn a_divide_error_in_real_mode_goes_through_the_vector_table() {
     assert_eq!(m.read(machine::STACK - 6, 2), 5);
     assert_eq!(m.read(machine::STACK - 4, 2), CODE >> 4);
     assert_eq!(m.get(var::RAX), 0x1234);
+}
+
+/// A 32-bit machine whose exceptions all end in a HLT at 6000 + vector.
+fn with_handlers() -> Machine {
+    let mut m = Machine::protected(0);
+    m.write(0x3008, &0x00cf_9b00_0000_ffffu64.to_le_bytes());
+    m.write(0x3010, &0x00cf_9300_0000_ffffu64.to_le_bytes());
+    for vector in 0..32u64 {
+        m.write(0x2000 + 8 * vector, &((0x6000 + vector) | 8 << 16 | 0x8e00 << 32).to_le_bytes());
+        m.write(0x6000 + vector, &[0xf4]);
+    }
+    m.cpu().sys.gdtr = TableReg { base: 0x3000, limit: 0x17 };
+    m.cpu().sys.idtr = TableReg { base: 0x2000, limit: 0xff };
+    m
+}
+
+#[test]
+fn an_access_beyond_the_segment_limit_faults_before_anything_changes() {
+    let mut m = with_handlers();
+    let small = Segment {
+        selector: 0x10,
+        attr: attr::P | attr::S | attr::RW | attr::A | attr::DB,
+        limit: 0xfff,
+        base: 0x4000,
+    };
+    m.cpu().set_segment(seg::DS, small);
+    m.write(0x4ffc, &0x1111_1111u32.to_le_bytes());
+    let code = assemble(32, |a| {
+        a.mov(eax, 5).unwrap();
+        a.xor(ecx, ecx).unwrap();
+        a.add(dword_ptr(0xffc), eax).unwrap();
+        a.stc().unwrap();
+        a.adc(eax, dword_ptr(0xffd)).unwrap();
+    });
+    m.run_code(&code);
+    assert_eq!(m.get(var::RIP), 0x6000 + 13 + 1, "#GP");
+    assert_eq!(m.read(0x4ffc, 4), 0x1111_1116, "the last bytes inside are there");
+    assert_eq!(m.get(var::RAX), 5);
+    assert_eq!(m.read(machine::STACK - 16, 4), 0, "error code");
+    assert_ne!(m.read(machine::STACK - 4, 4) & flag::CF, 0, "flags before the ADC");
+}
+
+#[test]
+fn a_read_outside_an_expand_down_stack_is_a_stack_fault() {
+    let mut m = with_handlers();
+    // Offsets 1000 and above; the handler's frame just fits.
+    let stack = Segment {
+        selector: 0x10,
+        attr: attr::P | attr::S | attr::RW | attr::A | attr::EC | attr::DB,
+        limit: 0xfff,
+        base: 0,
+    };
+    m.cpu().set_segment(seg::SS, stack);
+    let code = assemble(32, |a| {
+        a.mov(esp, 0x1010).unwrap();
+        a.mov(edx, 0x77).unwrap();
+        a.mov(ebp, 0xff8).unwrap();
+        a.mov(edx, dword_ptr(ebp + 6)).unwrap();
+    });
+    m.run_code(&code);
+    assert_eq!(m.get(var::RIP), 0x6000 + 12 + 1, "#SS");
+    assert_eq!(m.get(var::RDX), 0x77);
+    assert_eq!(m.get(var::RSP), 0x1000, "EFLAGS, CS, EIP and the error code");
+}
+
+#[test]
+fn lock_is_refused_where_it_means_nothing() {
+    let mut m = with_handlers();
+    // lock add eax, ecx
+    m.run_code(&[0xf0, 0x01, 0xc8]);
+    assert_eq!(m.get(var::RIP), 0x6000 + 6 + 1, "#UD");
+    let mut m = with_handlers();
+    // Sixteen prefixes.
+    m.run_code(&[0x66; 16]);
+    assert_eq!(m.get(var::RIP), 0x6000 + 13 + 1, "#GP");
+}
+
+#[test]
+fn sixteen_bit_offsets_wrap_and_the_last_byte_of_a_word_does_not() {
+    let mut m = Machine::real();
+    m.write(13 * 4, &[0x00, 0x60, 0x00, 0x00]);
+    m.write(0x6000, &[0xf4]);
+    m.write(0x10, &[0xab]);
+    let code = assemble(16, |a| {
+        a.mov(bx, 0xfff0u32).unwrap();
+        a.mov(al, byte_ptr(bx + 0x20)).unwrap();
+        a.mov(bx, 0xffffu32).unwrap();
+        a.mov(cx, word_ptr(bx)).unwrap();
+    });
+    m.run_code(&code);
+    assert_eq!(m.get(var::RAX) & 0xff, 0xab);
+    assert_eq!(m.get(var::RIP), 0x6001, "#GP");
 }

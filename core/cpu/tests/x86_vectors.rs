@@ -270,7 +270,7 @@ impl Runner {
             }
         }
         let after = |i: usize| u32::from(v.after.regs[i].or(v.before.regs[i]).unwrap_or(0));
-        let flags_at = (after(5) << 4) + (after(8) + 4 & 0xffff);
+        let flags_at = (after(5) << 4) + ((after(8) + 4) & 0xffff);
         for &(at, want) in &v.after.ram {
             let mut mask = 0xff;
             if v.exception.is_some() {

@@ -201,9 +201,9 @@ impl<E> Decoder<'_, E> {
                     form::REG => modrm >= 0xc0,
                     rm => modrm >= 0xc0 && modrm & 7 == rm,
                 }
-                && !(row.traits.has(Traits::I64) && long)
-                && !(row.traits.has(Traits::O64) && !long)
-                && !(row.traits.has(Traits::PM) && !self.mode.protected)
+                && (!long || !row.traits.has(Traits::I64))
+                && (long || !row.traits.has(Traits::O64))
+                && (self.mode.protected || !row.traits.has(Traits::PM))
                 && self.mode.features.contains(row.traits.features)
         })
     }

@@ -166,7 +166,7 @@ impl Cc {
         if self.kind == Kind::Flags {
             self.src & flag::PF != 0
         } else {
-            (self.result() as u8).count_ones() % 2 == 0
+            (self.result() as u8).count_ones().is_multiple_of(2)
         }
     }
 }

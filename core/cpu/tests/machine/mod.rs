@@ -69,8 +69,8 @@ impl Machine {
     /// 64-bit mode at a privilege level, memory mapped at its own address.
     pub(crate) fn long(cpl: u8) -> Self {
         let mut m = Self::protected(cpl);
-        m.write(TABLES, &(TABLES + 0x1000 | 7).to_le_bytes());
-        m.write(TABLES + 0x1000, &(TABLES + 0x2000 | 7).to_le_bytes());
+        m.write(TABLES, &((TABLES + 0x1000) | 7).to_le_bytes());
+        m.write(TABLES + 0x1000, &((TABLES + 0x2000) | 7).to_le_bytes());
         for i in 0..512u64 {
             m.write(TABLES + 0x2000 + 8 * i, &(i << 21 | 0x87).to_le_bytes());
         }

@@ -55,7 +55,7 @@ impl Lifter<'_> {
 
     /// `a op b` into a destination: straight into the register where it has no upper part to keep.
     /// Answers where the result is.
-    fn into_dest(&mut self, op: BinOp, w: Width, dest: Dest, a: Val, b: Val) -> Val {
+    fn compute_dest(&mut self, op: BinOp, w: Width, dest: Dest, a: Val, b: Val) -> Val {
         match dest {
             Dest::Reg(Operand::Gpr(n, 4 | 8)) => {
                 self.b.bin(op, w, gpr(n), a, b);
@@ -75,14 +75,14 @@ impl Lifter<'_> {
         let (a, dest) = self.read_dest(self.op(0));
         if self.i.id == Id::ADD {
             let b = self.stable(b, dest, w);
-            let result = self.into_dest(BinOp::Add, w, dest, a, b);
+            let result = self.compute_dest(BinOp::Add, w, dest, a, b);
             self.b.mov(w, CC_SRC, b);
             self.cc_result(Kind::Add, w, result);
         } else {
             let carry = self.carry();
             let b = self.stable(b, dest, w);
             let t = self.bin(BinOp::Add, w, a, b);
-            let result = self.into_dest(BinOp::Add, w, dest, t.into(), carry.into());
+            let result = self.compute_dest(BinOp::Add, w, dest, t.into(), carry.into());
             self.b.mov(w, CC_SRC, b);
             self.b.mov(Width::W64, CC_SRC2, carry);
             self.cc_result(Kind::Adc, w, result);
@@ -111,7 +111,7 @@ impl Lifter<'_> {
             } else {
                 self.b.mov(w, CC_DST, a);
                 self.b.mov(w, CC_SRC, b);
-                self.into_dest(BinOp::Sub, w, dest, a, b);
+                self.compute_dest(BinOp::Sub, w, dest, a, b);
             }
             self.cc(Kind::Sub, w);
         } else {
@@ -146,7 +146,7 @@ impl Lifter<'_> {
         }
         let b = self.read(self.op(1));
         let (a, dest) = self.read_dest(self.op(0));
-        let result = self.into_dest(op, w, dest, a, b);
+        let result = self.compute_dest(op, w, dest, a, b);
         self.cc_result(Kind::Logic, w, result);
     }
 
@@ -166,7 +166,7 @@ impl Lifter<'_> {
         let w = self.width(self.op(0));
         let (a, dest) = self.read_dest(self.op(0));
         let carry = self.carry();
-        let result = self.into_dest(op, w, dest, a, 1u64.into());
+        let result = self.compute_dest(op, w, dest, a, 1u64.into());
         self.b.mov(Width::W64, CC_SRC, carry);
         self.cc_result(kind, w, result);
     }

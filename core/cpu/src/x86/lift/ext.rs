@@ -5,7 +5,7 @@ use crate::frame::Var;
 use crate::isa::Isa;
 use crate::x86::helper::FIRST_OTHER;
 use crate::x86::sse::{Mxcsr, SimdOp, pcmpestr, simd};
-use crate::x86::state::{Fault, X86, cr4, efer, seg, var, vector};
+use crate::x86::state::{Fault, X86, cr0, cr4, efer, seg, var, vector};
 use crate::x86::x87::{Effect, Layout, Memory, X87Op};
 
 /// `(op | st << 8 | seg << 16 | has_mem << 24 | fop << 32, low, high, pc, offset)`: an x87
@@ -40,6 +40,9 @@ pub(super) const PCMPESTR: u16 = FIRST_OTHER + 12;
 pub(super) const X87_HIGH: Var = Var(62);
 /// 1 when an x87 store takes place.
 pub(super) const X87_STORES: Var = Var(63);
+
+/// Exceptions, their summary and B in the status word.
+const X87_ERRORS: u16 = 0x80bf;
 
 /// Runs helper `f` of those above.
 pub fn call<I: Isa<Cpu = X86, Trap = Fault>>(
@@ -92,7 +95,18 @@ fn x87(cpu: &mut X86, args: &[u64; 6]) -> Result<u64, Fault> {
     let Some(op) = X87Op::from_index(what as u8) else { return Err(Fault::UD) };
     let i = (what >> 8) as u8;
     let operand = u128::from(low) | u128::from(high) << 64;
-    let effect = cpu.x87.op(op, i, operand).map_err(|_| Fault::plain(vector::MF))?;
+    let effect = match cpu.x87.op(op, i, operand) {
+        Ok(effect) => effect,
+        Err(_) if cpu.sys.cr0 & cr0::NE != 0 => return Err(Fault::plain(vector::MF)),
+        // Without NE the error goes out on FERR#; here as if IGNNE# were always asserted.
+        Err(_) => {
+            let held = cpu.x87.status & X87_ERRORS;
+            cpu.x87.status &= !X87_ERRORS;
+            let effect = cpu.x87.op(op, i, operand).unwrap_or(Effect::None);
+            cpu.x87.status |= held;
+            effect
+        }
+    };
     if !op.is_control() {
         let selector = |n: usize| cpu.frame.ints[var::SEG_SELECTOR + n] as u16;
         let data = (what >> 24 & 1 != 0).then(|| (selector((what >> 16 & 7) as usize), offset));

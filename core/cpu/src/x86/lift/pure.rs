@@ -134,7 +134,7 @@ fn result_flags(al: u64) -> u64 {
     if al & 0x80 != 0 {
         f |= flag::SF;
     }
-    if (al as u8).count_ones() % 2 == 0 {
+    if (al as u8).count_ones().is_multiple_of(2) {
         f |= flag::PF;
     }
     f
