@@ -107,7 +107,7 @@ impl Registers for PcSpeaker {
     fn read(&mut self, _bank: u32, offset: u64, width: u8) -> BusResult<u64> {
         Reg::decode(offset, width)?;
         let now = self.wires.clock.now();
-        let refresh = if now.0 / REFRESH_NS & 1 != 0 { REFRESH } else { 0 };
+        let refresh = if (now.0 / REFRESH_NS) & 1 != 0 { REFRESH } else { 0 };
         let out = if self.wires.channel2.out(now) { OUT } else { 0 };
         Ok((self.state.control | refresh | out).into())
     }

@@ -2,4 +2,5 @@
 
 pub mod parallel;
 pub mod serial;
+pub mod serial_pci;
 pub mod uart;

@@ -2,4 +2,5 @@
 
 pub mod debugcon;
 pub mod debugexit;
+pub mod edu;
 pub mod pvpanic;

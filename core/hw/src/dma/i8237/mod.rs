@@ -110,7 +110,7 @@ impl Controller {
             Reg::AllMask => self.mask | 0xf0,
             _ if n < 8 => {
                 let c = self.channels[n / 2];
-                let value = if n % 2 == 0 { c.address } else { c.count };
+                let value = if n.is_multiple_of(2) { c.address } else { c.count };
                 value.to_le_bytes()[usize::from(self.half())]
             }
             _ => 0,
@@ -136,11 +136,11 @@ impl Controller {
             _ => {
                 let high = self.half();
                 let c = &mut self.channels[n / 2];
-                let value = if n % 2 == 0 { &mut c.base_address } else { &mut c.base_count };
+                let value = if n.is_multiple_of(2) { &mut c.base_address } else { &mut c.base_count };
                 let mut bytes = value.to_le_bytes();
                 bytes[usize::from(high)] = v;
                 *value = u16::from_le_bytes(bytes);
-                if n % 2 == 0 {
+                if n.is_multiple_of(2) {
                     c.address = c.base_address;
                 } else {
                     c.count = c.base_count;
