@@ -287,8 +287,7 @@ impl<I: Isa> Cluster<I> {
         let pc = I::pc(&core.cpu);
         let window = I::code_window(&core.cpu, pc)?;
         let mut env = env(core, index, board, &self.cache, 0);
-        let map = env.mapping(window.linear, Access::Exec, window.mmu)?;
-        let page = env.board.page(map.gpa);
+        let page = env.page(window.linear, Access::Exec, window.mmu)?;
         let at = page.offset.map(|o| o + (window.linear % PAGE) as usize);
         if let Some(at) = at
             && let Some(id) = self.cache.find(&Key { at, pc, mode, single })
@@ -307,15 +306,14 @@ impl<I: Isa> Cluster<I> {
                 Some(second) if fits => {
                     let next =
                         (window.linear | (PAGE - 1)).wrapping_add(1) & I::linear_mask(env.cpu);
-                    let map = env.mapping(next, Access::Exec, window.mmu)?;
-                    if env.board.page(map.gpa).offset == Some(second * PAGE as usize) {
+                    if env.page(next, Access::Exec, window.mmu)?.offset == Some(second * PAGE as usize) {
                         return Ok(id);
                     }
                 }
                 _ => {}
             }
         }
-        self.translate(index, board, mode, single, &Source { window, gpa: map.gpa, at })
+        self.translate(index, board, mode, single, &Source { window, gpa: page.map.gpa, at })
     }
 
     fn translate(
@@ -398,7 +396,7 @@ impl<I: Isa> Cluster<I> {
         let leave = b.must_end();
         opt::optimise(b.ops_mut(), |v| I::var_bits(mode, v));
         let adding = self.cache.begin();
-        lower(b.ops(), &mut self.cache, insns, single, leave);
+        lower(b.ops(), &mut self.cache, insns, single, leave, I::COMPARED);
         let keep = source.at.is_some() && second_page != Some(None);
         let second_page = second_page.flatten();
         let key = Key { at: source.at.unwrap_or(0), pc: pc0, mode, single };

@@ -6,7 +6,7 @@ use orrery_system::ram::Ram;
 use crate::cache::CodeMap;
 use crate::ir::Width;
 use crate::isa::{Access, Isa, Mapping};
-use crate::tlb::Tlb;
+use crate::tlb::{Entry, Tlb};
 
 const PAGE: u64 = 4096;
 
@@ -24,6 +24,27 @@ pub struct Env<'a, I: Isa> {
     pub done: u64,
     /// Which bytes are translated: stores beside them need not drop the page's translations.
     pub code: Option<&'a CodeMap>,
+}
+
+#[inline(always)]
+pub(crate) fn ram_read(ram: &Ram, w: Width, off: usize) -> u64 {
+    match w {
+        Width::W8 => ram.read_u8(off).into(),
+        Width::W16 => ram.read_u16(off).into(),
+        Width::W32 => ram.read_u32(off).into(),
+        Width::W64 => ram.read_u64(off),
+    }
+}
+
+/// Without the page-flag work.
+#[inline(always)]
+pub(crate) fn ram_write(ram: &Ram, w: Width, off: usize, v: u64) {
+    match w {
+        Width::W8 => ram.write_fast_u8(off, v as u8),
+        Width::W16 => ram.write_fast_u16(off, v as u16),
+        Width::W32 => ram.write_fast_u32(off, v as u32),
+        Width::W64 => ram.write_fast_u64(off, v),
+    }
 }
 
 /// Where a linear address lies.
@@ -51,27 +72,34 @@ impl<I: Isa> Env<'_, I> {
     }
 
     /// Finds the page of `linear`, from the TLB or by a walk.
-    pub fn mapping(&mut self, linear: u64, access: Access, mmu: u8) -> Result<Mapping, I::Trap> {
-        if let Some(map) = self.tlb.mapping(linear, access, mmu) {
-            return Ok(map);
+    #[inline]
+    pub fn page(&mut self, linear: u64, access: Access, mmu: u8) -> Result<Entry, I::Trap> {
+        match self.tlb.entry(linear, access, mmu) {
+            Some(entry) => Ok(entry),
+            None => self.walk(linear, access, mmu),
         }
+    }
+
+    #[inline(never)]
+    fn walk(&mut self, linear: u64, access: Access, mmu: u8) -> Result<Entry, I::Trap> {
         let map = I::walk(self.cpu, self.board, linear, access, mmu)?;
         let page = self.board.page(map.gpa);
         let free = page.offset.is_some_and(|o| self.board.ram().writes_freely(o / PAGE as usize));
-        self.tlb.insert(linear, mmu, map, page.offset, page.writable && free);
-        Ok(map)
+        let entry = Entry { map, offset: page.offset, writable: page.writable };
+        self.tlb.insert(linear, mmu, entry, free);
+        Ok(entry)
+    }
+
+    /// What the page walk for `linear` found.
+    pub fn mapping(&mut self, linear: u64, access: Access, mmu: u8) -> Result<Mapping, I::Trap> {
+        self.page(linear, access, mmu).map(|e| e.map)
     }
 
     /// Translates one address; what follows in the same page is behind it.
     pub fn translate(&mut self, linear: u64, access: Access, mmu: u8) -> Result<Place, I::Trap> {
-        let map = self.mapping(linear, access, mmu)?;
-        let page = self.board.page(map.gpa);
+        let e = self.page(linear, access, mmu)?;
         let at = linear % PAGE;
-        Ok(Place {
-            gpa: map.gpa + at,
-            offset: page.offset.map(|o| o + at as usize),
-            writable: page.writable,
-        })
+        Ok(Place { gpa: e.map.gpa + at, offset: e.offset.map(|o| o + at as usize), writable: e.writable })
     }
 
     /// Faults as a write of `len` bytes would.
@@ -89,13 +117,7 @@ impl<I: Isa> Env<'_, I> {
     pub fn read(&mut self, linear: u64, w: Width, mmu: u8) -> Result<u64, I::Trap> {
         let size = u64::from(w.bytes());
         if let Some(off) = self.tlb.read(linear, size, mmu) {
-            let ram = self.board.ram();
-            return Ok(match w {
-                Width::W8 => ram.read_u8(off).into(),
-                Width::W16 => ram.read_u16(off).into(),
-                Width::W32 => ram.read_u32(off).into(),
-                Width::W64 => ram.read_u64(off),
-            });
+            return Ok(ram_read(self.board.ram(), w, off));
         }
         self.read_slow(linear, w, mmu)
     }
@@ -115,24 +137,21 @@ impl<I: Isa> Env<'_, I> {
             }
             return Ok(v);
         }
-        let map = self.mapping(linear, Access::Read, mmu)?;
-        if self.board.page(map.gpa).offset.is_none() {
-            self.sync_clock();
+        let e = self.page(linear, Access::Read, mmu)?;
+        match e.offset {
+            Some(offset) => Ok(ram_read(self.board.ram(), w, offset + (linear % PAGE) as usize)),
+            None => {
+                self.sync_clock();
+                Ok(self.board.read(e.map.gpa + linear % PAGE, size as u8))
+            }
         }
-        Ok(self.board.read(map.gpa + linear % PAGE, size as u8))
     }
 
     /// Writes guest memory.
     pub fn write(&mut self, linear: u64, w: Width, mmu: u8, value: u64) -> Result<(), I::Trap> {
         let size = u64::from(w.bytes());
         if let Some(off) = self.tlb.write(linear, size, mmu) {
-            let ram = self.board.ram();
-            match w {
-                Width::W8 => ram.write_fast_u8(off, value as u8),
-                Width::W16 => ram.write_fast_u16(off, value as u16),
-                Width::W32 => ram.write_fast_u32(off, value as u32),
-                Width::W64 => ram.write_fast_u64(off, value),
-            }
+            ram_write(self.board.ram(), w, off, value);
             return Ok(());
         }
         self.write_slow(linear, w, mmu, value)
@@ -161,37 +180,26 @@ impl<I: Isa> Env<'_, I> {
             }
             return Ok(());
         }
-        let map = self.mapping(linear, Access::Write, mmu)?;
-        let page = self.board.page(map.gpa);
-        let Some(offset) = page.offset.filter(|_| page.writable) else {
+        let e = self.page(linear, Access::Write, mmu)?;
+        let Some(offset) = e.offset.filter(|_| e.writable) else {
             self.sync_clock();
-            self.board.write(map.gpa + linear % PAGE, size as u8, value & w.mask());
+            self.board.write(e.map.gpa + linear % PAGE, size as u8, value & w.mask());
             return Ok(());
         };
         let (ram, off, number) =
             (self.board.ram(), offset + (linear % PAGE) as usize, offset / PAGE as usize);
+        ram_write(ram, w, off, value);
         if ram.page_flags(number) & Ram::CODE != 0
             && self.code.is_some_and(|code| !code.covers(off, size as usize))
         {
             // Data beside code: the translations stay.
             ram.set_page_flags(number, Ram::DIRTY);
-            match w {
-                Width::W8 => ram.write_fast_u8(off, value as u8),
-                Width::W16 => ram.write_fast_u16(off, value as u16),
-                Width::W32 => ram.write_fast_u32(off, value as u32),
-                Width::W64 => ram.write_fast_u64(off, value),
-            }
             return Ok(());
         }
-        match w {
-            Width::W8 => ram.write_u8(off, value as u8),
-            Width::W16 => ram.write_u16(off, value as u16),
-            Width::W32 => ram.write_u32(off, value as u32),
-            Width::W64 => ram.write_u64(off, value),
-        }
+        ram.touch(off, size as usize);
         if ram.writes_freely(number) {
             // From now on directly.
-            self.tlb.insert(linear, mmu, map, page.offset, true);
+            self.tlb.insert(linear, mmu, e, true);
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use orrery_system::board::Board;
 use orrery_system::ram::Ram;
 
 use crate::cache::CodeCache;
-use crate::env::Env;
+use crate::env::{Env, ram_read, ram_write};
 use crate::frame::Frame;
 use crate::ir::opt::{eval_bin, eval_deposit, eval_extract, eval_un};
 use crate::ir::{Args, Val, Width};
@@ -104,26 +104,6 @@ fn values(frame: &Frame, args: &Args) -> [u64; 6] {
     })
 }
 
-#[inline(always)]
-fn ram_read(ram: &Ram, w: Width, off: usize) -> u64 {
-    match w {
-        Width::W8 => ram.read_u8(off).into(),
-        Width::W16 => ram.read_u16(off).into(),
-        Width::W32 => ram.read_u32(off).into(),
-        Width::W64 => ram.read_u64(off),
-    }
-}
-
-#[inline(always)]
-fn ram_write(ram: &Ram, w: Width, off: usize, v: u64) {
-    match w {
-        Width::W8 => ram.write_fast_u8(off, v as u8),
-        Width::W16 => ram.write_fast_u16(off, v as u16),
-        Width::W32 => ram.write_fast_u32(off, v as u32),
-        Width::W64 => ram.write_fast_u64(off, v),
-    }
-}
-
 fn env<'a, I: Isa>(core: &'a mut Core<I>, run: &'a mut Run<'_>, rest: u8) -> Env<'a, I> {
     let done = (run.total - run.left - i64::from(rest)) as u64;
     Env {
@@ -157,11 +137,10 @@ fn check<I: Isa>(
     let code = &run.cache.map;
     let mut env = env(core, run, 0);
     let linear = linear & I::linear_mask(env.cpu);
-    let map = match env.mapping(linear, access, mmu) {
-        Ok(map) => map,
+    let page = match env.page(linear, access, mmu) {
+        Ok(page) => page,
         Err(trap) => return Slow::Stop(Stop::Fault(trap, uop as u32)),
     };
-    let page = env.board.page(map.gpa);
     let direct = match page.offset {
         _ if linear % PAGE + size > PAGE => false,
         None => false,
@@ -391,6 +370,14 @@ pub(crate) fn exec<I: Isa>(
                     .wrapping_add($disp as i64 as u64)
             };
         }
+        macro_rules! compared {
+            ($n:expr, $v:expr) => {
+                if let Some(vars) = I::COMPARED {
+                    let v = $v;
+                    I::frame_mut(&mut core.cpu).ints[at(vars[$n].0)] = v;
+                }
+            };
+        }
         macro_rules! slow {
             ($call:expr) => {{
                 run.left = left;
@@ -608,6 +595,36 @@ pub(crate) fn exec<I: Isa>(
                 }
             }
             Uop::Trap { id, arg } => break Stop::Fault(I::trap(id, int!(arg)), ip as u32 - 1),
+
+            Uop::CmpExit { cond, w, a, b, op, back, len, to } => {
+                let (a, b) = (int!(a), int!(b));
+                compared!(0, op.into());
+                compared!(1, a);
+                compared!(2, b);
+                if cond.eval(w, a, b) {
+                    left += i64::from(back);
+                    goto!(len, to);
+                }
+            }
+            Uop::CmpExitImm { cond, w, a, op, back, len, imm, to } => {
+                let a = int!(a);
+                compared!(0, op.into());
+                compared!(1, a);
+                compared!(2, (imm as u32).into());
+                if cond.eval(w, a, imm as i64 as u64) {
+                    left += i64::from(back);
+                    goto!(len, to);
+                }
+            }
+            Uop::TestExitImm { cond, w, a, op, back, len, imm, to } => {
+                let a = int!(a);
+                compared!(0, op.into());
+                compared!(1, a);
+                if cond.eval(w, a, imm as i64 as u64) {
+                    left += i64::from(back);
+                    goto!(len, to);
+                }
+            }
 
             Uop::Goto { len, to } => goto!(len, to),
             Uop::GotoVar { a } => goto_pc!(int!(a)),

@@ -78,6 +78,9 @@ pub trait Isa: Sized + 'static {
     type Cpu: orrery_system::State + Send;
     /// An exception on its way.
     type Trap: Copy + core::fmt::Debug;
+    /// Three variables that comparisons write together before a conditional branch (x86: the lazy
+    /// flags' operation, result and operand). Back ends may do all of it in one operation.
+    const COMPARED: Option<[Var; 3]> = None;
     /// Longest instruction in bytes.
     const MAX_INSN: usize;
 

@@ -21,12 +21,33 @@ struct Lower<'a> {
     targets: Vec<Target>,
     /// Conditional exits to be given a stub: operation and program counter.
     exits: Vec<(u32, u64)>,
+    compared: Option<[Var; 3]>,
+    /// Operations before this one are not to be merged with what follows: a label is here.
+    joined: usize,
 }
 
 /// Appends a block's operations to the cache. `single`: every exit returns to the run loop;
 /// `leave`: the unconditional one does.
-pub(crate) fn lower(ops: &[Op], cache: &mut CodeCache, insns: u8, single: bool, leave: bool) {
-    let mut l = Lower { cache, single, leave, insns, k: 0, targets: Vec::new(), exits: Vec::new() };
+pub(crate) fn lower(
+    ops: &[Op],
+    cache: &mut CodeCache,
+    insns: u8,
+    single: bool,
+    leave: bool,
+    compared: Option<[Var; 3]>,
+) {
+    let first = cache.code.len();
+    let mut l = Lower {
+        cache,
+        single,
+        leave,
+        insns,
+        k: 0,
+        targets: Vec::new(),
+        exits: Vec::new(),
+        compared,
+        joined: first,
+    };
     let mut i = 0;
     while i < ops.len() {
         i += match fuse_moves(&ops[i..]) {
@@ -369,6 +390,7 @@ impl Lower<'_> {
             }
             Op::Label { label } => {
                 let here = self.here();
+                self.joined = here as usize;
                 if let Some(i) = self.targets.iter().position(|t| t.label == label) {
                     for at in self.targets.swap_remove(i).waiting {
                         match &mut self.cache.code[at] {
@@ -416,6 +438,11 @@ impl Lower<'_> {
             }
             Op::ExitIf { cmp, pc } => {
                 let back = self.insns - self.k;
+                if let Some(uop) = self.compare_exit(&cmp, back) {
+                    self.cache.code.pop();
+                    self.exits.push((self.here(), pc));
+                    return self.push(uop);
+                }
                 let a = self.var(cmp.a, SCRATCH2);
                 let uop = match Self::small(&cmp) {
                     Some(imm) => Uop::exit_imm(cmp.cond, cmp.w, a, imm, back, 0),
@@ -436,6 +463,42 @@ impl Lower<'_> {
             }),
             Op::Leave { pc: Val::Imm(pc) } => self.push(Uop::LeavePc { pc }),
             Op::Leave { pc: Val::Var(a) } => self.push(Uop::Leave { a: a.0 }),
+        }
+    }
+
+    /// An exit merged with the moves before it that set the variables of the same comparison.
+    fn compare_exit(&self, cmp: &Cmp, back: u8) -> Option<Uop> {
+        let [op, dst, src] = self.compared?.map(|v| v.0);
+        let last = self.cache.code.get(self.joined..)?.last()?;
+        let Val::Var(Var(left)) = cmp.a else { return None };
+        let (cond, w) = (cmp.cond, cmp.w);
+        match *last {
+            Uop::ImmMov2 { d, v, e, a, f, b } if d == op && cmp.b != Val::Var(Var(dst)) => {
+                let (a, b) = if (e, f) == (dst, src) { (a, b) } else { (b, a) };
+                let same = (e, f) == (dst, src) || (e, f) == (src, dst);
+                // The operands as they are, or as they were just copied.
+                let right = cmp.b == Val::Var(Var(b)) || cmp.b == Val::Var(Var(src));
+                let fits = same && right && (left == a || left == dst) && a != dst && a != src && b != dst;
+                let op = u8::try_from(v).ok()?;
+                fits.then_some(Uop::CmpExit { cond, w, a, b, op, back, len: 0, to: 0 })
+            }
+            Uop::ImmMovImm { d, v, e, a, f, w: value } if e == dst => {
+                let (v, value) = match (d, f) {
+                    _ if d == op && f == src => (v, value),
+                    _ if d == src && f == op => (value, v),
+                    _ => return None,
+                };
+                let imm = Self::small(cmp)?;
+                // The variable gets the constant zero-extended.
+                let fits = imm >= 0 && imm as u32 == value && (left == a || left == dst) && a != dst && a != src;
+                let op = u8::try_from(v).ok()?;
+                fits.then_some(Uop::CmpExitImm { cond, w, a, op, back, len: 0, imm, to: 0 })
+            }
+            Uop::ImmMov { d, v, e, a } if d == op && e == dst && (left == a || left == dst) && a != dst => {
+                let op = u8::try_from(v).ok()?;
+                Some(Uop::TestExitImm { cond, w, a, op, back, len: 0, imm: Self::small(cmp)?, to: 0 })
+            }
+            _ => None,
         }
     }
 

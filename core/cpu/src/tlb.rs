@@ -23,17 +23,36 @@ struct Fast {
 #[derive(Clone, Copy)]
 struct Slow {
     tag: u64,
-    map: Mapping,
+    entry: Entry,
+    /// The index is in [`Tlb::used`].
+    listed: bool,
 }
 
-const NO_MAPPING: Mapping =
-    Mapping { gpa: 0, read: false, write: false, exec: false, global: false };
+/// What is known of a page: what the walk found, and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What the page walk found.
+    pub map: Mapping,
+    /// Arena offset of the page, where it can be read directly.
+    pub offset: Option<usize>,
+    /// Stores go to the same bytes.
+    pub writable: bool,
+}
+
+const NO_ENTRY: Entry = Entry {
+    map: Mapping { gpa: 0, read: false, write: false, exec: false, global: false },
+    offset: None,
+    writable: false,
+};
+const NO_FAST: Fast = Fast { read: NONE, write: NONE, addend: 0 };
 
 /// The table.
 pub struct Tlb {
     fast: Box<[Fast; ENTRIES]>,
     slow: Box<[Slow; ENTRIES]>,
-    /// Changes whenever an entry went away, so that caches of fetch addresses are void.
+    /// Indices that may hold something, so that a flush costs what was used.
+    used: Vec<u16>,
+    /// Changes whenever an entry was flushed, so that caches of fetch addresses are void.
     epoch: u64,
 }
 
@@ -54,11 +73,12 @@ fn index(linear: u64) -> usize {
 impl Tlb {
     /// An empty table.
     pub fn new() -> Self {
-        let fast = vec![Fast { read: NONE, write: NONE, addend: 0 }; ENTRIES];
-        let slow = vec![Slow { tag: NONE, map: NO_MAPPING }; ENTRIES];
+        let fast = vec![NO_FAST; ENTRIES];
+        let slow = vec![Slow { tag: NONE, entry: NO_ENTRY, listed: false }; ENTRIES];
         Self {
             fast: fast.try_into().unwrap_or_else(|_| unreachable!("of that length")),
             slow: slow.try_into().unwrap_or_else(|_| unreachable!("of that length")),
+            used: Vec::with_capacity(ENTRIES),
             epoch: 0,
         }
     }
@@ -80,34 +100,32 @@ impl Tlb {
             .then(|| linear.wrapping_add(e.addend) as usize)
     }
 
-    /// What a page walk for this access found before, if it allowed it.
-    pub fn mapping(&self, linear: u64, access: Access, mmu: u8) -> Option<Mapping> {
-        let e = &self.slow[index(linear)];
+    /// What is known of the page, if the page walk allowed this access.
+    #[inline]
+    pub fn entry(&self, linear: u64, access: Access, mmu: u8) -> Option<Entry> {
+        let s = &self.slow[index(linear)];
         let allowed = match access {
-            Access::Read => e.map.read,
-            Access::Write => e.map.write,
-            Access::Exec => e.map.exec,
+            Access::Read => s.entry.map.read,
+            Access::Write => s.entry.map.write,
+            Access::Exec => s.entry.map.exec,
         };
-        (e.tag == tag(linear, mmu) && allowed).then_some(e.map)
+        (s.tag == tag(linear, mmu) && allowed).then_some(s.entry)
     }
 
-    /// Remembers a page walk. `offset` is the page's place in the arena when it can be read
-    /// directly; `writable` says that stores need no page-flag work.
-    pub fn insert(
-        &mut self,
-        linear: u64,
-        mmu: u8,
-        map: Mapping,
-        offset: Option<usize>,
-        writable: bool,
-    ) {
+    /// Remembers a page. `free` says that stores need no page-flag work now.
+    pub fn insert(&mut self, linear: u64, mmu: u8, entry: Entry, free: bool) {
         let (i, tag) = (index(linear), tag(linear, mmu));
-        self.slow[i] = Slow { tag, map };
-        self.fast[i] = match offset {
-            None => Fast { read: NONE, write: NONE, addend: 0 },
+        let slow = &mut self.slow[i];
+        if !slow.listed {
+            self.used.push(i as u16);
+        }
+        *slow = Slow { tag, entry, listed: true };
+        let map = entry.map;
+        self.fast[i] = match entry.offset {
+            None => NO_FAST,
             Some(offset) => Fast {
                 read: if map.read { tag } else { NONE },
-                write: if map.write && writable { tag } else { NONE },
+                write: if map.write && entry.writable && free { tag } else { NONE },
                 addend: (offset as u64).wrapping_sub(linear & !(PAGE - 1)),
             },
         };
@@ -115,19 +133,26 @@ impl Tlb {
 
     /// Forgets everything.
     pub fn flush(&mut self) {
-        self.fast.fill(Fast { read: NONE, write: NONE, addend: 0 });
-        self.slow.fill(Slow { tag: NONE, map: NO_MAPPING });
+        for i in self.used.drain(..) {
+            let i = usize::from(i);
+            (self.slow[i].tag, self.slow[i].listed) = (NONE, false);
+            self.fast[i] = NO_FAST;
+        }
         self.epoch += 1;
     }
 
     /// Forgets everything not marked global.
     pub fn flush_non_global(&mut self) {
-        for (s, f) in self.slow.iter_mut().zip(self.fast.iter_mut()) {
-            if !s.map.global {
-                s.tag = NONE;
-                *f = Fast { read: NONE, write: NONE, addend: 0 };
+        self.used.retain(|&i| {
+            let i = usize::from(i);
+            let s = &mut self.slow[i];
+            let keep = s.entry.map.global && s.tag != NONE;
+            if !keep {
+                (s.tag, s.listed) = (NONE, false);
+                self.fast[i] = NO_FAST;
             }
-        }
+            keep
+        });
         self.epoch += 1;
     }
 
@@ -135,13 +160,14 @@ impl Tlb {
     pub fn flush_page(&mut self, linear: u64) {
         let i = index(linear);
         self.slow[i].tag = NONE;
-        self.fast[i] = Fast { read: NONE, write: NONE, addend: 0 };
+        self.fast[i] = NO_FAST;
         self.epoch += 1;
     }
 
     /// Takes back direct writes where `keep` denies the arena page.
     pub fn revoke_writes(&mut self, mut keep: impl FnMut(usize) -> bool) {
-        for f in self.fast.iter_mut() {
+        for &i in &self.used {
+            let f = &mut self.fast[usize::from(i)];
             if f.write != NONE
                 && !keep((f.write & !(PAGE - 1)).wrapping_add(f.addend) as usize / PAGE as usize)
             {

@@ -121,7 +121,10 @@ macro_rules! define {
             /// Where an exit goes.
             pub(crate) fn link(&self) -> Option<u32> {
                 match self {
-                    Self::Goto { to, .. } => Some(*to),
+                    Self::Goto { to, .. }
+                    | Self::CmpExit { to, .. }
+                    | Self::CmpExitImm { to, .. }
+                    | Self::TestExitImm { to, .. } => Some(*to),
                     $($(
                         Self::$crr { to, .. } | Self::$cri { to, .. } => Some(*to),
                     )*)*
@@ -132,7 +135,10 @@ macro_rules! define {
             /// Sets where an exit goes.
             pub(crate) fn set_link(&mut self, new_to: u32, new_len: u8) {
                 match self {
-                    Self::Goto { to, len } => (*to, *len) = (new_to, new_len),
+                    Self::Goto { to, len }
+                    | Self::CmpExit { to, len, .. }
+                    | Self::CmpExitImm { to, len, .. }
+                    | Self::TestExitImm { to, len, .. } => (*to, *len) = (new_to, new_len),
                     $($(
                         Self::$crr { to, len, .. } | Self::$cri { to, len, .. } => (*to, *len) = (new_to, new_len),
                     )*)*
@@ -232,6 +238,13 @@ with_tables!(define! {
     BranchImm { cond: Cond, w: Width, a: u8, imm: i32, to: u32 },
     TrapIf { cond: Cond, w: Width, a: u8, b: u8, id: u16, arg: u8 },
     Trap { id: u16, arg: u8 },
+
+    /// Sets the three variables of a comparison to `op`, `a`, `b`, then leaves when it holds.
+    CmpExit { cond: Cond, w: Width, a: u8, b: u8, op: u8, back: u8, len: u8, to: u32 },
+    /// The same with a constant.
+    CmpExitImm { cond: Cond, w: Width, a: u8, op: u8, back: u8, len: u8, imm: i32, to: u32 },
+    /// Sets the first two of them.
+    TestExitImm { cond: Cond, w: Width, a: u8, op: u8, back: u8, len: u8, imm: i32, to: u32 },
 
     /// Goes on at the operation `to`, a block of `len` instructions (or a stub: 0).
     Goto { len: u8, to: u32 },

@@ -188,17 +188,32 @@ impl Ram {
     /// The two aligned words that hold the bytes, shifted together.
     #[cold]
     fn read_unaligned(&self, off: usize, n: usize) -> u64 {
-        let mut bytes = [0; 8];
-        for (i, b) in bytes[..n].iter_mut().enumerate() {
-            *b = self.read_u8(off + i);
-        }
-        u64::from_le_bytes(bytes)
+        let (word, bit) = (off & !7, (off & 7) as u32 * 8);
+        let low = self.read_u64(word) >> bit;
+        if off % 8 + n <= 8 { low } else { low | self.read_u64(word + 8) << (64 - bit) }
     }
 
+    /// The aligned pieces of the bytes, one after the other.
     #[cold]
-    fn write_unaligned(&self, off: usize, bytes: &[u8]) {
-        for (i, &b) in bytes.iter().enumerate() {
-            self.write_fast_u8(off + i, b);
+    fn write_unaligned(&self, mut off: usize, mut bytes: &[u8]) {
+        while let [b, rest @ ..] = bytes {
+            bytes = match bytes {
+                [a, b, c, d, rest @ ..] if off.is_multiple_of(4) => {
+                    self.write_fast_u32(off, u32::from_le_bytes([*a, *b, *c, *d]));
+                    off += 4;
+                    rest
+                }
+                [a, b, rest @ ..] if off.is_multiple_of(2) => {
+                    self.write_fast_u16(off, u16::from_le_bytes([*a, *b]));
+                    off += 2;
+                    rest
+                }
+                _ => {
+                    self.write_fast_u8(off, *b);
+                    off += 1;
+                    rest
+                }
+            };
         }
     }
 

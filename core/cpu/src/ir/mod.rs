@@ -211,24 +211,37 @@ impl Cond {
         }
     }
 
-    /// Whether it holds for `a` and `b` at width `w`.
+    /// Whether it holds for `a` and `b` at width `w`. Without branches: the interpreter asks this
+    /// of operations that do not have the comparison in their code.
+    #[inline(always)]
     pub const fn eval(self, w: Width, a: u64, b: u64) -> bool {
-        let (ua, ub) = (a & w.mask(), b & w.mask());
-        let (sa, sb) = (w.sext(a) as i64, w.sext(b) as i64);
-        match self {
-            Self::Eq => ua == ub,
-            Self::Ne => ua != ub,
-            Self::LtU => ua < ub,
-            Self::LeU => ua <= ub,
-            Self::GtU => ua > ub,
-            Self::GeU => ua >= ub,
-            Self::LtS => sa < sb,
-            Self::LeS => sa <= sb,
-            Self::GtS => sa > sb,
-            Self::GeS => sa >= sb,
-            Self::TestZ => ua & ub == 0,
-            Self::TestNz => ua & ub != 0,
-        }
+        const EQ: u8 = 1;
+        const LTU: u8 = 2;
+        const LTS: u8 = 4;
+        const TZ: u8 = 8;
+        /// Which of the facts make it hold, and whether they are turned round.
+        const WHEN: [(u8, bool); 12] = [
+            (EQ, false),
+            (EQ, true),
+            (LTU, false),
+            (LTU | EQ, false),
+            (LTU | EQ, true),
+            (LTU, true),
+            (LTS, false),
+            (LTS | EQ, false),
+            (LTS | EQ, true),
+            (LTS, true),
+            (TZ, false),
+            (TZ, true),
+        ];
+        let up = 64 - w.bits();
+        let (a, b) = (a << up, b << up);
+        let facts = (a == b) as u8 * EQ
+            | (a < b) as u8 * LTU
+            | ((a as i64) < (b as i64)) as u8 * LTS
+            | (a & b == 0) as u8 * TZ;
+        let (when, not) = WHEN[self as usize];
+        (facts & when != 0) != not
     }
 }
 
@@ -480,5 +493,35 @@ impl Op {
             self,
             Self::Goto { .. } | Self::GotoVar { .. } | Self::Leave { .. } | Self::Trap { .. }
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comparison_and_its_opposite_never_agree_and_mean_what_they_say() {
+        let values = [0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff_ffff, 0x8000_0000, u64::MAX, 1 << 63];
+        for w in [Width::W8, Width::W16, Width::W32, Width::W64] {
+            for a in values {
+                for b in values {
+                    let (ua, ub) = (a & w.mask(), b & w.mask());
+                    let (sa, sb) = (w.sext(a) as i64, w.sext(b) as i64);
+                    let want = [
+                        (Cond::Eq, ua == ub),
+                        (Cond::LtU, ua < ub),
+                        (Cond::LeU, ua <= ub),
+                        (Cond::LtS, sa < sb),
+                        (Cond::LeS, sa <= sb),
+                        (Cond::TestZ, ua & ub == 0),
+                    ];
+                    for (cond, holds) in want {
+                        assert_eq!(cond.eval(w, a, b), holds, "{cond:?} {w:?} {a:#x} {b:#x}");
+                        assert_eq!(cond.negate().eval(w, a, b), !holds, "not {cond:?} {w:?} {a:#x} {b:#x}");
+                    }
+                }
+            }
+        }
     }
 }

@@ -69,31 +69,19 @@ impl X86 {
     /// Takes what has come in on the pins; true when the processor went somewhere else.
     fn take_edges(&mut self, bus: &mut Bus<'_>) {
         let pins = bus.board.pins(self.index);
-        let quiet = !pins.init.has_edge()
-            && !pins.nmi.has_edge()
-            && !pins.smi.has_edge()
-            && !pins.sipi.is_pending();
-        if quiet && !self.sys.init_pending {
-            return;
-        }
-        let pins = pins.clone();
-        if pins.init.take_edge() {
-            self.sys.init_pending = true;
-        }
+        let (init, nmi, smi) = (pins.init.take_edge(), pins.nmi.take_edge(), pins.smi.take_edge());
+        let startup = if pins.sipi.is_pending() { pins.sipi.take() } else { None };
+        let a20 = pins.a20.level();
+        self.sys.init_pending |= init;
         if self.sys.init_pending && !self.sys.smm {
             self.init();
             bus.tlb.flush();
         }
-        if let Some(vector) = pins.sipi.take() {
+        if let Some(vector) = startup {
             self.startup(vector);
         }
-        if pins.nmi.take_edge() {
-            self.sys.nmi_pending = true;
-        }
-        if pins.smi.take_edge() {
-            self.sys.smi_pending = true;
-        }
-        let a20 = pins.a20.level();
+        self.sys.nmi_pending |= nmi;
+        self.sys.smi_pending |= smi;
         if a20 != self.sys.a20 {
             self.sys.a20 = a20;
             bus.tlb.flush();
@@ -140,6 +128,8 @@ impl Isa for X86Isa {
     type Cpu = X86;
     type Trap = Fault;
     const MAX_INSN: usize = 15;
+    const COMPARED: Option<[Var; 3]> =
+        Some([Var(var::CC_OP as u8), Var(var::CC_DST as u8), Var(var::CC_SRC as u8)]);
 
     fn frame(cpu: &X86) -> &Frame {
         &cpu.frame
@@ -252,8 +242,12 @@ impl Isa for X86Isa {
 
     fn deliver(env: &mut Env<'_, Self>, trap: Fault) {
         let (cpu, mut bus) = split(env);
+        let code = cpu.sys.seg[seg::CS];
         cpu.deliver(&mut bus, trap);
-        env.code_window_changed();
+        let now = cpu.sys.seg[seg::CS];
+        if (code.base, code.limit) != (now.base, now.limit) {
+            env.code_window_changed();
+        }
     }
 
     fn poll(env: &mut Env<'_, Self>) -> Poll {
@@ -287,8 +281,12 @@ impl Isa for X86Isa {
 
     fn stepped(env: &mut Env<'_, Self>) {
         let (cpu, mut bus) = split(env);
+        let code = cpu.sys.seg[seg::CS];
         cpu.after_instruction(&mut bus);
-        env.code_window_changed();
+        let now = cpu.sys.seg[seg::CS];
+        if (code.base, code.limit) != (now.base, now.limit) {
+            env.code_window_changed();
+        }
     }
 }
 

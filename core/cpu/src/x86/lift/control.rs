@@ -81,6 +81,10 @@ impl Lifter<'_> {
             self.b.label(fine);
         }
         self.b.exit_if(taken, target);
+        if target > self.next {
+            // Forward: more often not taken, and what follows knows the flags.
+            return self.done();
+        }
         self.b.goto(self.next);
         self.end()
     }
