@@ -8,8 +8,8 @@
 //! as firmware finds it in QEMU. Not modelled: protection registers, suspend.
 
 use super::drive::{DriveIo, Op, Queue};
-use orrery_block::backend::{BlockBackend, Request};
 use orrery_block::IoBuf;
+use orrery_block::backend::{BlockBackend, Request};
 use orrery_system::device::HostIo;
 use orrery_system::ram::RamFull;
 use orrery_system::time::VmTime;
@@ -180,7 +180,9 @@ impl Pflash {
         self.wires.ram.write_bytes(self.wires.array.offset + at as usize, bytes);
         // Neighbouring bytes go to the image together.
         match self.state.dirty {
-            Some((from, to)) if at <= to && end >= from && end.max(to) - at.min(from) <= 0x1_0000 => {
+            Some((from, to))
+                if at <= to && end >= from && end.max(to) - at.min(from) <= 0x1_0000 =>
+            {
                 self.state.dirty = Some((from.min(at), to.max(end)));
             }
             _ => {
@@ -401,7 +403,8 @@ mod tests {
 
     impl Bench {
         fn new(read_only: bool) -> Self {
-            let mut board = Board::new(BoardConfig { ram_capacity: 0x20_0000, ..BoardConfig::default() });
+            let mut board =
+                Board::new(BoardConfig { ram_capacity: 0x20_0000, ..BoardConfig::default() });
             let disk = BlockBackend::ram((0..0x10_0000).map(|i| (i >> 12) as u8).collect());
             let image = contents(&disk).unwrap();
             let memory = board.memory().clone();

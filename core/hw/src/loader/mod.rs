@@ -1,7 +1,9 @@
 //! Starts kernels without a boot loader: hands them to firmware through fw_cfg, with an option
 //! ROM that fetches and enters them.
 
-pub(crate) mod linux;
+mod linux;
+mod multiboot;
+mod rom;
 
 use crate::machine::{BuildError, Kernel};
 use crate::nvram::fw_cfg::Items;
@@ -13,7 +15,17 @@ pub(crate) struct Space {
     pub(crate) low_ram: u64,
 }
 
-/// Describes `kernel` to firmware.
+/// Name of the file with the option ROM.
+const ROM_FILE: &str = "genroms/kernel.bin";
+
+/// Describes `kernel` to firmware, which boots it first of all.
 pub(crate) fn load(kernel: &Kernel, space: Space, items: &mut Items) -> Result<(), BuildError> {
-    linux::load(kernel, space, items)
+    if multiboot::is_multiboot(&kernel.image) {
+        multiboot::load(kernel, space, items)?;
+    } else {
+        linux::load(kernel, space, items)?;
+    }
+    items.add_file(ROM_FILE, rom::kernel_rom());
+    items.add_file("bootorder", format!("/rom@{ROM_FILE}\0"));
+    Ok(())
 }

@@ -140,7 +140,9 @@ impl Blk {
         let sector = u64::from_le_bytes(sector);
         let fits = |len: u64| {
             let last = sector.checked_add(len / SECTOR);
-            len.is_multiple_of(SECTOR) && len <= MAX_BYTES && last.is_some_and(|l| l <= self.sectors())
+            len.is_multiple_of(SECTOR)
+                && len <= MAX_BYTES
+                && last.is_some_and(|l| l <= self.sectors())
         };
         match kind {
             request::IN if fits(room) && room > 0 => {
