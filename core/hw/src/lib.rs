@@ -18,6 +18,7 @@ pub mod misc;
 pub mod nvram;
 pub mod pci;
 pub mod pci_host;
+pub mod registry;
 pub mod rtc;
 pub mod scsi;
 pub mod timer;

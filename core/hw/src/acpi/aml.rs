@@ -128,8 +128,6 @@ pub(crate) fn processor(path: &str, id: u8) -> Aml {
 
 /// Address spaces of operation regions.
 pub(crate) enum Space {
-    /// I/O ports.
-    Io = 1,
     /// The configuration space of the device the region is in.
     PciConfig = 2,
 }

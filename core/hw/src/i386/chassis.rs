@@ -1,11 +1,12 @@
 //! What every PC has: memory, interrupt wires, the PC/AT's devices, and what its firmware is told.
 
-use super::acpi_build::{self, IOAPIC_BASE, LAPIC_BASE};
+use super::acpi_build::{self, HPET_BASE, IOAPIC_BASE, LAPIC_BASE};
 use super::cmos::Cmos;
 use super::smbios;
 use crate::audio::pcspk::{self, PcSpeaker};
 use crate::block::drive::DriveIo;
 use crate::block::fdc::{self, Fdc, media::DriveType};
+use crate::char::parallel::{self, ISA_PARALLEL, Parallel};
 use crate::char::serial::{self, ISA_SERIAL, Serial};
 use crate::char::uart;
 use crate::display::vga;
@@ -16,10 +17,13 @@ use crate::intc::apic::{self, Apic};
 use crate::intc::i8259::{self, I8259};
 use crate::intc::ioapic::{self, IoApic};
 use crate::machine::{BuildError, Built, Drive, Interface, MachineConfig};
+use crate::misc::debugcon::{self, DebugCon};
 use crate::nvram::fw_cfg::{Items, key};
 use crate::pci;
 use crate::rtc::mc146818::{self, Mc146818};
+use crate::timer::hpet::{self, Hpet};
 use crate::timer::i8254::{self, I8254};
+use crate::virtio::blk;
 use orrery_block::backend::BlockBackend;
 use orrery_system::ports::CharPort;
 use orrery_system::ram::RamBlock;
@@ -313,8 +317,8 @@ impl<'a> Chassis<'a> {
             if n >= 3 && wanted {
                 return Err(BuildError::Machine("a PC has three parallel ports at most".into()));
             }
-            self.parallel |= n == 0 && wanted;
-            self.built.parallels.push(None);
+            let port = wanted.then(|| self.parallel_port(n));
+            self.built.parallels.push(port);
         }
         Ok(())
     }
@@ -335,6 +339,50 @@ impl<'a> Chassis<'a> {
         board.attach(id, Box::new(Serial::new(serial::Config::default(), wires)));
         self.serial[n] = true;
         port
+    }
+
+    fn parallel_port(&mut self, n: usize) -> CharPort {
+        let (base, irq) = ISA_PARALLEL[n];
+        let board = &mut self.board;
+        let id = board.reserve("isa-parallel");
+        // The third one has the display's ports after its own three.
+        let len = if n == 2 { 4 } else { 8 };
+        board.io().add(base.into(), &board.regions().device("parallel", len, id, 0));
+        let port = board.port();
+        let irq = self.isa[usize::from(irq)].pin();
+        board.attach(id, Box::new(Parallel::new(parallel::Wires { irq, port: port.clone() })));
+        self.parallel |= n == 0;
+        port
+    }
+
+    /// A debug console at port `at`; its output is the character device `name`.
+    pub(crate) fn debug_console(&mut self, at: u16, name: &str, config: debugcon::Config) {
+        let board = &mut self.board;
+        let id = board.reserve("isa-debugcon");
+        board.io().add_priority(at.into(), 1, &board.regions().device("debugcon", 1, id, 0));
+        let port = board.port();
+        self.built.chars.push((name.into(), port.clone()));
+        board.attach(id, Box::new(DebugCon::new(config, port)));
+    }
+
+    /// The high-precision timers. `replaces` is the wire that says so when they take over the
+    /// timer's and the clock's interrupts.
+    pub(crate) fn hpet(&mut self, replaces: &IrqInput) {
+        let board = &mut self.board;
+        let id = board.reserve("hpet");
+        let window = board.regions().device("hpet", 0x400, id, 0);
+        board.memory().add_priority(HPET_BASE.into(), 1, &window);
+        // Input 2 of the I/O APIC is the timer's ISA wire, and the only one they may use.
+        let route = |n| if n == 2 { self.isa[0].pin() } else { IrqLine::open() };
+        let wires = hpet::Wires {
+            routes: std::array::from_fn(route),
+            legacy: [self.isa[0].pin(), self.isa[8].pin()],
+            replaces: replaces.pin(),
+            messages: board.messages(),
+            clock: board.clock(),
+            timer: board.timer(id, 0),
+        };
+        board.attach(id, Box::new(Hpet::new(hpet::Config::default(), wires)));
     }
 
     /// Takes the drives of an interface, each at its index; those without one fill the gaps.
@@ -447,10 +495,43 @@ impl<'a> Chassis<'a> {
         self.take_drives(2, &[Interface::Pflash], "flash")
     }
 
-    /// The drives for virtio-blk functions.
-    pub(crate) fn virtio_drives(&mut self) -> Vec<Drive> {
-        let wanted = |d: &mut Drive| d.interface == Interface::Virtio;
-        self.drives.iter_mut().filter_map(|s| s.take_if(wanted)).collect()
+    /// A virtio-blk function for each virtio drive, on the free devices from `from`.
+    pub(crate) fn virtio_drives(&mut self, bus: &pci::Bus, from: u8) -> Result<(), BuildError> {
+        for i in 0..self.drives.len() {
+            let Some(d) = self.drives[i].take_if(|d| d.interface == Interface::Virtio) else {
+                continue;
+            };
+            self.virtio_drive(bus, from, d, blk::Config::default())?;
+        }
+        Ok(())
+    }
+
+    /// A virtio-blk function for one drive.
+    pub(crate) fn virtio_drive(
+        &mut self,
+        bus: &pci::Bus,
+        from: u8,
+        drive: Drive,
+        config: blk::Config,
+    ) -> Result<(), BuildError> {
+        let Some(device) = bus.free_device(from) else {
+            return Err(BuildError::Drive { id: drive.id, reason: "the PCI bus is full".into() });
+        };
+        let transport = crate::virtio::pci::Config::default();
+        blk::build(&mut self.board, bus, pci::devfn(device, 0), transport, config, drive.backend);
+        Ok(())
+    }
+
+    /// The devices asked for by type.
+    pub(crate) fn devices(&mut self, bus: Option<&pci::Bus>) -> Result<(), BuildError> {
+        let config = self.config;
+        if let Some(port) = config.debugcon {
+            self.debug_console(port, "debugcon", debugcon::Config::default());
+        }
+        for spec in &config.devices {
+            crate::registry::build(self, bus, spec)?;
+        }
+        Ok(())
     }
 
     /// The drive that a device names.

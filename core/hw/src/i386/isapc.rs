@@ -27,6 +27,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     c.keyboard();
     c.serial_and_parallel()?;
     c.isa_display()?;
+    c.devices(None)?;
     c.describe("isapc", "ISA-only PC")?;
     let items = std::mem::take(&mut c.items);
     fw_cfg::build(&mut c.board, items, Box::new(NothingMade));

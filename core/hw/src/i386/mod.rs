@@ -1,7 +1,7 @@
 //! The PC family: how its machines are put together, and what their firmware is told.
 
 pub(crate) mod acpi_build;
-mod chassis;
+pub(crate) mod chassis;
 mod cmos;
 mod isapc;
 mod pc;

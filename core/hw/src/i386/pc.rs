@@ -9,7 +9,6 @@ use crate::machine::{BuildError, Built, MachineConfig};
 use crate::nvram::fw_cfg;
 use crate::pci::{self, devfn};
 use crate::pci_host::i440fx;
-use orrery_system::IrqInput;
 
 /// Interrupt pins rotate with the device number, from device 1.
 fn pin_map(device: u8, pin: u8) -> usize {
@@ -42,14 +41,21 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     let pm = piix4::Config { no_smm, spd: Vec::new() };
     let pm = piix4::build(&mut c.board, &bus, devfn(1, 3), pm, sci, button);
 
-    c.at_controllers([IrqInput::detached(), IrqInput::detached()], int.pin());
+    let hpet = c.prop("hpet", true)?;
+    let replaced = c.board.wire();
+    c.at_controllers([replaced.clone(), replaced.clone()], int.pin());
     c.apics(&int, &[]);
+    if hpet {
+        c.hpet(&replaced);
+    }
     c.keyboard();
     c.serial_and_parallel()?;
     c.pci_display(&bus, devfn(2, 0))?;
+    c.virtio_drives(&bus, 3)?;
+    c.devices(Some(&bus))?;
 
     c.describe("pc", "Standard PC (i440FX + PIIX, 1996)")?;
-    let made = AcpiFiles { config: c.acpi(false, false), pm: pm.pm, ecam: None };
+    let made = AcpiFiles { config: c.acpi(false, hpet), pm: pm.pm, ecam: None };
     let mut items = std::mem::take(&mut c.items);
     made.add_to(&mut items);
     fw_cfg::build(&mut c.board, items, Box::new(made));

@@ -3,6 +3,8 @@
 use super::acpi_build::AcpiFiles;
 use super::chassis::Chassis;
 use crate::acpi::ich9_smb;
+use crate::ide::ahci;
+use crate::ide::channel::Plug;
 use crate::isa::ich9_lpc;
 use crate::machine::{BuildError, Built, MachineConfig};
 use crate::nvram::fw_cfg;
@@ -31,15 +33,25 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     let int = c.board.wire();
 
     c.floppies()?;
+    let plugs: [Plug; ahci::PORTS] =
+        c.disks(ahci::PORTS)?.try_into().unwrap_or_else(|_| std::array::from_fn(|_| None));
+    ahci::build(&mut c.board, &bus, devfn(31, 2), ahci::Config { drives: plugs });
     ich9_smb::build(&mut c.board, &bus, devfn(31, 3), ich9_smb::Config::default());
-    c.at_controllers([IrqInput::detached(), IrqInput::detached()], int.pin());
+    let hpet = c.prop("hpet", true)?;
+    let replaced = c.board.wire();
+    c.at_controllers([replaced.clone(), replaced.clone()], int.pin());
     c.apics(&int, &apic);
+    if hpet {
+        c.hpet(&replaced);
+    }
     c.keyboard();
     c.serial_and_parallel()?;
     c.pci_display(&bus, devfn(1, 0))?;
+    c.virtio_drives(&bus, 2)?;
+    c.devices(Some(&bus))?;
 
     c.describe("q35", "Standard PC (Q35 + ICH9, 2009)")?;
-    let made = AcpiFiles { config: c.acpi(true, false), pm, ecam: Some(ecam) };
+    let made = AcpiFiles { config: c.acpi(true, hpet), pm, ecam: Some(ecam) };
     let mut items = std::mem::take(&mut c.items);
     made.add_to(&mut items);
     fw_cfg::build(&mut c.board, items, Box::new(made));

@@ -136,7 +136,8 @@ impl Controller {
             _ => {
                 let high = self.half();
                 let c = &mut self.channels[n / 2];
-                let value = if n.is_multiple_of(2) { &mut c.base_address } else { &mut c.base_count };
+                let value =
+                    if n.is_multiple_of(2) { &mut c.base_address } else { &mut c.base_count };
                 let mut bytes = value.to_le_bytes();
                 bytes[usize::from(high)] = v;
                 *value = u16::from_le_bytes(bytes);
