@@ -100,25 +100,28 @@ pub(crate) fn emit(a: &mut Asm) -> Built {
     let store = a.local();
     let full = a.local();
     let (more, done) = (a.local(), a.local());
+    let (keyboard, taken) = (a.local(), a.local());
     asm!(a:
-        // Keyboard.
-        at irq(1);
-        pushad;
-        in_ al, 0x60;
-        mov edi, KEY_QUEUE;
-        call store;
-        mov al, 0x20;
-        out 0x20, al;
-        popad;
-        iretd;
-        // Mouse.
+        // Keyboard and mouse: status bit 0 says whether there is a byte, bit 5 whose it is.
         at irq(12);
-        pushad;
-        in_ al, 0x60;
-        mov edi, MOUSE_QUEUE;
-        call store;
+        push eax;
         mov al, 0x20;
         out 0xa0, al;
+        pop eax;
+        at irq(1);
+        pushad;
+        in_ al, 0x64;
+        test al, 1;
+        jz taken;
+        mov edi, KEY_QUEUE;
+        test al, 0x20;
+        jz keyboard;
+        mov edi, MOUSE_QUEUE;
+        at keyboard;
+        in_ al, 0x60;
+        call store;
+        at taken;
+        mov al, 0x20;
         out 0x20, al;
         popad;
         iretd;
