@@ -58,6 +58,10 @@ impl X86 {
         let ac = rest & flag::AC != 0;
         put(s.cpl == 3 && s.cr0 & cr0::AM != 0 && ac, key::ALIGN);
         put(s.cpl != 3 && s.cr4 & cr4::SMAP != 0 && !ac, key::SMAP);
+        let real = s.cr0 & cr0::PE == 0 || rest & flag::VM != 0;
+        let bounds = &self.frame.ints[var::SEG_READ..var::SEG_WRITE + 6];
+        put(real && bounds.iter().all(|&b| b == 0x1_0000), key::REAL_LIMITS);
+        put(rest & flag::DF != 0, key::DOWN);
         k
     }
 

@@ -262,6 +262,10 @@ pub mod key {
     pub const ALIGN: u64 = 1 << 13;
     /// Supervisor data accesses may not touch user pages (CR4.SMAP and not EFLAGS.AC).
     pub const SMAP: u64 = 1 << 14;
+    /// Real or virtual-8086 mode with all segments of exactly 64 KiB.
+    pub const REAL_LIMITS: u64 = 1 << 15;
+    /// EFLAGS.DF: strings go down.
+    pub const DOWN: u64 = 1 << 16;
 }
 
 /// Type and attribute bits of a descriptor, as its bits 40..56 hold them.

@@ -165,6 +165,13 @@ impl Lifter<'_> {
     fn count(&mut self, kind: Kind, op: BinOp) {
         let w = self.width(self.op(0));
         let (a, dest) = self.read_dest(self.op(0));
+        if let Dest::Reg(_) = dest {
+            // Nothing faults any more.
+            self.carry_into(CC_SRC);
+            let result = self.compute_dest(op, w, dest, a, 1u64.into());
+            self.cc_result(kind, w, result);
+            return;
+        }
         let carry = self.carry();
         let result = self.compute_dest(op, w, dest, a, 1u64.into());
         self.b.mov(Width::W64, CC_SRC, carry);

@@ -99,8 +99,15 @@ impl Lifter<'_> {
                 let t = self.bin(BinOp::Xor, Width::W64, carry, 1u64);
                 self.cc_carry(t, None);
             }
-            Id::CLD => self.b.and(Width::W64, REST, REST, !flag::DF),
-            Id::STD => self.b.or(Width::W64, REST, REST, flag::DF),
+            // The direction is part of the block key.
+            Id::CLD if self.has(key::DOWN) => {
+                self.b.and(Width::W64, REST, REST, !flag::DF);
+                return self.leave_next();
+            }
+            Id::STD if !self.has(key::DOWN) => {
+                self.b.or(Width::W64, REST, REST, flag::DF);
+                return self.leave_next();
+            }
             Id::CLFLUSH | Id::CLFLUSHOPT | Id::CLWB => {
                 // Faults as a read of a byte would.
                 self.load(1, 0);

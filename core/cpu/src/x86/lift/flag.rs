@@ -51,8 +51,12 @@ impl Lifter<'_> {
 
     fn cc_pure(&mut self, f: u16) -> Var {
         let t = self.tmp();
-        self.b.pure(f, t, &[CC_OP.into(), CC_DST.into(), CC_SRC.into(), CC_SRC2.into()]);
+        self.cc_pure_into(f, t);
         t
+    }
+
+    fn cc_pure_into(&mut self, f: u16, d: Var) {
+        self.b.pure(f, d, &[CC_OP.into(), CC_DST.into(), CC_SRC.into(), CC_SRC2.into()]);
     }
 
     /// The six arithmetic flags in their places.
@@ -66,7 +70,15 @@ impl Lifter<'_> {
     /// CF as 0 or 1, in a temporary.
     pub(super) fn carry(&mut self) -> Var {
         let t = self.tmp();
+        self.carry_into(t);
+        t
+    }
+
+    /// CF as 0 or 1.
+    pub(super) fn carry_into(&mut self, t: Var) {
         match self.known_cc() {
+            // There it is already.
+            Some((Kind::Inc | Kind::Dec | Kind::Mul | Kind::Carry, _)) if t == CC_SRC => {}
             Some((Kind::Sub | Kind::Add, w)) => self.b.set_if(Cond::LtU, w, t, CC_DST, CC_SRC),
             Some((Kind::Logic, _)) => self.b.konst(t, 0),
             Some((
@@ -76,9 +88,8 @@ impl Lifter<'_> {
                 self.b.and(Width::W64, t, CC_SRC, 1u64);
             }
             Some((Kind::Shl, w)) => self.b.extract(t, CC_SRC, (w.bits() - 1) as u8, 1),
-            _ => return self.cc_pure(pure::CARRY),
+            _ => self.cc_pure_into(pure::CARRY, t),
         }
-        t
     }
 
     /// A condition code as a comparison.

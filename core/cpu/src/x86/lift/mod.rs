@@ -432,6 +432,17 @@ impl<'a> Lifter<'a> {
             && !(usize::from(seg) == seg::CS && intent == Intent::Write)
         {
             // Base 0 and all of 4 GiB allowed.
+        } else if self.has(key::REAL_LIMITS) && offset.wrap == Width::W16 {
+            addr.segment = Some(base);
+            if size > 1 {
+                // All but an operand that would go on beyond FFFF is inside.
+                let at = self.tmp();
+                self.b.lea(at, offset);
+                let beyond = Cmp::new(Cond::GtU, Width::W64, at, 0x1_0000 - u64::from(size));
+                let vector = if usize::from(seg) == seg::SS { vector::SS } else { vector::GP };
+                self.b.trap_if(beyond, u16::from(vector) | WITH_CODE, 0u64);
+                addr = Addr { segment: Some(base), lin: Width::W32, ..Addr::flat(at) };
+            }
         } else {
             let at = self.tmp();
             self.b.lea(at, offset);

@@ -69,7 +69,7 @@ impl Lifter<'_> {
         let source = self.i.seg;
         let es = seg::ES as u8;
         let (mut from, mut to) = (false, false);
-        let step = self.step(size);
+        let step = if self.has(key::DOWN) { -i64::from(size) } else { i64::from(size) };
         let t = self.tmp();
         match self.i.id {
             Id::MOVS => {
@@ -112,17 +112,9 @@ impl Lifter<'_> {
         }
         for (reg, moves) in [(RSI, from), (RDI, to)] {
             if moves {
-                let t = self.bin(BinOp::Add, self.addr_width(), gpr(reg), step);
+                let t = self.bin(BinOp::Add, self.addr_width(), gpr(reg), step as u64);
                 self.write_gpr(reg, self.i.addrsize, t);
             }
         }
-    }
-
-    /// The size, negative when DF is set.
-    fn step(&mut self, size: u8) -> Var {
-        let df = self.tmp();
-        self.b.extract(df, REST, 10, 1);
-        let t = self.bin(BinOp::Shl, Width::W64, df, u64::from(size.trailing_zeros()) + 1);
-        self.bin(BinOp::Sub, Width::W64, u64::from(size), t)
     }
 }
