@@ -6,26 +6,35 @@
 
 mod bare;
 
+use std::collections::BTreeSet;
+
 use bare::Bare;
 
-/// Programs, model, arguments, and how many of their checks pass and fail.
-const PROGRAMS: &[(&str, &str, &str, usize, usize)] = &[
-    ("realmode", "max", "", 0, 0),
-    ("cmpxchg8b", "max", "", 0, 0),
-    ("emulator", "max", "", 0, 0),
-    ("taskswitch", "max", "", 0, 0),
-    ("taskswitch2", "max", "", 0, 0),
-    ("smap", "max", "", 0, 0),
-    ("umip", "max", "", 0, 0),
-    ("msr", "max", "", 0, 0),
-    ("tsc", "max", "", 0, 0),
-    ("tsc_adjust", "max", "", 0, 0),
-    ("setjmp", "max", "", 0, 0),
-    ("syscall", "max", "", 0, 0),
-    ("debug", "max", "", 0, 0),
-    ("idt_test", "max", "", 0, 0),
-    ("memory", "max", "", 0, 0),
-    ("access_test", "max", "", 0, 0),
+/// Programs that need no more of a machine than there is here.
+const PROGRAMS: &[&str] = &[
+    "realmode",
+    "cmpxchg8b",
+    "emulator",
+    "taskswitch",
+    "taskswitch2",
+    "smap",
+    "umip",
+    "msr",
+    "tsc",
+    "tsc_adjust",
+    "setjmp",
+    "syscall",
+    "debug",
+    "idt_test",
+    "memory",
+    "access_test",
+];
+
+/// What fails so far, in 64-bit builds.
+const KNOWN: &[(&str, &str)] = &[
+    ("emulator", "FAIL: non-canonical rsp-based access, should #SS(0), got #GP(0)"),
+    ("emulator", "FAIL: non-canonical rbp-based access, should #SS(0), got #GP(0)"),
+    ("emulator", "Unhandled exception 13 #GP(0) at ip aaaaaaaaaaaaaaaa"),
 ];
 
 #[test]
@@ -36,34 +45,48 @@ fn kvm_unit_tests_pass_as_far_as_is_known() {
     };
     let limit = std::env::var("KVM_UNIT_TESTS_LIMIT").map_or(3_000_000_000, |v| v.parse().expect("a number"));
     let only = std::env::var("KVM_UNIT_TESTS_ONLY").ok();
+    let (mut known, mut unexpected, mut wide) = (BTreeSet::new(), Vec::new(), false);
     for folder in folders.split(':') {
-        for &(name, model, arguments, passes, failures) in PROGRAMS {
+        for &name in PROGRAMS {
             let Ok(elf) = std::fs::read(format!("{folder}/{name}.flat")) else { continue };
             if only.as_ref().is_some_and(|o| o != name) {
                 continue;
             }
-            let mut machine = Bare::new(model, 256 << 20, &[]);
-            machine.multiboot(&elf, &format!("{name}.flat {arguments}"));
+            let mut machine = Bare::new("max", 256 << 20, &[]);
+            machine.multiboot(&elf, &format!("{name}.flat"));
             let insns = machine.run(limit);
             let said = machine.said.lock().unwrap();
             let text = String::from_utf8_lossy(&said.text);
-            let count = |what: &str| text.lines().filter(|l| l.starts_with(what)).count();
+            let failed = |l: &&str| l.starts_with("FAIL") || l.starts_with("Unhandled");
+            let failures: Vec<&str> = text.lines().filter(failed).collect();
+            let passes = text.lines().filter(|l| l.starts_with("PASS")).count();
             println!(
-                "{folder} {name}: {} PASS, {} FAIL, exit {:?}, {insns} instructions",
-                count("PASS"),
-                count("FAIL"),
+                "{folder} {name}: {passes} PASS, {} FAIL, exit {:?}, {insns} instructions",
+                failures.len(),
                 said.exit
             );
             if only.is_some() {
                 println!("{text}");
             }
             if said.exit.is_none() {
-                let last: Vec<&str> = text.lines().rev().take(3).collect();
-                println!("{last:?}\n{}", machine.cpus.cpu(0).dump());
-            } else {
-                text.lines().filter(|l| l.starts_with("FAIL")).for_each(|l| println!("  {l}"));
+                println!("{}", machine.cpus.cpu(0).dump());
+                unexpected.push(format!("{folder} {name}: no end"));
             }
-            let _ = (passes, failures);
+            for line in failures {
+                println!("  {line}");
+                if KNOWN.contains(&(name, line)) {
+                    known.insert((name, line.to_string()));
+                } else {
+                    unexpected.push(format!("{folder} {name}: {line}"));
+                }
+            }
         }
+        // Only 64-bit builds have this one.
+        wide |= std::path::Path::new(&format!("{folder}/access_test.flat")).exists();
+    }
+    assert_eq!(unexpected, Vec::<String>::new());
+    if wide && only.is_none() {
+        let all = KNOWN.iter().map(|&(name, line)| (name, line.to_string())).collect();
+        assert_eq!(known, all, "known failures that no longer fail");
     }
 }

@@ -435,3 +435,71 @@ impl X86 {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::*;
+    use super::*;
+
+    #[test]
+    fn cr0_refuses_paging_without_protection_and_long_mode_without_pae() {
+        let mut b = Bench::real();
+        let mut write = |v| b.with(|cpu, bus| cpu.write_cr0(bus, v));
+        assert_eq!(write(cr0::PG), Err(Fault::GP0));
+        assert_eq!(write(cr0::NW), Err(Fault::GP0));
+        let mut b = Bench::protected();
+        b.cpu.sys.efer |= efer::LME;
+        let value = cr0::PE | cr0::PG;
+        assert_eq!(b.with(|cpu, bus| cpu.write_cr0(bus, value)), Err(Fault::GP0));
+        b.cpu.sys.cr4 |= cr4::PAE;
+        assert_eq!(b.with(|cpu, bus| cpu.write_cr0(bus, value)), Ok(()));
+        assert!(b.cpu.long_mode());
+        assert_eq!(b.with(|cpu, bus| cpu.write_cr(bus, 4, 0)), Err(Fault::GP0), "PAE stays");
+    }
+
+    #[test]
+    fn a_user_changes_neither_iopl_nor_the_interrupt_flag() {
+        let mut b = Bench::user();
+        b.cpu.popf(flag::IF | flag::IOPL | flag::CF | flag::DF, 4).unwrap();
+        assert_eq!(b.cpu.pushf(4), Ok(flag::FIXED | flag::CF | flag::DF));
+        assert_eq!(b.cpu.cli(), Err(Fault::GP0));
+        b.cpu.sys.cr4 |= cr4::PVI;
+        assert_eq!(b.cpu.sti(), Ok(()));
+        assert_eq!(b.cpu.rflags() & (flag::IF | flag::VIF), flag::VIF);
+    }
+
+    #[test]
+    fn sti_casts_a_shadow_only_when_it_opens() {
+        let mut b = Bench::protected();
+        b.cpu.sti().unwrap();
+        assert_eq!(b.cpu.sys.shadow, 2);
+        b.cpu.sys.shadow = 0;
+        b.cpu.sti().unwrap();
+        assert_eq!(b.cpu.sys.shadow, 0);
+    }
+
+    #[test]
+    fn sysenter_and_sysexit_change_levels_without_a_look_at_descriptors() {
+        let mut b = Bench::user();
+        b.cpu.sys.msr.sysenter_cs = 0x40;
+        (b.cpu.sys.msr.sysenter_esp, b.cpu.sys.msr.sysenter_eip) = (0x5000, 0x1111);
+        b.cpu.sysenter().unwrap();
+        assert_eq!((b.cpu.sys.cpl, b.rip(), b.rsp()), (0, 0x1111, 0x5000));
+        assert_eq!((b.cpu.sys.seg[seg::CS].selector, b.cpu.sys.seg[seg::SS].selector), (0x40, 0x48));
+        (b.cpu.frame.ints[var::RCX], b.cpu.frame.ints[var::RDX]) = (0x6000, 0x2222);
+        b.cpu.sysexit(4).unwrap();
+        assert_eq!((b.cpu.sys.cpl, b.rip(), b.rsp()), (3, 0x2222, 0x6000));
+        assert_eq!(b.cpu.sys.seg[seg::CS].selector, 0x53);
+    }
+
+    #[test]
+    fn enter_copies_the_display() {
+        let mut b = Bench::protected();
+        (b.cpu.frame.ints[var::RSP], b.cpu.frame.ints[var::RBP]) = (0x7000, 0x6000);
+        b.board.write(0x5ffc, 4, 0xaaaa);
+        b.with(|cpu, bus| cpu.enter_frame(bus, 8, 2, 4)).unwrap();
+        assert_eq!((b.rsp(), b.cpu.frame.ints[var::RBP]), (0x7000 - 12 - 8, 0x6ffc));
+        let saved: Vec<u64> = (2..5).map(|n| b.stack(n)).collect();
+        assert_eq!(saved, [0x6ffc, 0xaaaa, 0x6000]);
+    }
+}

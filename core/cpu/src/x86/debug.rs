@@ -174,3 +174,65 @@ impl X86 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::*;
+    use super::super::state::vector;
+    use super::*;
+
+    #[test]
+    fn dr4_is_dr6_until_debugging_extensions_are_on() {
+        let mut b = Bench::protected();
+        assert_eq!(b.cpu.read_dr(4), Ok(0xffff_0ff0));
+        b.cpu.sys.cr4 |= cr4::DE;
+        assert_eq!(b.cpu.read_dr(4), Err(Fault::UD));
+        b.cpu.sys.dr[7] |= DR7_GD;
+        assert_eq!(b.cpu.read_dr(0), Err(Fault::debug(DR6_BD)));
+    }
+
+    #[test]
+    fn an_instruction_breakpoint_is_a_fault_and_rf_passes_it() {
+        let mut b = Bench::protected();
+        b.gate(vector::DB, 0x8e, CODE0, 0x1000);
+        b.cpu.frame.ints[var::RSP] = 0x7000;
+        b.with(|cpu, bus| {
+            cpu.write_dr(bus, 0, 0x100).unwrap();
+            cpu.write_dr(bus, 7, 2).unwrap();
+            cpu.check_breakpoint(bus);
+        });
+        assert_eq!((b.rip(), b.stack(0), b.cpu.sys.dr[6] & 15), (0x1000, 0x100, 1));
+        b.cpu.set_rip(0x100);
+        b.cpu.sys.resume = 1;
+        b.with(|cpu, bus| cpu.check_breakpoint(bus));
+        assert_eq!(b.rip(), 0x100);
+    }
+
+    #[test]
+    fn a_single_step_trap_follows_the_instruction_that_began_with_tf() {
+        let mut b = Bench::protected();
+        b.gate(vector::DB, 0x8e, CODE0, 0x1000);
+        b.cpu.frame.ints[var::RSP] = 0x7000;
+        b.cpu.frame.ints[var::EFLAGS_REST] |= flag::TF;
+        b.with(|cpu, bus| cpu.after_instruction(bus));
+        assert_eq!(b.rip(), 0x100, "this one set TF");
+        b.with(|cpu, bus| cpu.after_instruction(bus));
+        assert_eq!((b.rip(), b.cpu.sys.dr[6] & DR6_BS), (0x1000, DR6_BS));
+        assert_eq!(b.cpu.rflags() & flag::TF, 0);
+    }
+
+    #[test]
+    fn a_watched_write_is_noted_and_a_read_is_not() {
+        let mut b = Bench::protected();
+        b.with(|cpu, bus| {
+            cpu.write_dr(bus, 1, 0x2000).unwrap();
+            // Four bytes, writes.
+            cpu.write_dr(bus, 7, 0x00d0_0008).unwrap();
+        });
+        assert!(b.cpu.watched_page(0x2ff0) && !b.cpu.watched_page(0x3000));
+        b.cpu.note_access(0x2003, Access::Read);
+        assert_eq!(b.cpu.sys.debug_pending, 0);
+        b.cpu.note_access(0x2003, Access::Write);
+        assert_eq!(b.cpu.sys.debug_pending, 2);
+    }
+}

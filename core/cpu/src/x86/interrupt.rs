@@ -130,7 +130,12 @@ impl X86 {
             }
         }
         self.interrupt(bus, vector, source, None, next, false)?;
+        // A data breakpoint that MOV SS held off is taken at the handler; INT1 swallows it.
+        let pending = self.sys.debug_pending;
         self.after_event();
+        if source != Source::Icebp {
+            self.sys.debug_pending = pending;
+        }
         Ok(())
     }
 
@@ -464,4 +469,82 @@ fn truncate_stack(cpu: &X86, sp: u64) -> u64 {
 /// The privilege level of a code selector.
 pub const fn selector_level(selector: u16) -> u8 {
     rpl(selector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::*;
+    use super::*;
+
+    #[test]
+    fn real_mode_goes_through_the_vector_table() {
+        let mut b = Bench::real();
+        b.cpu.sys.idtr.limit = 0x3ff;
+        b.board.write(0x21 * 4, 4, 0x1234_5678);
+        b.cpu.frame.ints[var::EFLAGS_REST] |= flag::IF;
+        let int = |cpu: &mut X86, bus: &mut Bus<'_>| cpu.software_interrupt(bus, 0x21, Source::Software, 0x102);
+        b.with(int).unwrap();
+        assert_eq!((b.rip(), b.cpu.sys.seg[seg::CS].base, b.rsp()), (0x5678, 0x12340, 0x7ffa));
+        assert_eq!((b.board.read(0x7ffa, 2), b.board.read(0x7ffe, 2)), (0x102, 0x202));
+        assert_eq!(b.cpu.rflags() & flag::IF, 0);
+    }
+
+    #[test]
+    fn an_exception_in_user_mode_lands_on_the_inner_stack_with_its_code() {
+        let mut b = Bench::user();
+        b.gate(vector::PF, 0x8e, CODE0, 0x1_2345);
+        b.with(|cpu, bus| cpu.deliver(bus, Fault::page(0xdead_b000, 6)));
+        assert_eq!((b.rip(), b.cpu.sys.cpl, b.cpu.sys.cr2), (0x1_2345, 0, 0xdead_b000));
+        let frame: Vec<u64> = (0..6).map(|n| b.stack(n)).collect();
+        assert_eq!(frame, [6, 0x200, CODE3.into(), 0x1_0002, 0x6000, DATA3.into()], "RF is set");
+    }
+
+    #[test]
+    fn a_program_may_only_call_gates_open_to_it() {
+        let mut b = Bench::user();
+        b.gate(0x80, 0x8e, CODE0, 0x100);
+        let int = |cpu: &mut X86, bus: &mut Bus<'_>| cpu.software_interrupt(bus, 0x80, Source::Software, 0x202);
+        assert_eq!(b.with(int), Err(Fault::code(vector::GP, 0x402)));
+        b.gate(0x80, 0x0e, CODE0, 0x100);
+        assert_eq!(b.with(int).unwrap_err().vector, vector::GP, "privilege before presence");
+        b.gate(0x80, 0xee, CODE0, 0x100);
+        assert_eq!(b.with(int), Ok(()));
+        assert_eq!((b.cpu.sys.cpl, b.rip()), (0, 0x100));
+    }
+
+    #[test]
+    fn contributory_exceptions_become_a_double_fault_and_then_shutdown() {
+        let mut b = Bench::protected();
+        b.gate(vector::DF, 0x8e, CODE0, 0x888);
+        b.cpu.frame.ints[var::RSP] = 0x7000;
+        b.with(|cpu, bus| cpu.deliver(bus, Fault::GP0));
+        assert_eq!((b.rip(), b.stack(0)), (0x888, 0), "no gate for #GP");
+        b.gate(vector::DF, 0, 0, 0);
+        b.with(|cpu, bus| cpu.deliver(bus, Fault::GP0));
+        assert_eq!(b.cpu.sys.activity, Activity::Shutdown);
+        assert!(b.cpu.reset_request);
+    }
+
+    #[test]
+    fn a_page_fault_after_an_invalid_opcode_is_delivered_as_such() {
+        let mut b = Bench::protected();
+        b.gate(vector::GP, 0x8e, CODE0, 0xddd);
+        b.cpu.frame.ints[var::RSP] = 0x7000;
+        b.with(|cpu, bus| cpu.deliver(bus, Fault::UD));
+        assert_eq!((b.rip(), b.stack(0)), (0xddd, 6 * 8 + 2 + 1), "the gate of #UD, external");
+    }
+
+    #[test]
+    fn ports_are_open_by_iopl_or_by_the_bitmap() {
+        let mut b = Bench::user();
+        b.board.write(TSS + 0x66, 2, 0x68);
+        let mut check = |port, width| b.with(|cpu, bus| cpu.check_io(bus, port, width));
+        assert_eq!(check(0x60, 1), Err(Fault::GP0), "no bitmap");
+        b.cpu.sys.tr.limit = 0x68 + 0x2000;
+        b.board.write(TSS + 0x68 + 0xc, 1, 0x02);
+        let mut check = |port, width| b.with(|cpu, bus| cpu.check_io(bus, port, width));
+        assert_eq!((check(0x60, 1), check(0x60, 2)), (Ok(()), Err(Fault::GP0)));
+        b.cpu.frame.ints[var::EFLAGS_REST] |= flag::IOPL;
+        assert_eq!(b.with(|cpu, bus| cpu.check_io(bus, 0x61, 1)), Ok(()));
+    }
 }

@@ -264,7 +264,8 @@ impl Isa for X86Isa {
         cpu.take_events(&mut bus);
         if cpu.sys.activity == Activity::Running {
             cpu.sys.step_armed = cpu.frame.ints[var::EFLAGS_REST] & flag::TF != 0;
-            if cpu.breakpoints() && cpu.sys.shadow == 0 {
+            // AMD's MOV SS does not hold off instruction breakpoints.
+            if cpu.breakpoints() && (cpu.sys.shadow == 0 || cpu.model.is_amd()) {
                 cpu.check_breakpoint(&mut bus);
             }
         }

@@ -1,5 +1,7 @@
 //! The x86 front-end: 8086 to x86-64.
 
+#[cfg(test)]
+mod bench;
 mod control;
 pub mod cpuid;
 mod debug;

@@ -306,10 +306,14 @@ impl X86 {
             }
             msr::MC0_CTL..=0x427 if has(feature::MCA) => {
                 let n = (index - msr::MC0_CTL) as usize;
-                // STATUS, ADDR and MISC can only be cleared. CTL takes all or nothing, but for two
-                // bits that kernels clear against errata.
-                let all = value | 1 << 10 | 1 == u64::MAX;
-                if value != 0 && (n % 4 != 0 || !all) {
+                // CTL takes all or nothing, but for two bits that kernels clear against errata;
+                // STATUS, on Intel ADDR and MISC too, can only be cleared.
+                let allowed = match n % 4 {
+                    0 => value | 1 << 10 | 1 == u64::MAX,
+                    1 => false,
+                    _ => amd,
+                };
+                if value != 0 && !allowed {
                     return None;
                 }
                 m.mc_banks[n / 4][n % 4] = value;
@@ -402,5 +406,41 @@ impl X86 {
             return Err(Fault::UD);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::Bench;
+    use super::*;
+
+    #[test]
+    fn unknown_registers_and_bad_values_are_refused() {
+        let mut b = Bench::real();
+        b.with(|cpu, bus| {
+            assert_eq!(cpu.read_msr(bus, 0x1234_5678), None);
+            assert_eq!(cpu.write_msr(bus, msr::LSTAR, 1 << 47), None);
+            assert_eq!(cpu.write_msr(bus, msr::PAT, 2), None);
+            assert_eq!(cpu.write_msr(bus, msr::EFER, 1 << 1), None);
+            assert_eq!(cpu.write_msr(bus, msr::MTRR_DEF_TYPE, 0xc06), Some(()));
+            assert_eq!(cpu.read_msr(bus, msr::MTRR_DEF_TYPE), Some(0xc06));
+        });
+    }
+
+    #[test]
+    fn writing_the_time_stamp_moves_its_adjustment_along() {
+        let mut b = Bench::real();
+        b.with(|cpu, bus| {
+            cpu.write_msr(bus, msr::TSC, 1_000_000).unwrap();
+            assert_eq!(cpu.read_msr(bus, msr::TSC), Some(1_000_000));
+            assert_eq!(cpu.read_msr(bus, msr::TSC_ADJUST), Some(1_000_000));
+        });
+    }
+
+    #[test]
+    fn bases_are_seen_by_lifted_code_at_once() {
+        let mut b = Bench::real();
+        b.with(|cpu, bus| cpu.write_msr(bus, msr::GS_BASE, 0xffff_8000_0000_1000)).unwrap();
+        assert_eq!(b.cpu.frame.ints[var::SEG_BASE + seg::GS], 0xffff_8000_0000_1000);
     }
 }

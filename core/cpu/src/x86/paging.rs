@@ -431,3 +431,97 @@ impl X86 {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::Bench;
+    use super::*;
+
+    /// A page table at 0x11000 under a directory at 0x10000: page 5 of the linear space.
+    fn two_level(pde: u64, pte: u64) -> Bench {
+        let mut b = Bench::protected();
+        // Page 0 to 4 and the tables themselves stay reachable as they are.
+        for page in 0..0x20 {
+            b.board.write(0x11000 + 4 * page, 4, page << 12 | 3);
+        }
+        b.board.write(0x10000, 4, 0x11000 | pde);
+        b.board.write(0x11000 + 4 * 5, 4, 0x9000 | pte);
+        b.cpu.sys.cr3 = 0x10000;
+        b.with(|cpu, bus| cpu.write_cr0(bus, cpu.sys.cr0 | cr0::PG)).unwrap();
+        b
+    }
+
+    fn walk(b: &mut Bench, access: Access, rights: Rights) -> Result<Mapping, Fault> {
+        b.cpu.walk(&mut b.board, 0x5123, access, rights)
+    }
+
+    #[test]
+    fn a_write_sets_accessed_and_dirty_a_read_only_accessed() {
+        let mut b = two_level(7, 7);
+        let map = walk(&mut b, Access::Read, Rights::User).unwrap();
+        assert_eq!((map.gpa, map.write), (0x9000, false), "a store must come by again");
+        assert_eq!(b.board.read(0x11014, 4), 0x9027);
+        assert!(walk(&mut b, Access::Write, Rights::User).unwrap().write);
+        assert_eq!(b.board.read(0x11014, 4), 0x9067);
+        assert_eq!(b.board.read(0x10000, 4), 0x11027);
+    }
+
+    #[test]
+    fn error_codes_tell_presence_write_and_user() {
+        let mut b = two_level(7, 6);
+        assert_eq!(walk(&mut b, Access::Write, Rights::User), Err(Fault::page(0x5123, 6)));
+        let mut b = two_level(7, 3);
+        assert_eq!(walk(&mut b, Access::Read, Rights::User), Err(Fault::page(0x5123, 5)));
+        assert_eq!(b.board.read(0x10000, 4), 0x11007, "a refused access leaves no trace");
+        let mut b = two_level(7, 5);
+        assert_eq!(walk(&mut b, Access::Write, Rights::User), Err(Fault::page(0x5123, 7)));
+        assert!(walk(&mut b, Access::Write, Rights::Supervisor).is_ok(), "without WP");
+        b.cpu.sys.cr0 |= cr0::WP;
+        assert_eq!(walk(&mut b, Access::Write, Rights::Supervisor), Err(Fault::page(0x5123, 3)));
+    }
+
+    #[test]
+    fn smep_and_smap_keep_the_supervisor_off_user_pages() {
+        let mut b = two_level(7, 7);
+        b.cpu.sys.cr4 |= cr4::SMEP | cr4::SMAP;
+        assert_eq!(walk(&mut b, Access::Exec, Rights::Supervisor), Err(Fault::page(0x5123, 0x11)));
+        assert_eq!(walk(&mut b, Access::Read, Rights::Smap), Err(Fault::page(0x5123, 1)));
+        assert!(walk(&mut b, Access::Read, Rights::Supervisor).is_ok());
+    }
+
+    #[test]
+    fn reserved_bits_and_no_execute_fault_in_long_mode() {
+        let mut b = Bench::protected();
+        b.board.write(0x10000, 8, 0x11007);
+        b.board.write(0x11000, 8, 0x12007);
+        b.board.write(0x12000, 8, 0x87);
+        b.board.write(0x12008, 8, 1 << 63 | 0x20_0087);
+        b.board.write(0x12010, 8, 0x40_2087);
+        (b.cpu.sys.cr3, b.cpu.sys.cr4) = (0x10000, cr4::PAE);
+        b.cpu.sys.efer = efer::LME | efer::NXE;
+        b.with(|cpu, bus| cpu.write_cr0(bus, cpu.sys.cr0 | cr0::PG)).unwrap();
+        assert!(b.cpu.long_mode());
+        let mut at = |linear, access| b.cpu.walk(&mut b.board, linear, access, Rights::User);
+        assert_eq!(at(0x1234, Access::Read).unwrap().gpa, 0x1000);
+        assert!(!at(0x20_0000, Access::Read).unwrap().exec);
+        assert_eq!(at(0x20_0000, Access::Exec), Err(Fault::page(0x20_0000, 0x15)));
+        assert_eq!(at(0x40_0000, Access::Read), Err(Fault::page(0x40_0000, 0xd)));
+        assert_eq!(at(1 << 47, Access::Read), Err(Fault::GP0));
+    }
+
+    #[test]
+    fn a_closed_a20_gate_folds_the_odd_megabytes() {
+        let mut b = Bench::real();
+        b.cpu.sys.a20 = false;
+        let map = b.cpu.walk(&mut b.board, 0x10_5000, Access::Read, Rights::Supervisor);
+        assert_eq!(map.unwrap().gpa, 0x5000);
+    }
+
+    #[test]
+    fn an_access_across_pages_writes_all_or_nothing() {
+        let mut b = two_level(7, 6);
+        let r = b.with(|cpu, bus| cpu.write_linear(bus, 0x4ffe, 4, 0x1122_3344, Rights::Supervisor));
+        assert_eq!(r, Err(Fault::page(0x5000, 2)));
+        assert_eq!(b.board.read(0x4ffe, 2), 0);
+    }
+}

@@ -584,3 +584,84 @@ pub const fn stack_mask(flat: bool, segment: Segment) -> u64 {
         0xffff
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::*;
+    use super::*;
+
+    fn load(b: &mut Bench, index: usize, selector: u16) -> Result<(), Fault> {
+        b.with(|cpu, bus| cpu.load_segment(bus, index, selector))
+    }
+
+    #[test]
+    fn a_load_checks_type_privilege_and_presence_in_this_order() {
+        let mut b = Bench::user();
+        assert_eq!(load(&mut b, seg::DS, DATA0), Err(Fault::gp(DATA0)));
+        b.gdt(FREE, 0x00cf_7300_0000_ffff);
+        assert_eq!(load(&mut b, seg::DS, FREE | 3), Err(Fault::np(FREE)));
+        assert_eq!(load(&mut b, seg::SS, FREE | 3), Err(Fault::ss(FREE)));
+        assert_eq!(load(&mut b, seg::SS, FREE), Err(Fault::gp(FREE)), "RPL is not CPL");
+        assert_eq!(load(&mut b, seg::SS, 0), Err(Fault::GP0));
+        assert_eq!(load(&mut b, seg::DS, 0x100), Err(Fault::gp(0x100)), "beyond the table");
+        assert_eq!(load(&mut b, seg::DS, FREE | 4), Err(Fault::gp(FREE | 4)), "no LDT");
+        assert_eq!(load(&mut b, seg::DS, 3), Ok(()));
+        assert_eq!(b.cpu.check_access(seg::DS, 0, 1, false), Err(Fault::GP0), "null");
+    }
+
+    #[test]
+    fn a_load_marks_its_descriptor_accessed() {
+        let mut b = Bench::protected();
+        b.gdt(FREE, 0x00cf_9200_0000_ffff);
+        load(&mut b, seg::ES, FREE).unwrap();
+        assert_eq!(b.board.read(GDT + u64::from(FREE) + 5, 1), 0x93);
+        assert_eq!(b.cpu.frame.ints[var::SEG_SELECTOR], FREE.into());
+    }
+
+    #[test]
+    fn limits_hold_for_both_directions() {
+        let mut b = Bench::protected();
+        b.gdt(FREE, 0x0040_9300_0000_0fff);
+        load(&mut b, seg::ES, FREE).unwrap();
+        assert!(b.cpu.check_access(seg::ES, 0xffc, 4, true).is_ok());
+        assert_eq!(b.cpu.check_access(seg::ES, 0xffd, 4, true), Err(Fault::GP0));
+        assert_eq!(b.cpu.frame.ints[var::SEG_WRITE + seg::ES], 0x1000);
+        b.gdt(FREE, 0x0040_9700_0000_0fff);
+        load(&mut b, seg::ES, FREE).unwrap();
+        assert_eq!(b.cpu.check_access(seg::ES, 0xfff, 1, true), Err(Fault::GP0));
+        assert!(b.cpu.check_access(seg::ES, 0x1000, 4, true).is_ok());
+        assert!(b.cpu.check_access(seg::ES, 0xffff_fffc, 4, true).is_ok());
+        assert_eq!(b.cpu.check_access(seg::ES, 0xffff_fffd, 4, true), Err(Fault::GP0));
+    }
+
+    #[test]
+    fn real_mode_keeps_the_limit_of_protected_mode() {
+        let mut b = Bench::protected();
+        b.with(|cpu, bus| cpu.write_cr0(bus, cpu.sys.cr0 & !cr0::PE)).unwrap();
+        load(&mut b, seg::ES, 0x1234).unwrap();
+        assert_eq!(b.cpu.check_access(seg::ES, 0x10_0000, 1, false), Ok(0x11_2340));
+    }
+
+    #[test]
+    fn lar_lsl_and_verify_see_what_the_program_may() {
+        let mut b = Bench::user();
+        b.with(|cpu, bus| {
+            assert_eq!(cpu.lar(bus, DATA0), Ok(None));
+            assert_eq!(cpu.lar(bus, DATA3), Ok(Some(0x00c0_f300)));
+            assert_eq!(cpu.lsl(bus, DATA3), Ok(Some(0xffff_ffff)));
+            assert_eq!(cpu.verify(bus, CODE3, false), Ok(true));
+            assert_eq!(cpu.verify(bus, CODE3, true), Ok(false));
+            assert_eq!(cpu.verify(bus, 0xf8, true), Ok(false));
+        });
+        let mut b = Bench::real();
+        assert_eq!(b.with(|cpu, bus| cpu.lar(bus, 8)), Err(Fault::UD));
+    }
+
+    #[test]
+    fn ltr_makes_its_task_busy_and_refuses_a_busy_one() {
+        let mut b = Bench::protected();
+        assert_eq!(b.board.read(GDT + u64::from(TSS_SEL) + 5, 1), 0x8b);
+        assert_eq!(b.with(|cpu, bus| cpu.ltr(bus, TSS_SEL)), Err(Fault::gp(TSS_SEL)));
+        assert_eq!(b.with(|cpu, bus| cpu.lldt(bus, TSS_SEL)), Err(Fault::gp(TSS_SEL)));
+    }
+}

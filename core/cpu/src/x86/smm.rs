@@ -297,3 +297,45 @@ fn get_segment(a: &mut Area<'_, '_>, at: u64) -> Segment {
         base: a.get(at + 8, 8),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::*;
+    use super::super::cpuid::Model;
+    use super::*;
+
+    fn round_trip(model: &str) -> Bench {
+        let mut b = Bench::user();
+        b.cpu.model = Model::named(model).unwrap();
+        b.cpu.frame.ints[var::RBX] = 0x1234_5678;
+        let before = b.cpu.clone();
+        b.with(|cpu, bus| cpu.enter_smm(bus));
+        assert!(!b.cpu.protected() && b.cpu.sys.smm && b.cpu.sys.cpl == 0);
+        assert_eq!((b.rip(), b.cpu.sys.seg[seg::CS].base), (0x8000, 0x3_0000));
+        b.cpu.frame.ints[var::RBX] = 0;
+        b.with(|cpu, bus| cpu.rsm(bus)).unwrap();
+        assert_eq!(b.cpu, before);
+        b
+    }
+
+    #[test]
+    fn rsm_undoes_an_smi_in_both_layouts() {
+        let mut b = round_trip("pentium3");
+        assert_eq!(b.board.read(0x3_fefc, 4), REVISION_32);
+        assert_eq!(b.board.read(0x3_fff0, 4), 0x200, "EIP");
+        let mut b = round_trip("qemu64");
+        assert_eq!(b.board.read(0x3_fefc, 4), REVISION_64);
+        assert_eq!(b.board.read(0x3_ff78, 8), 0x200, "RIP");
+        assert_eq!(b.board.read(0x3_ffe0, 8), 0x1234_5678, "RBX");
+    }
+
+    #[test]
+    fn the_save_area_moves_with_smbase() {
+        let mut b = Bench::real();
+        b.with(|cpu, bus| cpu.enter_smm(bus));
+        b.board.write(0x3_ff00, 4, 0xa_0000);
+        b.with(|cpu, bus| cpu.rsm(bus)).unwrap();
+        assert_eq!(b.cpu.sys.smbase, 0xa_0000);
+        assert_eq!(b.with(|cpu, bus| cpu.rsm(bus)), Err(Fault::UD), "not in SMM");
+    }
+}

@@ -321,3 +321,92 @@ impl X86 {
         Ok(Some(complete))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::Bench;
+    use super::*;
+
+    fn run(b: &mut Bench, insn: StringInsn, width: u8, rep: u8) -> usize {
+        let op = StringOp { insn, width, addrsize: 4, rep, seg: seg::DS };
+        for calls in 1.. {
+            b.with(|cpu, bus| cpu.string(bus, op, 1, 2)).unwrap();
+            if b.rip() == 2 {
+                return calls;
+            }
+        }
+        unreachable!("it ends")
+    }
+
+    fn set(b: &mut Bench, rsi: u64, rdi: u64, rcx: u64) {
+        let ints = &mut b.cpu.frame.ints;
+        (ints[var::RSI], ints[var::RDI], ints[var::RCX]) = (rsi, rdi, rcx);
+    }
+
+    #[test]
+    fn a_long_copy_stops_at_pages_and_goes_on() {
+        let mut b = Bench::protected();
+        for i in 0..0x3000 {
+            b.board.write(0x10_0000 + i, 1, i * 7 & 0xff);
+        }
+        set(&mut b, 0x10_0010, 0x20_0f00, 0x2000);
+        assert!(run(&mut b, StringInsn::Movs, 1, 1) > 2);
+        assert_eq!(b.cpu.frame.ints[var::RCX], 0);
+        assert_eq!(b.cpu.frame.ints[var::RDI], 0x20_2f00);
+        for i in 0..0x2000 {
+            assert_eq!(b.board.read(0x20_0f00 + i, 1), (i + 0x10) * 7 & 0xff);
+        }
+    }
+
+    #[test]
+    fn an_overlapping_copy_repeats_the_gap() {
+        let mut b = Bench::protected();
+        b.board.write(0x8000, 4, 0x0403_0201);
+        set(&mut b, 0x8000, 0x8003, 9);
+        run(&mut b, StringInsn::Movs, 1, 1);
+        assert_eq!(b.board.read(0x8003, 8), 0x0201_0302_0103_0201);
+    }
+
+    #[test]
+    fn downwards_and_upwards_fill_the_same_bytes() {
+        let mut b = Bench::protected();
+        b.cpu.frame.ints[var::RAX] = 0x1122_3344;
+        set(&mut b, 0, 0x8000, 4);
+        run(&mut b, StringInsn::Stos, 4, 1);
+        b.cpu.frame.ints[var::EFLAGS_REST] |= flag::DF;
+        set(&mut b, 0, 0x900c, 4);
+        run(&mut b, StringInsn::Stos, 4, 1);
+        assert_eq!(b.cpu.frame.ints[var::RDI], 0x8ffc);
+        for at in (0..16).step_by(4) {
+            assert_eq!((b.board.read(0x8000 + at, 4), b.board.read(0x9000 + at, 4)), (0x1122_3344, 0x1122_3344));
+        }
+    }
+
+    #[test]
+    fn a_scan_stops_behind_its_find_with_zf() {
+        let mut b = Bench::protected();
+        b.board.write(0x8000 + 100, 1, 0x55);
+        b.cpu.frame.ints[var::RAX] = 0x55;
+        set(&mut b, 0, 0x8000, 1000);
+        run(&mut b, StringInsn::Scas, 1, 2);
+        assert_eq!((b.cpu.frame.ints[var::RDI], b.cpu.frame.ints[var::RCX]), (0x8065, 899));
+        assert_ne!(b.cpu.rflags() & flag::ZF, 0);
+        set(&mut b, 0, 0x9000, 10);
+        run(&mut b, StringInsn::Scas, 1, 2);
+        assert_eq!(b.cpu.frame.ints[var::RCX], 0);
+        assert_eq!(b.cpu.rflags() & flag::ZF, 0);
+    }
+
+    #[test]
+    fn a_fault_leaves_whole_iterations_done() {
+        let mut b = Bench::protected();
+        b.gdt(0x30, 0x0040_9300_0000_0003);
+        b.with(|cpu, bus| cpu.load_segment(bus, seg::ES, 0x30)).unwrap();
+        set(&mut b, 0x8000, 0, 8);
+        let op = StringOp { insn: StringInsn::Movs, width: 1, addrsize: 4, rep: 1, seg: seg::DS };
+        let mut call = || b.with(|cpu, bus| cpu.string(bus, op, 1, 2));
+        let fault = (0..8).find_map(|_| call().err());
+        assert_eq!(fault, Some(Fault::GP0));
+        assert_eq!((b.cpu.frame.ints[var::RDI], b.cpu.frame.ints[var::RCX]), (4, 4));
+    }
+}

@@ -282,3 +282,58 @@ impl X86 {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::*;
+    use super::*;
+
+    const OTHER: u64 = 0x4000;
+
+    /// A second 32-bit task at [`FREE`].
+    fn bench() -> Bench {
+        let mut b = Bench::protected();
+        b.gdt(FREE, 0x0000_8900_4000_0067);
+        for (at, v) in [(32, 0x1_0000u64), (36, 2), (40, 0x77), (56, 0x5000)] {
+            b.board.write(OTHER + at, 4, v);
+        }
+        for (i, s) in (0..).zip([DATA0, CODE0, DATA0, DATA0, 0, 0]) {
+            b.board.write(OTHER + 72 + 4 * i, 4, s.into());
+        }
+        b
+    }
+
+    #[test]
+    fn a_call_nests_and_iret_comes_back() {
+        let mut b = bench();
+        b.cpu.frame.ints[var::RBX] = 0x1111;
+        b.with(|cpu, bus| cpu.call_far(bus, FREE, 0, 4, 0x107)).unwrap();
+        assert_eq!((b.rip(), b.cpu.frame.ints[var::RAX], b.rsp()), (0x1_0000, 0x77, 0x5000));
+        assert_eq!(b.cpu.sys.tr.selector, FREE);
+        assert_ne!(b.cpu.rflags() & flag::NT, 0);
+        assert_ne!(b.cpu.sys.cr0 & cr0::TS, 0);
+        assert_eq!(b.board.read(OTHER, 2), TSS_SEL.into(), "link");
+        let busy = |b: &mut Bench, s: u16| b.board.read(GDT + u64::from(s) + 5, 1) & 2 != 0;
+        assert!(busy(&mut b, TSS_SEL) && busy(&mut b, FREE));
+        b.with(|cpu, bus| cpu.iret(bus, 4, 0x1_0001)).unwrap();
+        assert_eq!((b.rip(), b.cpu.frame.ints[var::RBX]), (0x107, 0x1111));
+        assert!(busy(&mut b, TSS_SEL) && !busy(&mut b, FREE));
+        assert_eq!(b.board.read(OTHER + 32, 4), 0x1_0001);
+    }
+
+    #[test]
+    fn a_bad_segment_is_raised_in_the_new_task() {
+        let mut b = bench();
+        b.board.write(OTHER + 72 + 12, 2, 0xf8);
+        b.with(|cpu, bus| cpu.jmp_far(bus, FREE, 0, 4, 0x107)).unwrap();
+        assert_eq!(b.cpu.sys.late_fault, Some(Fault::ts(0xf8)));
+        assert_eq!(b.cpu.sys.tr.selector, FREE);
+    }
+
+    #[test]
+    fn a_busy_task_is_not_entered() {
+        let mut b = bench();
+        let r = b.with(|cpu, bus| cpu.jmp_far(bus, TSS_SEL, 0, 4, 0));
+        assert_eq!(r, Err(Fault::gp(TSS_SEL)));
+    }
+}

@@ -604,3 +604,71 @@ impl X86 {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::*;
+    use super::*;
+
+    #[test]
+    fn a_return_to_the_outer_level_takes_its_stack_and_drops_inner_segments() {
+        let b = Bench::user();
+        assert_eq!((b.rip(), b.rsp()), (0x200, 0x6000));
+        assert_eq!(b.cpu.sys.seg[seg::SS].selector, DATA3);
+        assert!(!b.cpu.sys.seg[seg::DS].present());
+    }
+
+    #[test]
+    fn a_call_gate_switches_stacks_and_copies_parameters() {
+        let mut b = Bench::user();
+        // Two parameters, gate privilege level 3, to level 0.
+        b.gdt(FREE, 0x0000_ec02_0008_4444);
+        b.board.write(0x6000, 8, 0xbbbb_0000_aaaa);
+        b.with(|cpu, bus| cpu.call_far(bus, FREE | 3, 0x9999, 4, 0x205)).unwrap();
+        assert_eq!((b.cpu.sys.cpl, b.rip(), b.rsp()), (0, 0x4444, 0x9000 - 24));
+        let frame: Vec<u64> = (0..6).map(|n| b.stack(n)).collect();
+        assert_eq!(frame, [0x205, CODE3.into(), 0xaaaa, 0xbbbb, 0x6000, DATA3.into()]);
+        b.with(|cpu, bus| cpu.ret_far(bus, 4, 8)).unwrap();
+        assert_eq!((b.cpu.sys.cpl, b.rip(), b.rsp()), (3, 0x205, 0x6008));
+    }
+
+    #[test]
+    fn a_direct_transfer_does_not_change_the_level() {
+        let mut b = Bench::user();
+        let jump = |b: &mut Bench, s| b.with(|cpu, bus| cpu.jmp_far(bus, s, 0x300, 4, 0));
+        assert_eq!(jump(&mut b, CODE0), Err(Fault::gp(CODE0)));
+        b.gdt(FREE, 0x00cf_9f00_0000_ffff);
+        assert_eq!(jump(&mut b, FREE), Ok(()), "conforming");
+        assert_eq!((b.cpu.sys.cpl, b.cpu.sys.seg[seg::CS].selector), (3, FREE | 3));
+        assert_eq!(jump(&mut b, DATA3), Err(Fault::gp(DATA3)));
+        b.gdt(FREE, 0x0040_fb00_0000_00ff);
+        assert_eq!(jump(&mut b, FREE | 3), Err(Fault::GP0), "outside the limit");
+    }
+
+    #[test]
+    fn iret_enters_virtual_8086_mode_at_level_0_only() {
+        let mut b = Bench::protected();
+        let image = [0x10u64, 0x1000, 0x2_3002, 0x2000, 0x3000, 1, 2, 3, 4];
+        for (i, v) in (0..).zip(image) {
+            b.board.write(0x7000 + 4 * i, 4, v);
+        }
+        b.cpu.frame.ints[var::RSP] = 0x7000;
+        b.with(|cpu, bus| cpu.iret(bus, 4, 0)).unwrap();
+        assert!(b.cpu.v86());
+        assert_eq!((b.cpu.sys.cpl, b.cpu.iopl(), b.rip(), b.rsp()), (3, 3, 0x10, 0x2000));
+        let bases: Vec<u64> = b.cpu.sys.seg.iter().map(|s| s.base).collect();
+        assert_eq!(bases, [0x10, 0x10000, 0x30000, 0x20, 0x30, 0x40]);
+    }
+
+    #[test]
+    fn iret_of_a_user_keeps_what_is_not_his() {
+        let mut b = Bench::user();
+        for (i, v) in (0..).zip([0x210, u64::from(CODE3), 0x3fffd7u64 & !flag::VM & !flag::NT]) {
+            b.board.write(0x5000 + 4 * i, 4, v);
+        }
+        b.cpu.frame.ints[var::RSP] = 0x5000;
+        b.with(|cpu, bus| cpu.iret(bus, 4, 0)).unwrap();
+        assert_eq!(b.cpu.rflags() & (flag::IF | flag::IOPL | flag::VIF | flag::VIP), 0);
+        assert_ne!(b.cpu.rflags() & flag::AC, 0);
+    }
+}
