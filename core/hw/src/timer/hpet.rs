@@ -146,12 +146,12 @@ impl Comparator {
             let turn = 1 << 32;
             let turns = (counter - at) / turn + 1;
             self.is(cfg::BITS_32).then(|| at.checked_add(turns.saturating_mul(turn))).flatten()
-        } else if self.period == 0 {
-            None
         } else {
-            let ahead = ((counter - at) / self.period + 1).wrapping_mul(self.period);
-            self.value = self.value.wrapping_add(ahead) & self.mask();
-            at.checked_add(ahead)
+            (counter - at).checked_div(self.period).and_then(|passed| {
+                let ahead = (passed + 1).wrapping_mul(self.period);
+                self.value = self.value.wrapping_add(ahead) & self.mask();
+                at.checked_add(ahead)
+            })
         };
         true
     }

@@ -367,13 +367,11 @@ impl State {
     fn set_base(&mut self, cpu: usize, v: u64) -> bool {
         let l = &mut self.lapics[cpu];
         let modes = |v: u64| (v & base::EN != 0, v & base::EXTD != 0);
-        let allowed = match (modes(l.base), modes(v)) {
-            (_, (false, true)) => false,
-            ((true, true), (true, false)) => false,
-            ((false, _), (true, true)) => false,
-            _ => true,
-        };
-        if !allowed || v & !(base::ADDRESS | base::BSP | base::EN | base::EXTD) != 0 {
+        let refused = matches!(
+            (modes(l.base), modes(v)),
+            (_, (false, true)) | ((true, true), (true, false)) | ((false, _), (true, true))
+        );
+        if refused || v & !(base::ADDRESS | base::BSP | base::EN | base::EXTD) != 0 {
             return false;
         }
         let was_on = l.is_on();
@@ -620,7 +618,7 @@ impl IntAck for Apic {
     fn acknowledge(&mut self, cpu: usize) -> Option<u8> {
         let cpu = self.index(cpu);
         let lint0 = self.wires.lint0.level();
-        let result = self.step(|s, _, _| {
+        self.step(|s, _, _| {
             let l = &mut s.lapics[cpu];
             if !l.is_on() {
                 return None;
@@ -634,8 +632,7 @@ impl IntAck for Apic {
                 return None;
             }
             Some(l.svr as u8)
-        });
-        result
+        })
     }
 }
 
