@@ -26,6 +26,11 @@ pub trait Host {
     fn firmware_dirs(&self) -> Vec<String>;
     /// Seconds since 1970-01-01 00:00 UTC.
     fn epoch_secs(&self) -> i64;
+    /// Name of the disk on which the diagnostic ROM counts its starts; it is made when it is not
+    /// there. `None`: a disk in memory.
+    fn diagnostic_disk(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Why a machine could not be started.
@@ -163,12 +168,19 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     }
     let files = Files { host, dirs: &options.firmware_dirs };
     let flash = options.drives.iter().any(|d| d.interface == Interface::Pflash);
-    if !flash || options.bios.is_some() {
+    let diagnose = wants_diagnostics(options);
+    if diagnose {
+        config.firmware = orrery_diag::ROM.to_vec();
+        let backend = diagnostic_disk(&blocks, host).await?;
+        let id = "diagnostic".into();
+        let interface = Interface::Ide;
+        config.drives.push(Drive { backend, interface, cdrom: false, index: Some(0), id });
+    } else if !flash || options.bios.is_some() {
         let small = kind.name == "isapc";
         let default = if small { "bios.bin" } else { "bios-256k.bin" };
         config.firmware = files.firmware(options.bios.as_deref(), default).await?;
     }
-    if config.vga != "none" {
+    if config.vga != "none" && !diagnose {
         config.video_bios = match files.firmware(None, "vgabios-stdvga.bin").await {
             // Firmware of another sort brings its own driver; only a default one must be there.
             Err(e) if options.bios.is_none() && !flash => return Err(e),
@@ -289,6 +301,48 @@ impl Files<'_> {
             None => Err(LaunchError::Firmware { name: name.into(), places: dirs.join(", ") }),
         }
     }
+}
+
+/// Whether nothing was given that a machine could start from.
+fn wants_diagnostics(options: &Options) -> bool {
+    options.drives.is_empty()
+        && options.kernel.is_none()
+        && options.bios.is_none()
+        && options.devices.is_empty()
+        && options.loadvm.is_none()
+}
+
+/// Bytes of the disk on which the diagnostic ROM counts its starts.
+const DIAGNOSTIC_DISK: u64 = 1 << 20;
+
+async fn diagnostic_disk(
+    blocks: &BlockGraph,
+    host: &dyn Host,
+) -> Result<BlockBackend, LaunchError> {
+    let name = host.diagnostic_disk();
+    let shown = name.clone().unwrap_or_else(|| "memory".into());
+    let error = |source| LaunchError::File { option: "diagnostic disk", file: shown.clone(), source };
+    let create = orrery_block::qcow2::CreateOptions { size: DIAGNOSTIC_DISK, ..Default::default() };
+    let options = OpenOptions { format: Some(Format::Qcow2), ..OpenOptions::default() };
+    let node = match &name {
+        Some(name) => {
+            if host.fs().open(name, false).await.is_err() {
+                let file = host.fs().create(name).await.map_err(error)?;
+                orrery_block::img::create(blocks, file, Format::Qcow2, &create).await.map_err(error)?;
+            }
+            blocks.open(host.fs(), name, &options).await.map_err(error)?
+        }
+        None => {
+            let file = Arc::new(MemFile::from_bytes(&[]));
+            let made = orrery_block::img::create(blocks, file.clone(), Format::Qcow2, &create);
+            made.await.map_err(error)?;
+            let node = blocks.open_file(None, "", file).map_err(error)?;
+            blocks.open_over(&node, &options).await.map_err(error)?
+        }
+    };
+    let backend = blocks.create_backend("diagnostic").map_err(error)?;
+    backend.insert(node.medium(false)).map_err(error)?;
+    Ok(backend)
 }
 
 /// What the serial lines and parallel ports are connected to, defaults filled in.

@@ -140,6 +140,7 @@ $("picture").addEventListener("click", async () => {
   link.click();
 });
 
+// Without anything to start: the diagnostic ROM, by the Start button.
 // A link may carry a command line: ?args=-m+64+-fda+disk.img
 const given = new URLSearchParams(location.search).get("args");
 if (given !== null) {

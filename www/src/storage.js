@@ -185,6 +185,7 @@ export function makeHost(core, given = new Map()) {
     return fetchFile(name);
   };
   return {
+    keepsDisks: () => Boolean(globalThis.indexedDB),
     open(op, name, _write, create) {
       answer(op, find(name, create), (file) => {
         const id = next++;

@@ -38,6 +38,15 @@ impl Host for Native {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0))
     }
+
+    fn diagnostic_disk(&self) -> Option<String> {
+        let home = std::env::var_os("HOME").map(|h| std::path::Path::new(&h).join(".local/share"));
+        let data = std::env::var_os("XDG_DATA_HOME").map(std::path::PathBuf::from).or(home)?;
+        let folder = data.join("orrery");
+        // Without a folder of its own the count is kept in memory; that is no reason to fail.
+        std::fs::create_dir_all(&folder).ok()?;
+        Some(folder.join("diagnostic.qcow2").to_string_lossy().into_owned())
+    }
 }
 
 /// Runs until the guest or the person ends it; the exit status is theirs.

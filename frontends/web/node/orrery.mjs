@@ -22,6 +22,7 @@ const answer = (op, work, then) => {
 };
 const nothing = new Uint8Array();
 globalThis.orreryHost = {
+  keepsDisks: () => false,
   open(op, name, write, create) {
     answer(
       op,

@@ -29,8 +29,17 @@ extern "C" {
     #[wasm_bindgen(js_namespace = orreryHost, js_name = setLen)]
     fn js_set_len(op: u32, file: u32, len: f64);
 
+    /// Whether names that begin with `idb:` are kept beyond the page's life.
+    #[wasm_bindgen(js_namespace = orreryHost, js_name = keepsDisks)]
+    fn js_keeps_disks() -> bool;
+
     #[wasm_bindgen(js_namespace = console, js_name = error)]
     pub(crate) fn report(text: &str);
+}
+
+/// Whether disks can be kept.
+pub(crate) fn keeps_disks() -> bool {
+    js_keeps_disks()
 }
 
 enum Waiting {

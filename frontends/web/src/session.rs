@@ -1,6 +1,6 @@
 //! A machine as JavaScript holds it.
 
-use crate::host::JsFs;
+use crate::host::{self, JsFs};
 use orrery_block::host::HostFs;
 use orrery_core::launch::{Host, LaunchError, Launched, Line, launch};
 use orrery_core::options::{CharTarget, Options};
@@ -14,6 +14,8 @@ use wasm_bindgen::prelude::*;
 struct Page {
     epoch_secs: i64,
     firmware: Vec<String>,
+    /// Disks can be kept (in the browser's storage).
+    kept: bool,
 }
 
 impl Host for Page {
@@ -27,6 +29,10 @@ impl Host for Page {
 
     fn epoch_secs(&self) -> i64 {
         self.epoch_secs
+    }
+
+    fn diagnostic_disk(&self) -> Option<String> {
+        self.kept.then(|| "idb:diagnostic.qcow2".into())
     }
 }
 
@@ -60,7 +66,7 @@ impl Session {
     /// looked for under `firmware_dir`. `seconds` is the time since 1970.
     pub async fn create(args: Vec<String>, firmware_dir: String, seconds: f64) -> Result<Session, JsValue> {
         let options = Options::parse(&args).map_err(|e| chain(&e))?;
-        let host = Page { epoch_secs: seconds as i64, firmware: vec![firmware_dir] };
+        let host = Page { epoch_secs: seconds as i64, firmware: vec![firmware_dir], kept: host::keeps_disks() };
         let launched: Result<Launched, LaunchError> = launch(&options, &host).await;
         let Launched { machine, lines, warnings } = launched.map_err(|e| chain(&e))?;
         Ok(Self {
