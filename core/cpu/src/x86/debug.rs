@@ -135,10 +135,11 @@ impl X86 {
         if !self.breakpoints() || self.sys.cr4 & cr4::DE == 0 {
             return;
         }
-        let (first, last) = (u64::from(port), u64::from(port) + u64::from(width) - 1);
+        let first = u64::from(port);
         let hit = self
             .enabled()
-            .filter(|b| b.kind == watch::IO && b.first <= last && first < b.first + b.len)
+            .filter(|b| b.kind == watch::IO)
+            .filter(|b| first.wrapping_sub(b.first) < b.len || b.first.wrapping_sub(first) < width.into())
             .fold(0, |sum, b| sum | 1 << b.number);
         self.sys.debug_pending |= hit;
     }
