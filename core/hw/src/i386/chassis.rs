@@ -6,6 +6,7 @@ use super::smbios;
 use crate::audio::pcspk::{self, PcSpeaker};
 use crate::block::drive::DriveIo;
 use crate::block::fdc::{self, Fdc, media::DriveType};
+use crate::block::pflash_cfi01;
 use crate::char::parallel::{self, ISA_PARALLEL, Parallel};
 use crate::char::serial::{self, ISA_SERIAL, Serial};
 use crate::char::uart;
@@ -166,9 +167,12 @@ impl<'a> Chassis<'a> {
         Ok(block)
     }
 
-    /// Puts the firmware below 4 GiB, and its last 128 KiB below 1 MiB, into `map`. ISA machines
+    /// Puts the firmware (from flash, if there is any) below 4 GiB, and its last 128 KiB below 1 MiB, into `map`. ISA machines
     /// have no attribute map to write it with: there it is `writable`.
     pub(crate) fn firmware(&mut self, map: &Region, writable: bool) -> Result<(), BuildError> {
+        if self.flash(map)? {
+            return Ok(());
+        }
         let bytes = &self.config.firmware;
         if bytes.is_empty() {
             return Err(BuildError::Machine("there is no firmware".into()));
@@ -182,12 +186,7 @@ impl<'a> Chassis<'a> {
         let rom =
             if writable { regions.ram("pc.bios", block) } else { regions.rom("pc.bios", block) };
         map.add((1 << 32) - len as u64, &rom);
-        let low = len.min(0x2_0000) as u64;
-        map.add_priority(
-            0x10_0000 - low,
-            1,
-            &regions.alias("isa-bios", &rom, len as u64 - low, low),
-        );
+        self.low_alias(map, &rom);
         Ok(())
     }
 
@@ -490,9 +489,30 @@ impl<'a> Chassis<'a> {
         Ok(())
     }
 
-    /// The drives for flash units 0 and 1.
-    pub(crate) fn flash_drives(&mut self) -> Result<Vec<Option<Drive>>, BuildError> {
-        self.take_drives(2, &[Interface::Pflash], "flash")
+    /// Puts flash below 4 GiB, unit 0 on top; false if there is none.
+    fn flash(&mut self, map: &Region) -> Result<bool, BuildError> {
+        let mut top = 1_u64 << 32;
+        for (n, drive) in
+            self.take_drives(2, &[Interface::Pflash], "flash")?.into_iter().enumerate()
+        {
+            let Some(drive) = drive else { continue };
+            let name = format!("system.flash{n}");
+            let (_, region) = pflash_cfi01::build(&mut self.board, &name, drive.backend)
+                .map_err(|e| BuildError::Drive { id: drive.id, reason: e.to_string() })?;
+            top -= region.size();
+            map.add(top, &region);
+            if n == 0 {
+                self.low_alias(map, &region);
+            }
+        }
+        Ok(top != 1 << 32)
+    }
+
+    /// Shows the last 128 KiB of the firmware below 1 MiB.
+    fn low_alias(&self, map: &Region, firmware: &Region) {
+        let len = firmware.size().min(0x2_0000);
+        let alias = self.board.regions().alias("isa-bios", firmware, firmware.size() - len, len);
+        map.add_priority(0x10_0000 - len, 1, &alias);
     }
 
     /// A virtio-blk function for each virtio drive, on the free devices from `from`.
