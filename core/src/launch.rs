@@ -138,12 +138,16 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     }
     let model_text = options.cpu.as_deref().unwrap_or(kind.default_cpu);
     let (model, warnings) = Model::parse(model_text)?;
+    check_chardevs(options)?;
     let blocks = BlockGraph::new();
     let (serials, parallels) = char_targets(options);
     let mut config = MachineConfig {
         memory: options.memory.unwrap_or(kind.default_memory),
         cpus,
-        vga: options.vga.clone().unwrap_or_else(|| if options.no_defaults { "none" } else { "std" }.into()),
+        vga: options
+            .vga
+            .clone()
+            .unwrap_or_else(|| if options.no_defaults { "none" } else { "std" }.into()),
         serials: serials.iter().map(|t| *t != CharTarget::None).collect(),
         parallels: parallels.iter().map(|t| *t != CharTarget::None).collect(),
         debugcon: options.debugcon.as_ref().map(|_| 0xe9),
@@ -201,7 +205,14 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         let &DriveOption { interface, cdrom, index, .. } = drive;
         config.drives.push(Drive { backend, interface, cdrom, index, id });
     }
-    let built = (kind.build)(&config)?;
+    let built = (kind.build)(&config).map_err(|e| match (e, &options.kernel) {
+        (BuildError::Kernel(reason), Some(file)) => LaunchError::File {
+            option: "-kernel",
+            file: file.clone(),
+            source: BlockError::Invalid(reason),
+        },
+        (e, _) => e.into(),
+    })?;
     let cluster: Cluster<X86Isa> =
         Cluster::new((0..cpus).map(|i| X86::new(model.clone(), i, options.seed)));
     Ok(assemble(kind, built, Box::new(cluster), blocks, options, &serials, &parallels, warnings))
@@ -285,6 +296,10 @@ impl Files<'_> {
         let name = named.unwrap_or(default);
         if named.is_some() {
             if let Ok(file) = read_file(fs, "-bios", name).await {
+                if file.is_empty() {
+                    let source = BlockError::Invalid("it is empty".into());
+                    return Err(LaunchError::File { option: "-bios", file: name.into(), source });
+                }
                 return Ok(file);
             }
         }
@@ -321,14 +336,17 @@ async fn diagnostic_disk(
 ) -> Result<BlockBackend, LaunchError> {
     let name = host.diagnostic_disk();
     let shown = name.clone().unwrap_or_else(|| "memory".into());
-    let error = |source| LaunchError::File { option: "diagnostic disk", file: shown.clone(), source };
+    let error =
+        |source| LaunchError::File { option: "diagnostic disk", file: shown.clone(), source };
     let create = orrery_block::qcow2::CreateOptions { size: DIAGNOSTIC_DISK, ..Default::default() };
     let options = OpenOptions { format: Some(Format::Qcow2), ..OpenOptions::default() };
     let node = match &name {
         Some(name) => {
             if host.fs().open(name, false).await.is_err() {
                 let file = host.fs().create(name).await.map_err(error)?;
-                orrery_block::img::create(blocks, file, Format::Qcow2, &create).await.map_err(error)?;
+                orrery_block::img::create(blocks, file, Format::Qcow2, &create)
+                    .await
+                    .map_err(error)?;
             }
             blocks.open(host.fs(), name, &options).await.map_err(error)?
         }
@@ -343,6 +361,28 @@ async fn diagnostic_disk(
     let backend = blocks.create_backend("diagnostic").map_err(error)?;
     backend.insert(node.medium(false)).map_err(error)?;
     Ok(backend)
+}
+
+/// Every character device that an option names is there.
+fn check_chardevs(options: &Options) -> Result<(), LaunchError> {
+    let props = options.devices.iter().flat_map(|d| &d.props);
+    let of_devices = props.filter(|(k, _)| k == "chardev").map(|(_, id)| id);
+    let targets = options.serials.iter().chain(&options.parallels).chain(&options.debugcon);
+    let of_targets = targets.filter_map(|t| match t {
+        CharTarget::Chardev(id) => Some(id),
+        _ => None,
+    });
+    let there = |id: &&String| options.chardevs.iter().any(|(name, _)| name == *id);
+    match of_devices.chain(of_targets).find(|id| !there(id)) {
+        Some(id) => {
+            let names = options.chardevs.iter().map(|(name, _)| name.as_str());
+            Err(LaunchError::Missing(format!(
+                "there is no -chardev with the id '{id}'{}",
+                hint(id, names)
+            )))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What the serial lines and parallel ports are connected to, defaults filled in.

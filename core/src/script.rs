@@ -11,7 +11,8 @@
 //! key ctrl-alt-delete
 //! move 10 -5
 //! click left
-//! wait 1.5
+//! wait 1.5                      # virtual seconds from now
+//! until 12                      # virtual seconds since the machine started
 //! screendump screen.png
 //! savevm state.orry
 //! print hash                    # screen, text, icount, hash, memory
@@ -66,6 +67,7 @@ enum Command {
     Move(i32, i32),
     Click(u8),
     Wait(u64),
+    Until(u64),
     Screendump(String),
     Savevm(String),
     Print(String),
@@ -152,7 +154,7 @@ impl Script {
             };
             let since = *self.since.get_or_insert(now);
             if !self.perform(&command, machine, since, &mut actions) {
-                let wait = matches!(command, Command::Wait(_));
+                let wait = matches!(command, Command::Wait(_) | Command::Until(_));
                 if !wait && now.since(since) > self.within * 1_000_000_000 {
                     return Err(self.timeout(line, &command, machine));
                 }
@@ -163,6 +165,19 @@ impl Script {
             if let Some(Action::Quit(_)) = actions.last() {
                 return Ok(actions);
             }
+        }
+    }
+
+    /// When it next does something by itself. A front end that calls [`Script::step`] at this
+    /// time gives the guest its input at the same instruction on every host.
+    pub fn next(&self) -> Option<VmTime> {
+        if let Some((at, _)) = self.input.front() {
+            return Some(*at);
+        }
+        match self.commands.get(self.at)? {
+            (_, Command::Wait(ns)) => Some(self.since?.after(*ns)),
+            (_, Command::Until(ns)) => Some(VmTime(*ns)),
+            _ => None,
         }
     }
 
@@ -195,6 +210,7 @@ impl Script {
                 }
             }
             Command::Wait(ns) => return m.board.now().since(since) >= *ns,
+            Command::Until(ns) => return m.board.now().0 >= *ns,
             Command::Screendump(name) => {
                 m.render(&mut self.surface, true);
                 let image = if name.ends_with(".ppm") {
@@ -326,6 +342,7 @@ fn command(name: &str, args: &[String]) -> Result<Command, String> {
         "move",
         "click",
         "wait",
+        "until",
         "screendump",
         "savevm",
         "print",
@@ -358,9 +375,10 @@ fn command(name: &str, args: &[String]) -> Result<Command, String> {
             "right" => 2,
             other => return Err(format!("there is no button '{other}'")),
         }),
-        "wait" => {
-            let s: f64 = arg(0)?.parse().map_err(|_| "'wait' takes seconds".to_string())?;
-            Command::Wait((s.clamp(0.0, 1e9) * 1e9) as u64)
+        "wait" | "until" => {
+            let s: f64 = arg(0)?.parse().map_err(|_| format!("'{name}' takes seconds"))?;
+            let ns = (s.clamp(0.0, 1e9) * 1e9) as u64;
+            if name == "wait" { Command::Wait(ns) } else { Command::Until(ns) }
         }
         "screendump" => Command::Screendump(arg(0)?),
         "savevm" => Command::Savevm(arg(0)?),

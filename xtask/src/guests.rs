@@ -13,7 +13,8 @@ use std::process::Command;
 struct Guest {
     name: &'static str,
     package: &'static str,
-    /// (path in the package, name in `guests/NAME/`)
+    /// (path in the package, name in `guests/NAME/`). A path `*/name` is a file of that name or
+    /// beginning anywhere in the package.
     files: &'static [(&'static str, &'static str)],
 }
 
@@ -32,7 +33,10 @@ const GUESTS: &[Guest] = &[
         package: "debian-installer-12-netboot-i386",
         files: &[
             ("usr/lib/debian-installer/images/12/i386/text/debian-installer/i386/linux", "linux"),
-            ("usr/lib/debian-installer/images/12/i386/text/debian-installer/i386/initrd.gz", "initrd.gz"),
+            (
+                "usr/lib/debian-installer/images/12/i386/text/debian-installer/i386/initrd.gz",
+                "initrd.gz",
+            ),
         ],
     },
     Guest {
@@ -40,7 +44,10 @@ const GUESTS: &[Guest] = &[
         package: "debian-installer-12-netboot-amd64",
         files: &[
             ("usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64/linux", "linux"),
-            ("usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64/initrd.gz", "initrd.gz"),
+            (
+                "usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64/initrd.gz",
+                "initrd.gz",
+            ),
         ],
     },
     Guest {
@@ -58,6 +65,62 @@ const GUESTS: &[Guest] = &[
             ("usr/lib/grub-rescue/grub-rescue-floppy.img", "grub-rescue-floppy.img"),
             ("usr/lib/grub-rescue/grub-rescue-cdrom.iso", "grub-rescue-cdrom.iso"),
         ],
+    },
+    Guest {
+        name: "linux-amd64",
+        // A package without content that depends on the newest kernel.
+        package: "linux-image-amd64",
+        files: &[
+            ("*/vmlinuz-", "vmlinuz"),
+            ("*/scsi_common.ko", "scsi_common.ko"),
+            ("*/scsi_mod.ko", "scsi_mod.ko"),
+            ("*/libata.ko", "libata.ko"),
+            ("*/ata_piix.ko", "ata_piix.ko"),
+            ("*/libahci.ko", "libahci.ko"),
+            ("*/ahci.ko", "ahci.ko"),
+            ("*/crct10dif_common.ko", "crct10dif_common.ko"),
+            ("*/crct10dif_generic.ko", "crct10dif_generic.ko"),
+            ("*/crc-t10dif.ko", "crc-t10dif.ko"),
+            ("*/crc64.ko", "crc64.ko"),
+            ("*/crc64-rocksoft.ko", "crc64-rocksoft.ko"),
+            ("*/crc64_rocksoft_generic.ko", "crc64_rocksoft_generic.ko"),
+            ("*/t10-pi.ko", "t10-pi.ko"),
+            ("*/sd_mod.ko", "sd_mod.ko"),
+            ("*/virtio.ko", "virtio.ko"),
+            ("*/virtio_ring.ko", "virtio_ring.ko"),
+            ("*/virtio_pci_legacy_dev.ko", "virtio_pci_legacy_dev.ko"),
+            ("*/virtio_pci_modern_dev.ko", "virtio_pci_modern_dev.ko"),
+            ("*/virtio_pci.ko", "virtio_pci.ko"),
+            ("*/virtio_blk.ko", "virtio_blk.ko"),
+            ("*/crc16.ko", "crc16.ko"),
+            ("*/crc32c_generic.ko", "crc32c_generic.ko"),
+            ("*/mbcache.ko", "mbcache.ko"),
+            ("*/jbd2.ko", "jbd2.ko"),
+            ("*/ext4.ko", "ext4.ko"),
+        ],
+    },
+    Guest { name: "busybox", package: "busybox-static", files: &[("*/busybox", "busybox")] },
+    Guest { name: "e2fsprogs", package: "e2fsprogs", files: &[("sbin/mke2fs", "mke2fs")] },
+    Guest {
+        name: "libext2fs",
+        package: "libext2fs2",
+        files: &[("*/libext2fs.so.2.", "libext2fs.so.2"), ("*/libe2p.so.2.", "libe2p.so.2")],
+    },
+    Guest {
+        name: "libcom-err",
+        package: "libcom-err2",
+        files: &[("*/libcom_err.so.2.", "libcom_err.so.2")],
+    },
+    Guest {
+        name: "libblkid",
+        package: "libblkid1",
+        files: &[("*/libblkid.so.1.", "libblkid.so.1")],
+    },
+    Guest { name: "libuuid", package: "libuuid1", files: &[("*/libuuid.so.1.", "libuuid.so.1")] },
+    Guest {
+        name: "libc",
+        package: "libc6",
+        files: &[("*/libc.so.6", "libc.so.6"), ("*/ld-linux-x86-64.so.2", "ld-linux-x86-64.so.2")],
     },
     Guest { name: "ipxe", package: "ipxe", files: &[("usr/lib/ipxe/ipxe.iso", "ipxe.iso")] },
     Guest {
@@ -108,25 +171,45 @@ impl Guest {
         let unpacked = apt.folder.join("unpacked").join(self.name);
         let _ = fs::remove_dir_all(&unpacked);
         fs::create_dir_all(&unpacked)?;
-        apt.run(&["-qq", "download", self.package])?;
+        apt.run(&["-qq", "download", &apt.resolve(self.package)?])?;
         let mut packages = fs::read_dir(&apt.folder)?
             .filter_map(|e| e.ok().map(|e| e.path()))
             .filter(|p| p.extension().is_some_and(|e| e == "deb"));
         let package = packages.next().context("apt-get left no package")?;
+        let unpacked_path = unpacked.clone();
         let [package, to] = [&package, &unpacked].map(|p| p.to_string_lossy().into_owned());
         shell::run("dpkg-deb", &["-x", &package, &to])?;
         fs::create_dir_all(self.folder())?;
         for (from, name) in self.files {
             // Through a temporary name: a file that is there is whole.
             let part = self.folder().join(format!("{name}.part"));
-            fs::copy(unpacked.join(from), &part)
-                .with_context(|| format!("package {} has no {from}", self.package))?;
+            let from = match from.strip_prefix("*/") {
+                Some(start) => find(&unpacked_path, start)
+                    .with_context(|| format!("package {} has no {from}", self.package))?,
+                None => unpacked_path.join(from),
+            };
+            fs::copy(&from, &part)
+                .with_context(|| format!("package {} has no {}", self.package, from.display()))?;
             fs::rename(part, self.folder().join(name))?;
         }
         fs::remove_file(package)?;
         fs::remove_dir_all(unpacked)?;
         Ok(())
     }
+}
+
+/// The first file in or under `folder` whose name begins with `start`, links left out.
+fn find(folder: &Path, start: &str) -> Option<PathBuf> {
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(folder).ok()?.flatten().map(|e| e.path()).collect();
+    entries.sort();
+    let named = |p: &&PathBuf| {
+        let name = p.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(start) && p.symlink_metadata().is_ok_and(|m| m.is_file())
+    };
+    let here = entries.iter().find(named).cloned();
+    let folders = || entries.iter().filter(|p| p.symlink_metadata().is_ok_and(|m| m.is_dir()));
+    here.or_else(|| folders().find_map(|f| find(f, start)))
 }
 
 /// A private apt.
@@ -158,6 +241,22 @@ impl Apt {
         Ok(Self { folder, options: options.to_vec() })
     }
 
+    /// The package itself, or for one that names the newest kernel the kernel's.
+    fn resolve(&self, package: &str) -> Result<String> {
+        if !package.starts_with("linux-image-") {
+            return Ok(package.into());
+        }
+        let mut command = Command::new("apt-cache");
+        for o in &self.options {
+            command.args(["-o", o]);
+        }
+        let out = command.args(["depends", package]).current_dir(&self.folder).output()?;
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let mut names = text.lines().filter_map(|l| l.trim().strip_prefix("Depends: "));
+        let name = names.find(|n| n.starts_with("linux-image-"));
+        Ok(name.with_context(|| format!("package {package} names no kernel"))?.into())
+    }
+
     fn run(&self, args: &[&str]) -> Result<()> {
         let mut command = Command::new("apt-get");
         for o in &self.options {
@@ -182,9 +281,11 @@ fn sources_of_host() -> Result<String> {
         };
         return Ok(main.lines().map(|l| line(l) + "\n").collect());
     }
-    let text = fs::read_to_string("/etc/apt/sources.list").context("no package sources on this host")?;
+    let text =
+        fs::read_to_string("/etc/apt/sources.list").context("no package sources on this host")?;
     let deb = text.lines().find(|l| l.starts_with("deb ") && !l.contains("security"));
-    let words: Vec<&str> = deb.context("no package source in sources.list")?.split_whitespace().collect();
+    let words: Vec<&str> =
+        deb.context("no package source in sources.list")?.split_whitespace().collect();
     let at = words.iter().position(|w| w.contains("://")).context("no address in sources.list")?;
     Ok(format!("Types: deb\nURIs: {}\nSuites: bookworm\nComponents: main\n", words[at]))
 }

@@ -10,6 +10,7 @@
 mod guests;
 mod run;
 mod shell;
+mod test;
 mod web;
 
 use anyhow::{Result, bail};
@@ -18,7 +19,8 @@ const USAGE: &str = "\
 usage: ./x TASK [ARGS]
 
   run [ARGS]        build Orrery and run it; without ARGS, boot Debian's installer
-  test              every check that CI makes
+  test              every check that CI makes; `test fast` leaves out the long boots,
+                    `test NAME..` runs the system tests with such names
   web [PORT]        build the page into www/dist and serve it
   node -- ARGS      run the wasm build in Node with the native command line
   guests [NAME..]   fetch guest systems from distribution packages into guests/
@@ -35,6 +37,7 @@ fn main() -> Result<()> {
     match task {
         "run" => run::run(rest),
         "guests" => guests::fetch(rest),
+        "test" => test::test(rest),
         "web" => web::serve(rest),
         "web-build" => web::build(),
         "node" => web::node(rest),

@@ -15,14 +15,25 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             Ok(()) => {
                 let window = graphic && desktop();
                 let console = if window { "vga=normal" } else { "console=ttyS0 TERM=vt100" };
-                let words = ["-m", "512", "-kernel", "guests/debian-i386/linux", "-initrd", "guests/debian-i386/initrd.gz", "-append", console];
+                let words = [
+                    "-m",
+                    "512",
+                    "-kernel",
+                    "guests/debian-i386/linux",
+                    "-initrd",
+                    "guests/debian-i386/initrd.gz",
+                    "-append",
+                    console,
+                ];
                 all.extend(words.map(String::from));
                 if !window && graphic {
                     all.push("-nographic".into());
                 }
                 println!("Booting Debian's installer; Ctrl-A x ends it on the terminal.");
             }
-            Err(e) => println!("Debian's installer cannot be had here ({e:#}); starting the diagnostic ROM."),
+            Err(e) => println!(
+                "Debian's installer cannot be had here ({e:#}); starting the diagnostic ROM."
+            ),
         }
     }
     all.extend(args.iter().cloned());
@@ -37,5 +48,14 @@ fn desktop() -> bool {
 /// Lints everything for this host and the core for wasm32, warnings being errors.
 pub(crate) fn clippy() -> Result<()> {
     shell::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
-    shell::cargo(&["clippy", "--package", "orrery-core", "--target", "wasm32-unknown-unknown", "--", "-D", "warnings"])
+    shell::cargo(&[
+        "clippy",
+        "--package",
+        "orrery-core",
+        "--target",
+        "wasm32-unknown-unknown",
+        "--",
+        "-D",
+        "warnings",
+    ])
 }

@@ -12,8 +12,20 @@ pub(crate) fn enter_root() -> Result<()> {
 
 /// Runs a program; its failure is ours.
 pub(crate) fn run(program: &str, args: &[&str]) -> Result<()> {
+    run_in(program, args, Path::new("."), &[])
+}
+
+/// Runs a program in a folder, with environment variables.
+pub(crate) fn run_in(
+    program: &str,
+    args: &[&str],
+    folder: &Path,
+    variables: &[(&str, &str)],
+) -> Result<()> {
     let status = Command::new(program)
         .args(args)
+        .current_dir(folder)
+        .envs(variables.iter().copied())
         .status()
         .with_context(|| format!("cannot start '{program}'"))?;
     if !status.success() {
@@ -24,7 +36,18 @@ pub(crate) fn run(program: &str, args: &[&str]) -> Result<()> {
 
 /// Runs cargo.
 pub(crate) fn cargo(args: &[&str]) -> Result<()> {
-    run(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()), args)
+    cargo_with(args, &[])
+}
+
+/// Runs cargo with environment variables.
+pub(crate) fn cargo_with(args: &[&str], variables: &[(&str, &str)]) -> Result<()> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    run_in(&cargo, args, Path::new("."), variables)
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> String {
+    std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into())
 }
 
 /// Whether a program can be found.

@@ -20,7 +20,21 @@ fn bindings(to: &str) -> Result<()> {
     // Smaller and faster where binaryen is there; the page works without.
     if shell::have("wasm-opt") {
         let out = format!("{to}/orrery_web_bg.wasm");
-        shell::run("wasm-opt", &["-O3", "--enable-bulk-memory", "--enable-nontrapping-float-to-int", "--enable-sign-ext", "--enable-mutable-globals", "--enable-reference-types", "--enable-multivalue", &out, "-o", &out])?;
+        shell::run(
+            "wasm-opt",
+            &[
+                "-O3",
+                "--enable-bulk-memory",
+                "--enable-nontrapping-float-to-int",
+                "--enable-sign-ext",
+                "--enable-mutable-globals",
+                "--enable-reference-types",
+                "--enable-multivalue",
+                &out,
+                "-o",
+                &out,
+            ],
+        )?;
     }
     Ok(())
 }
@@ -35,7 +49,15 @@ fn bindgen(target: &str) -> Result<String> {
             return Ok(tool.into());
         }
     }
-    shell::cargo(&["install", "--quiet", "wasm-bindgen-cli", "--version", WASM_BINDGEN, "--root", &root])?;
+    shell::cargo(&[
+        "install",
+        "--quiet",
+        "wasm-bindgen-cli",
+        "--version",
+        WASM_BINDGEN,
+        "--root",
+        &root,
+    ])?;
     Ok(own)
 }
 

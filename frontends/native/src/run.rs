@@ -30,7 +30,9 @@ impl Host for Native {
                 dirs.push(format!("{}/../share/orrery/", folder.display()));
             }
         }
-        dirs.extend(["guests/firmware/", "/usr/share/seabios/", "/usr/share/qemu/"].map(String::from));
+        dirs.extend(
+            ["guests/firmware/", "/usr/share/seabios/", "/usr/share/qemu/"].map(String::from),
+        );
         dirs
     }
 
@@ -137,10 +139,12 @@ fn connect(
                 terminal::read_stdin(sender.clone(), mux);
                 Some(Sink::Terminal)
             }
-            CharTarget::File(name) => {
-                Some(Sink::File(File::create(&name).with_context(|| format!("cannot create '{name}'"))?))
+            CharTarget::File(name) => Some(Sink::File(
+                File::create(&name).with_context(|| format!("cannot create '{name}'"))?,
+            )),
+            CharTarget::Chardev(id) => {
+                bail!("{}: there is no -chardev with the id '{id}'", line.name)
             }
-            CharTarget::Chardev(id) => bail!("{}: there is no -chardev with the id '{id}'", line.name),
         };
         out.push(Line { index: i, port: line.port, sink });
     }
@@ -158,11 +162,22 @@ fn exit_code(stop: Stop) -> ExitCode {
     }
 }
 
+/// Writes a file under another name first: what has the right name is whole.
+fn write_whole(name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let part = format!("{name}.part");
+    let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, name));
+    if written.is_err() {
+        // The error told is the one that matters.
+        let _ = std::fs::remove_file(&part);
+    }
+    written
+}
+
 /// Does what a script asks of its host.
 pub fn perform(action: Action) -> Result<Option<i32>> {
     match action {
         Action::Write(name, bytes) => {
-            std::fs::write(&name, bytes).with_context(|| format!("cannot write '{name}'"))?;
+            write_whole(&name, &bytes).with_context(|| format!("cannot write '{name}'"))?;
             Ok(None)
         }
         Action::Print(text) => {

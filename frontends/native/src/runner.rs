@@ -55,7 +55,7 @@ impl Runner {
         let mut drawn = start;
         loop {
             let host = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            let outcome = self.machine.run(host, SLICE);
+            let outcome = self.machine.run(host, self.slice());
             self.drain()?;
             if let Some(code) = self.step_script()? {
                 return self.finish(Stop::Script(code));
@@ -78,6 +78,13 @@ impl Runner {
                 return self.finish(Stop::Paused);
             }
         }
+    }
+
+    /// Virtual time to run: up to what the script does next.
+    fn slice(&self) -> u64 {
+        let next = self.script.as_ref().and_then(Script::next);
+        let left = next.map_or(SLICE, |t| t.since(self.machine.board.now()));
+        left.clamp(1, SLICE)
     }
 
     /// Lets the script act; the exit status if it ends the run.

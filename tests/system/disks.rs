@@ -1,0 +1,236 @@
+//! A disk under a real guest: Debian's kernel partitions it, makes a file system, writes, reads
+//! back; another program then looks at the image. And a power failure while it writes.
+
+use crate::Test;
+use crate::bad_input::qemu_img;
+use crate::cpio::Cpio;
+use crate::program::{Folder, Running, guest, tail, tool};
+use anyhow::{Context as _, Result, ensure};
+use std::fs;
+use std::process::Command;
+
+/// (name, machine, `-drive` suffix, name in the guest)
+const BUSES: &[(&str, &str, &str, &str)] = &[
+    ("IDE", "pc", "if=ide", "sda"),
+    ("AHCI", "q35", "if=ide", "sda"),
+    ("virtio-blk", "pc", "if=virtio", "vda"),
+];
+
+/// Kernel modules in the order in which they need each other.
+const MODULES: &[&str] = &[
+    "crct10dif_common",
+    "crct10dif_generic",
+    "crc-t10dif",
+    "crc64",
+    "crc64_rocksoft_generic",
+    "crc64-rocksoft",
+    "t10-pi",
+    "scsi_common",
+    "scsi_mod",
+    "libata",
+    "ata_piix",
+    "libahci",
+    "ahci",
+    "sd_mod",
+    "virtio",
+    "virtio_ring",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_blk",
+    "crc16",
+    "crc32c_generic",
+    "mbcache",
+    "jbd2",
+    "ext4",
+];
+
+/// Programs and libraries: (guest file, place in the RAM disk).
+const PROGRAMS: &[(&str, &str)] = &[
+    ("busybox/busybox", "bin/busybox"),
+    ("e2fsprogs/mke2fs", "bin/mke2fs"),
+    ("libext2fs/libext2fs.so.2", "lib64/libext2fs.so.2"),
+    ("libext2fs/libe2p.so.2", "lib64/libe2p.so.2"),
+    ("libcom-err/libcom_err.so.2", "lib64/libcom_err.so.2"),
+    ("libblkid/libblkid.so.1", "lib64/libblkid.so.1"),
+    ("libuuid/libuuid.so.1", "lib64/libuuid.so.1"),
+    ("libc/libc.so.6", "lib64/libc.so.6"),
+    ("libc/ld-linux-x86-64.so.2", "lib64/ld-linux-x86-64.so.2"),
+];
+
+/// What the guest does; `disk=` and `task=` come with the kernel's command line.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mkdir -p /proc /sys /dev /mnt
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+for m in MODULES; do insmod /modules/$m.ko || echo "GUEST: no $m"; done
+for word in $(cat /proc/cmdline); do case $word in disk=*|task=*) eval $word ;; esac; done
+i=0; while [ ! -b /dev/$disk ] && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done
+fail() { echo "GUEST-FAILED $*"; poweroff -f; }
+make() {
+    printf 'n\np\n1\n\n\nw\n' | fdisk /dev/$disk > /dev/null || fail fdisk
+    [ -b /dev/${disk}1 ] || fail no partition
+    LD_LIBRARY_PATH=/lib64 /lib64/ld-linux-x86-64.so.2 /bin/mke2fs -q -F -t ext4 /dev/${disk}1 || fail mke2fs
+    mount -t ext4 /dev/${disk}1 /mnt || fail mount
+}
+case $task in
+write)
+    make
+    for n in 1 2 3 4 5 6 7 8; do
+        mkdir /mnt/d$n
+        seq $((n * 100000)) $((n * 100000 + 120000)) > /mnt/d$n/numbers || fail write
+        dd if=/bin/busybox of=/mnt/d$n/far bs=64k seek=$((n * 500)) conv=notrunc 2> /dev/null || fail dd
+    done
+    rm /mnt/d3/numbers
+    cd /mnt; md5sum d*/numbers d*/far > /sums; cd /
+    umount /mnt || fail umount
+    echo 3 > /proc/sys/vm/drop_caches
+    mount -t ext4 /dev/${disk}1 /mnt || fail mount again
+    cd /mnt; md5sum -c -s /sums || fail content; cd /
+    umount /mnt
+    # Past the partition's start, and at the very end of the disk.
+    seq 1 9000 | dd of=/dev/$disk bs=512 seek=4194200 conv=notrunc 2> /dev/null
+    sync
+    echo 3 > /proc/sys/vm/drop_caches
+    echo "GUEST-HEAD $(dd if=/dev/$disk bs=1M count=48 2> /dev/null | md5sum)"
+    echo "GUEST-TAIL $(dd if=/dev/$disk bs=512 skip=4192256 2> /dev/null | md5sum)"
+    ;;
+power)
+    make
+    n=0
+    while [ $n -lt 1000 ]; do
+        n=$((n+1))
+        seq $n $((n + 30000)) > /mnt/f$n || fail write
+        sync
+        echo "GUEST-FLUSHED $n"
+    done
+    ;;
+look)
+    mount -t ext4 /dev/${disk}1 /mnt || fail mount
+    n=1
+    while [ -f /mnt/f$n ]; do
+        seq $n $((n + 30000)) | cmp -s - /mnt/f$n || break
+        echo "GUEST-HAS $n"
+        n=$((n+1))
+    done
+    umount /mnt
+    ;;
+esac
+echo GUEST-DONE
+poweroff -f
+"#;
+
+/// All of them.
+pub(crate) fn tests() -> Vec<Test> {
+    let mut tests = Vec::new();
+    for &(name, machine, drive, disk) in BUSES {
+        let name = format!("disk: partitioned, formatted, written over {name}");
+        tests.push(Test::new(&name, 900, move || written(machine, drive, disk)));
+    }
+    tests.push(Test::new("disk: power failure while writing", 900, power_failure));
+    tests
+}
+
+fn initrd() -> Result<Vec<u8>> {
+    let mut cpio = Cpio::default();
+    for folder in ["bin", "dev", "lib64", "modules"] {
+        cpio.folder(folder);
+    }
+    for (from, to) in PROGRAMS {
+        cpio.program(to, &fs::read(guest(from)?)?);
+    }
+    for module in MODULES {
+        let name = format!("{module}.ko");
+        cpio.program(
+            &format!("modules/{name}"),
+            &fs::read(guest(&format!("linux-amd64/{name}"))?)?,
+        );
+    }
+    cpio.program("init", INIT.replace("MODULES", &MODULES.join(" ")).as_bytes());
+    Ok(cpio.finish())
+}
+
+fn start(work: &Folder, machine: &str, drive: &str, disk: &str, task: &str) -> Result<Running> {
+    work.write("initrd", initrd()?)?;
+    let path = |name: &str| Ok::<_, anyhow::Error>(guest(name)?.to_string_lossy().into_owned());
+    let (kernel, firmware) = (path("linux-amd64/vmlinuz")?, path("firmware")?);
+    let drive = format!("file=disk.qcow2,format=qcow2,{drive}");
+    let append = format!("console=ttyS0 quiet panic=-1 disk={disk} task={task}");
+    let args = [
+        "-M",
+        machine,
+        "-m",
+        "256",
+        "-display",
+        "none",
+        "-L",
+        &firmware,
+        "-no-reboot",
+        "-serial",
+        "stdio",
+        "-kernel",
+        &kernel,
+        "-initrd",
+        "initrd",
+        "-append",
+        &append,
+        "-drive",
+        &drive,
+    ];
+    work.start(&args.map(String::from))
+}
+
+fn new_disk() -> Result<Folder> {
+    let work = Folder::new()?;
+    qemu_img(&work, &["create", "-q", "-f", "qcow2", "disk.qcow2", "2G"])?.success()?;
+    Ok(work)
+}
+
+fn written(machine: &str, drive: &str, disk: &str) -> Result<()> {
+    let work = new_disk()?;
+    let said = start(&work, machine, drive, disk, "write")?.wait(850)?.success()?.stdout;
+    ensure!(said.contains("GUEST-DONE"), "the guest did not finish:\n{}", tail(&said));
+    let check = qemu_img(&work, &["check", "disk.qcow2"])?.success()?;
+    ensure!(check.stdout.contains("No errors were found"), "qemu-img check: {}", check.stdout);
+    qemu_img(&work, &["convert", "-O", "raw", "disk.qcow2", "disk.raw"])?.success()?;
+    let mut reader = Command::new(tool("sh")?);
+    reader.args(["-c", "dd if=disk.raw bs=1M count=48 2>/dev/null | md5sum; dd if=disk.raw bs=512 skip=4192256 2>/dev/null | md5sum"]);
+    let sums = work.spawn(reader)?.wait(120)?.success()?.stdout;
+    let mut sums = sums.split_whitespace().filter(|w| w.len() == 32);
+    for mark in ["GUEST-HEAD ", "GUEST-TAIL "] {
+        let line = said.lines().find_map(|l| l.split_once(mark)).context(mark)?.1;
+        let ours = line.split_whitespace().next().unwrap_or_default();
+        ensure!(sums.next() == Some(ours), "{mark}: the guest read another content: {line}");
+    }
+    Ok(())
+}
+
+fn power_failure() -> Result<()> {
+    let work = new_disk()?;
+    let mut guest = start(&work, "pc", "if=virtio", "vda", "power")?;
+    ensure!(guest.wait_for("GUEST-FLUSHED 7", 600)?, "the guest ended: {}", said(&work)?);
+    guest.kill()?;
+    let flushed = numbers(&said(&work)?, "GUEST-FLUSHED ");
+    // 0: nothing found; 3: leaked clusters, no errors.
+    let check = qemu_img(&work, &["check", "disk.qcow2"])?;
+    let code = check.status.code();
+    ensure!(matches!(code, Some(0 | 3)), "qemu-img check: {}{}", check.stdout, check.stderr);
+    let after = start(&work, "pc", "if=virtio", "vda", "look")?.wait(600)?.success()?.stdout;
+    ensure!(after.contains("GUEST-DONE"), "the guest did not finish:\n{}", tail(&after));
+    let there = numbers(&after, "GUEST-HAS ");
+    ensure!(there >= flushed, "{flushed} files were flushed, {there} are there");
+    Ok(())
+}
+
+fn said(work: &Folder) -> Result<String> {
+    Ok(String::from_utf8_lossy(&fs::read(work.file("stdout"))?).into_owned())
+}
+
+/// The last number behind a mark.
+fn numbers(text: &str, mark: &str) -> u32 {
+    let number = |l: &str| l.split_once(mark)?.1.trim().parse().ok();
+    text.lines().filter_map(number).max().unwrap_or(0)
+}

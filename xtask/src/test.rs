@@ -1,0 +1,191 @@
+//! `./x test`: every check that CI makes, each told with its time; all are made even when one fails.
+
+use crate::{guests, run, shell, web};
+use anyhow::{Context as _, Result, bail};
+use std::path::Path;
+use std::time::Instant;
+
+/// The target of the page.
+const WASM: &str = "wasm32-unknown-unknown";
+
+/// Makes every check; with `fast`, only what takes a few minutes; with other arguments, the
+/// system tests whose names contain them.
+pub(crate) fn test(args: &[String]) -> Result<()> {
+    let fast = args.iter().any(|a| a == "fast");
+    let names: Vec<&str> = args.iter().map(String::as_str).filter(|a| *a != "fast").collect();
+    let mut all = Checks::default();
+    if !names.is_empty() {
+        all.check("guests", || guests::fetch(&[]));
+        all.check("system tests", || system(fast, &names));
+        return all.verdict();
+    }
+    all.check("toolchain", toolchain);
+    all.check("format", || shell::cargo(&["fmt", "--all", "--check"]));
+    all.check("clippy, this host and wasm32", run::clippy);
+    all.check("documentation", documentation);
+    all.check("guests", || guests::fetch(&[]));
+    all.check("test images", images);
+    all.check("unit and integration tests", units);
+    all.check("system tests", || system(fast, &[]));
+    all.check("page and wasm build", web::build);
+    all.check("the wasm build in Node", node);
+    all.check("the page in Chromium", page);
+    all.verdict()
+}
+
+/// What was checked.
+#[derive(Default)]
+struct Checks {
+    done: Vec<(String, u64, Option<String>)>,
+    skipped: Vec<String>,
+}
+
+/// Something this host lacks; the check is told as skipped.
+#[derive(Debug)]
+struct Skipped(String);
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skipped {}
+
+impl Checks {
+    fn check(&mut self, name: &str, body: impl FnOnce() -> Result<()>) {
+        println!("\n==== {name}");
+        let start = Instant::now();
+        let result = body();
+        let seconds = start.elapsed().as_secs();
+        let error = match result {
+            Ok(()) => None,
+            Err(e) if e.is::<Skipped>() => {
+                println!("SKIPPED {name}: {e}");
+                self.skipped.push(format!("{name}: {e}"));
+                return;
+            }
+            Err(e) => {
+                println!("FAILED {name}: {e:#}");
+                Some(format!("{e:#}"))
+            }
+        };
+        self.done.push((name.into(), seconds, error));
+    }
+
+    fn verdict(&self) -> Result<()> {
+        println!("\n==== result");
+        for (name, seconds, error) in &self.done {
+            println!("{:6} {seconds:5} s  {name}", if error.is_some() { "FAILED" } else { "ok" });
+        }
+        for what in &self.skipped {
+            println!("skipped          {what}");
+        }
+        let failed = self.done.iter().filter(|(_, _, e)| e.is_some()).count();
+        if failed > 0 {
+            bail!("{failed} of {} checks failed", self.done.len());
+        }
+        println!("{} checks passed, {} skipped", self.done.len(), self.skipped.len());
+        Ok(())
+    }
+}
+
+/// The parts of the toolchain that rustup's smallest profile lacks.
+fn toolchain() -> Result<()> {
+    if !shell::have("rustup") {
+        return Err(Skipped("no rustup; taking the toolchain as it is".into()).into());
+    }
+    shell::run("rustup", &["component", "add", "rustfmt", "clippy"])?;
+    shell::run("rustup", &["target", "add", WASM])
+}
+
+fn documentation() -> Result<()> {
+    shell::cargo_with(
+        &["doc", "--workspace", "--no-deps", "--quiet"],
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    )
+}
+
+/// Images made by another program, for the block layer's tests.
+fn images() -> Result<()> {
+    let make = Path::new("../shared/corpus/make.sh");
+    if !make.is_file() {
+        return Err(Skipped("no ../shared/corpus".into()).into());
+    }
+    if !shell::have("qemu-img") {
+        return Err(Skipped("no qemu-img (package qemu-utils)".into()).into());
+    }
+    let to = images_folder();
+    if !Path::new(&to).is_dir() {
+        let part = format!("{to}.part");
+        shell::run_in("bash", &[&make.to_string_lossy()], Path::new("."), &[("OUT", &part)])?;
+        std::fs::rename(&part, &to)?;
+    }
+    Ok(())
+}
+
+fn images_folder() -> String {
+    format!("{}/images", shell::target())
+}
+
+fn units() -> Result<()> {
+    let images = images_folder();
+    let images = Path::new(&images).canonicalize().map(|p| p.to_string_lossy().into_owned());
+    let variables: Vec<(&str, &str)> =
+        images.iter().map(|i| ("ORRERY_IMAGES", i.as_str())).collect();
+    let args = [
+        "test",
+        "--workspace",
+        "--exclude",
+        "orrery-tests",
+        "--profile",
+        "fast",
+        "--quiet",
+        "--no-fail-fast",
+    ];
+    shell::cargo_with(&args, &variables)
+}
+
+fn system(fast: bool, names: &[&str]) -> Result<()> {
+    shell::cargo(&["build", "--release", "--package", "orrery-native"])?;
+    let orrery = format!("{}/release/orrery", shell::target());
+    let orrery = Path::new(&orrery).canonicalize().context("the program was not built")?;
+    let orrery = orrery.to_string_lossy().into_owned();
+    let mut variables = vec![("ORRERY", orrery.as_str())];
+    if fast {
+        variables.push(("ORRERY_FAST", "1"));
+    }
+    let mut args = vec!["test", "--package", "orrery-tests", "--"];
+    args.extend(names);
+    shell::cargo_with(&args, &variables)
+}
+
+/// The wasm build says its version in Node and refuses what it must.
+fn node() -> Result<()> {
+    if !shell::have("node") {
+        return Err(Skipped("no node (package nodejs)".into()).into());
+    }
+    let folder = Path::new("tests/node");
+    if folder.is_dir() {
+        return shell::run("node", &["--test", "tests/node"]);
+    }
+    web::node(&["--".into(), "-version".into()])
+}
+
+/// The browser tests of `tests/page`.
+fn page() -> Result<()> {
+    let folder = Path::new("tests/page");
+    if !folder.join("package.json").is_file() {
+        return Err(Skipped("no tests/page".into()).into());
+    }
+    for tool in ["npm", "chromium"] {
+        if !shell::have(tool) {
+            return Err(Skipped(format!("no {tool} (package {tool})")).into());
+        }
+    }
+    if !folder.join("node_modules").is_dir() {
+        let skip = ("PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD", "1");
+        shell::run_in("npm", &["ci", "--no-audit", "--no-fund"], folder, &[skip])?;
+    }
+    shell::run_in("npx", &["playwright", "test"], folder, &[])
+}
