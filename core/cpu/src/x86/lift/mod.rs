@@ -75,6 +75,10 @@ pub fn features(model: &Model) -> Features {
         (feature::SMAP, Features::SMAP),
         (feature::INVPCID, Features::INVPCID),
         (feature::PREFETCHW, Features::PREFETCHW),
+        // Every 64-bit processor takes it, whatever the bit says; Linux counts on that (AMD64 APM
+        // vol. 3, PREFETCH: present with 3DNow!, LM or the bit).
+        (feature::LM, Features::PREFETCHW),
+        (feature::D3NOW, Features::PREFETCHW),
         (feature::XSAVE, Features::XSAVE),
         (feature::CX16, Features::CX16),
     ];
