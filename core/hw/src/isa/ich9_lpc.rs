@@ -17,6 +17,8 @@ use orrery_system::{
     RestoreError, StateBlob, Timer, VmTime,
 };
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Bank of port CF9.
 pub const RESET_CONTROL: u32 = 0;
@@ -88,6 +90,8 @@ pub struct Wires {
     pub apic: Vec<IrqLine>,
     /// SMI# of each CPU.
     pub smi: Vec<IrqLine>,
+    /// Which CPU makes the current access.
+    pub current_cpu: Arc<AtomicUsize>,
     /// Rises when the power button is pressed.
     pub power_button: IrqInput,
     /// Where resets and sleep states go.
@@ -167,6 +171,7 @@ pub fn build(
         isa,
         apic,
         smi: (0..board.cpus()).map(|i| board.pins(i).smi.pin()).collect(),
+        current_cpu: board.current_cpu(),
         power_button,
         power: board.power(),
         clock: board.clock(),
@@ -368,7 +373,8 @@ impl Ich9Lpc {
         // APMC_EN and GBL_SMI_EN.
         if self.state.smi_enable & 0x21 == 0x21 && !self.config.no_smm {
             self.state.smi_status |= 0x20;
-            for line in &self.wires.smi {
+            // To the CPU that wrote: firmware brings the others in by interrupts if it wants them.
+            if let Some(line) = self.wires.smi.get(self.wires.current_cpu.load(Relaxed)) {
                 line.pulse();
             }
         }
@@ -577,6 +583,7 @@ mod tests {
             isa: Vec::new(),
             apic: Vec::new(),
             smi: Vec::new(),
+            current_cpu: board.current_cpu(),
             power_button: board.wire(),
             power: Power::default(),
             clock: board.clock(),
