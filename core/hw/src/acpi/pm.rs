@@ -199,7 +199,7 @@ impl Gpe {
             match at.checked_sub(len) {
                 None => self.status &= !(v << (8 * at)),
                 Some(at) if at < len => {
-                    self.enable = self.enable & !(0xff << (8 * at)) | v << (8 * at)
+                    self.enable = self.enable & !(0xff << (8 * at)) | v << (8 * at);
                 }
                 Some(_) => {}
             }

@@ -100,7 +100,10 @@ impl<'a> Chassis<'a> {
         limit: u64,
         split: u64,
     ) -> Result<Self, BuildError> {
-        if config.memory < 1 << 20 || config.memory > MAX_MEMORY || config.memory % 4096 != 0 {
+        if config.memory < 1 << 20
+            || config.memory > MAX_MEMORY
+            || !config.memory.is_multiple_of(4096)
+        {
             let mib = config.memory >> 20;
             return Err(BuildError::Machine(format!(
                 "{mib} MiB of RAM cannot be put on this board"
