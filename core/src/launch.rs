@@ -330,32 +330,53 @@ fn wants_diagnostics(options: &Options) -> bool {
 /// Bytes of the disk on which the diagnostic ROM counts its starts.
 const DIAGNOSTIC_DISK: u64 = 1 << 20;
 
+fn diagnostic_image() -> (orrery_block::qcow2::CreateOptions, OpenOptions) {
+    let create = orrery_block::qcow2::CreateOptions { size: DIAGNOSTIC_DISK, ..Default::default() };
+    (create, OpenOptions { format: Some(Format::Qcow2), ..OpenOptions::default() })
+}
+
+/// The disk in a file, made when it is not there; one that is empty was left by a start that did
+/// not get far.
+async fn kept_diagnostic_disk(
+    blocks: &BlockGraph,
+    fs: &dyn HostFs,
+    name: &str,
+) -> Result<Arc<Node>, BlockError> {
+    let (create, open) = diagnostic_image();
+    let there = fs.open(name, false).await.is_ok_and(|file| file.len() > 0);
+    if !there {
+        let file = fs.create(name).await?;
+        orrery_block::img::create(blocks, file, Format::Qcow2, &create).await?;
+    }
+    blocks.open(fs, name, &open).await
+}
+
 async fn diagnostic_disk(
     blocks: &BlockGraph,
     host: &dyn Host,
 ) -> Result<BlockBackend, LaunchError> {
-    let name = host.diagnostic_disk();
-    let shown = name.clone().unwrap_or_else(|| "memory".into());
     let error =
-        |source| LaunchError::File { option: "diagnostic disk", file: shown.clone(), source };
-    let create = orrery_block::qcow2::CreateOptions { size: DIAGNOSTIC_DISK, ..Default::default() };
-    let options = OpenOptions { format: Some(Format::Qcow2), ..OpenOptions::default() };
-    let node = match &name {
-        Some(name) => {
-            if host.fs().open(name, false).await.is_err() {
-                let file = host.fs().create(name).await.map_err(error)?;
-                orrery_block::img::create(blocks, file, Format::Qcow2, &create)
-                    .await
-                    .map_err(error)?;
+        |source| LaunchError::File { option: "diagnostic disk", file: "memory".into(), source };
+    let kept = match host.diagnostic_disk() {
+        Some(name) => match kept_diagnostic_disk(blocks, host.fs(), &name).await {
+            Ok(node) => Some(node),
+            // Another machine has it, or its folder cannot be written: no reason not to start.
+            Err(e) => {
+                tracing::warn!("starts are not counted: '{name}': {e}");
+                None
             }
-            blocks.open(host.fs(), name, &options).await.map_err(error)?
-        }
+        },
+        None => None,
+    };
+    let node = match kept {
+        Some(node) => node,
         None => {
             let file = Arc::new(MemFile::from_bytes(&[]));
+            let (create, open) = diagnostic_image();
             let made = orrery_block::img::create(blocks, file.clone(), Format::Qcow2, &create);
             made.await.map_err(error)?;
             let node = blocks.open_file(None, "", file).map_err(error)?;
-            blocks.open_over(&node, &options).await.map_err(error)?
+            blocks.open_over(&node, &open).await.map_err(error)?
         }
     };
     let backend = blocks.create_backend("diagnostic").map_err(error)?;

@@ -108,6 +108,8 @@ impl Folder {
     pub(crate) fn spawn(&self, mut command: Command) -> Result<Running> {
         let child = command
             .current_dir(&self.0)
+            // Nothing of the person who runs the tests is read or written.
+            .env("XDG_DATA_HOME", self.0.join("data"))
             .stdin(Stdio::null())
             .stdout(File::create(self.file("stdout"))?)
             .stderr(File::create(self.file("stderr"))?)
