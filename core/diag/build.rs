@@ -1,5 +1,10 @@
 //! Assembles the diagnostic ROM from `rom/` into `OUT_DIR/diag.bin`.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a build script reads its environment and writes its output"
+)]
+
 #[path = "rom/mod.rs"]
 mod rom;
 

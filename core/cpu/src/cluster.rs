@@ -306,7 +306,9 @@ impl<I: Isa> Cluster<I> {
                 Some(second) if fits => {
                     let next =
                         (window.linear | (PAGE - 1)).wrapping_add(1) & I::linear_mask(env.cpu);
-                    if env.page(next, Access::Exec, window.mmu)?.offset == Some(second * PAGE as usize) {
+                    if env.page(next, Access::Exec, window.mmu)?.offset
+                        == Some(second * PAGE as usize)
+                    {
                         return Ok(id);
                     }
                 }

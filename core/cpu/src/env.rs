@@ -99,7 +99,11 @@ impl<I: Isa> Env<'_, I> {
     pub fn translate(&mut self, linear: u64, access: Access, mmu: u8) -> Result<Place, I::Trap> {
         let e = self.page(linear, access, mmu)?;
         let at = linear % PAGE;
-        Ok(Place { gpa: e.map.gpa + at, offset: e.offset.map(|o| o + at as usize), writable: e.writable })
+        Ok(Place {
+            gpa: e.map.gpa + at,
+            offset: e.offset.map(|o| o + at as usize),
+            writable: e.writable,
+        })
     }
 
     /// Faults as a write of `len` bytes would.

@@ -149,10 +149,10 @@ impl Lower<'_> {
         }
         match form(addr) {
             Form::A32 => {
-                self.push(Uop::Lea32 { d: SCRATCH2, base, index, sm, disp: addr.disp as i32 })
+                self.push(Uop::Lea32 { d: SCRATCH2, base, index, sm, disp: addr.disp as i32 });
             }
             Form::A64 => {
-                self.push(Uop::Lea64 { d: SCRATCH2, base, index, sm, disp: addr.disp as i32 })
+                self.push(Uop::Lea64 { d: SCRATCH2, base, index, sm, disp: addr.disp as i32 });
             }
             Form::Other => {
                 let (mut base, mut disp) = (base, addr.disp as i32);
@@ -285,7 +285,7 @@ impl Lower<'_> {
                 let a = self.var(cmp.a, SCRATCH2);
                 match Self::small(&cmp) {
                     Some(imm) => {
-                        self.push(Uop::SetImm { cond: cmp.cond, w: cmp.w, d: d.0, a, imm })
+                        self.push(Uop::SetImm { cond: cmp.cond, w: cmp.w, d: d.0, a, imm });
                     }
                     None => {
                         let b = self.var(cmp.b, SCRATCH);
@@ -374,7 +374,7 @@ impl Lower<'_> {
                 self.push(Uop::VPut { w, d: d.0, a, lane });
             }
             Op::VecOp { kind, d, a, b, imm } => {
-                self.push(Uop::VecOp { kind, d: d.0, a: a.0, b: b.0, imm })
+                self.push(Uop::VecOp { kind, d: d.0, a: a.0, b: b.0, imm });
             }
             Op::Pure { f, d, args } => {
                 let index = self.cache.args.len() as u32;
@@ -410,7 +410,7 @@ impl Lower<'_> {
                 let a = self.var(cmp.a, SCRATCH2);
                 match Self::small(&cmp) {
                     Some(imm) => {
-                        self.push(Uop::BranchImm { cond: cmp.cond, w: cmp.w, a, imm, to: 0 })
+                        self.push(Uop::BranchImm { cond: cmp.cond, w: cmp.w, a, imm, to: 0 });
                     }
                     None => {
                         let b = self.var(cmp.b, SCRATCH);
@@ -478,7 +478,8 @@ impl Lower<'_> {
                 let same = (e, f) == (dst, src) || (e, f) == (src, dst);
                 // The operands as they are, or as they were just copied.
                 let right = cmp.b == Val::Var(Var(b)) || cmp.b == Val::Var(Var(src));
-                let fits = same && right && (left == a || left == dst) && a != dst && a != src && b != dst;
+                let fits =
+                    same && right && (left == a || left == dst) && a != dst && a != src && b != dst;
                 let op = u8::try_from(v).ok()?;
                 fits.then_some(Uop::CmpExit { cond, w, a, b, op, back, len: 0, to: 0 })
             }
@@ -490,13 +491,28 @@ impl Lower<'_> {
                 };
                 let imm = Self::small(cmp)?;
                 // The variable gets the constant zero-extended.
-                let fits = imm >= 0 && imm as u32 == value && (left == a || left == dst) && a != dst && a != src;
+                let fits = imm >= 0
+                    && imm as u32 == value
+                    && (left == a || left == dst)
+                    && a != dst
+                    && a != src;
                 let op = u8::try_from(v).ok()?;
                 fits.then_some(Uop::CmpExitImm { cond, w, a, op, back, len: 0, imm, to: 0 })
             }
-            Uop::ImmMov { d, v, e, a } if d == op && e == dst && (left == a || left == dst) && a != dst => {
+            Uop::ImmMov { d, v, e, a }
+                if d == op && e == dst && (left == a || left == dst) && a != dst =>
+            {
                 let op = u8::try_from(v).ok()?;
-                Some(Uop::TestExitImm { cond, w, a, op, back, len: 0, imm: Self::small(cmp)?, to: 0 })
+                Some(Uop::TestExitImm {
+                    cond,
+                    w,
+                    a,
+                    op,
+                    back,
+                    len: 0,
+                    imm: Self::small(cmp)?,
+                    to: 0,
+                })
             }
             _ => None,
         }

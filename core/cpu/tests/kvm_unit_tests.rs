@@ -43,7 +43,8 @@ fn kvm_unit_tests_pass_as_far_as_is_known() {
         println!("KVM_UNIT_TESTS is not set: nothing was run");
         return;
     };
-    let limit = std::env::var("KVM_UNIT_TESTS_LIMIT").map_or(3_000_000_000, |v| v.parse().expect("a number"));
+    let limit = std::env::var("KVM_UNIT_TESTS_LIMIT")
+        .map_or(3_000_000_000, |v| v.parse().expect("a number"));
     let only = std::env::var("KVM_UNIT_TESTS_ONLY").ok();
     let (mut known, mut unexpected, mut wide) = (BTreeSet::new(), Vec::new(), false);
     for folder in folders.split(':') {

@@ -22,7 +22,11 @@ fn test386_reaches_its_end_and_prints_what_a_386_prints() {
     let text = String::from_utf8_lossy(&said.text);
     println!("{insns} instructions, POST codes {:02x?}", said.post);
     if said.post.last() != Some(&0xff) {
-        println!("{}\n{}", text.lines().rev().take(5).collect::<Vec<_>>().join("\n"), machine.cpus.cpu(0).dump());
+        println!(
+            "{}\n{}",
+            text.lines().rev().take(5).collect::<Vec<_>>().join("\n"),
+            machine.cpus.cpu(0).dump()
+        );
     }
     assert_eq!(said.post.last(), Some(&0xff), "the last test it began");
     let Ok(path) = std::env::var("TEST386_REFERENCE") else {

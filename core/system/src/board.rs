@@ -366,9 +366,8 @@ impl Board {
             }
             None if width == 1 => 0xff,
             Some((Target::Dropped { .. }, _)) if width == 1 => 0xff,
-            _ => (0..width).fold(0, |v, i| {
-                v | self.read(gpa.wrapping_add(u64::from(i)), 1) << (8 * i)
-            }),
+            _ => (0..width)
+                .fold(0, |v, i| v | self.read(gpa.wrapping_add(u64::from(i)), 1) << (8 * i)),
         }
     }
 
@@ -402,9 +401,8 @@ impl Board {
             {
                 self.device_read(device, bank, offset, width) as u32
             }
-            _ if width > 1 => (0..width).fold(0, |v, i| {
-                v | self.port_in(port.wrapping_add(u16::from(i)), 1) << (8 * i)
-            }),
+            _ if width > 1 => (0..width)
+                .fold(0, |v, i| v | self.port_in(port.wrapping_add(u16::from(i)), 1) << (8 * i)),
             _ => 0xff,
         }
     }
@@ -463,7 +461,14 @@ impl Board {
     }
 
     /// Writes a device's register as the bus does.
-    pub fn device_write(&mut self, mut id: DeviceId, mut bank: u32, mut at: u64, width: u8, v: u64) {
+    pub fn device_write(
+        &mut self,
+        mut id: DeviceId,
+        mut bank: u32,
+        mut at: u64,
+        width: u8,
+        v: u64,
+    ) {
         for _ in 0..8 {
             let result: BusResult<()> = match self.device(id).and_then(|d| d.registers()) {
                 Some(r) => r.write(bank, at, width, v),
@@ -717,7 +722,11 @@ impl Board {
     }
 
     /// Restores what [`Board::save`] gave. Every device must be there, under the same name.
-    pub fn restore(&mut self, state: &BoardState, devices: &DeviceStates) -> Result<(), RestoreError> {
+    pub fn restore(
+        &mut self,
+        state: &BoardState,
+        devices: &DeviceStates,
+    ) -> Result<(), RestoreError> {
         if state.pins.len() != self.pins.len() {
             return Err(RestoreError::Invalid("number of CPUs"));
         }

@@ -126,7 +126,8 @@ impl Dma {
             let Some((target, last)) = view.lookup(at) else {
                 return Err(DmaError::NoMemory { addr: at });
             };
-            let n = (len - done).min(usize::try_from((last - at).saturating_add(1)).unwrap_or(usize::MAX));
+            let n = (len - done)
+                .min(usize::try_from((last - at).saturating_add(1)).unwrap_or(usize::MAX));
             match target {
                 Target::Ram { offset } => piece(done..done + n, offset),
                 Target::Dropped { .. } => {}

@@ -72,13 +72,22 @@ impl FuzzBus {
         }
     }
 
-    fn access(&mut self, dev: &mut dyn Device, banks: &[u32], last: (u32, u64), r: u64) -> (u32, u64) {
+    fn access(
+        &mut self,
+        dev: &mut dyn Device,
+        banks: &[u32],
+        last: (u32, u64),
+        r: u64,
+    ) -> (u32, u64) {
         let Some(regs) = dev.registers() else { return last };
         // Half the accesses stay near the last one: sequences matter more than coverage.
         let (bank, offset) = if r & 0x100 == 0 {
             (last.0, last.1.wrapping_add(self.rng.below(5)).wrapping_sub(2))
         } else {
-            (banks[(r >> 16) as usize % banks.len()], self.rng.below(if r & 0x200 == 0 { 0x20 } else { 0x1000 }))
+            (
+                banks[(r >> 16) as usize % banks.len()],
+                self.rng.below(if r & 0x200 == 0 { 0x20 } else { 0x1000 }),
+            )
         };
         let width = 1 << (r >> 12 & 3);
         let value = match r >> 20 & 3 {

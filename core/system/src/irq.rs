@@ -54,7 +54,10 @@ pub struct IrqInput {
 impl IrqInput {
     /// A wire that reports changes to `changed` and `attention`; boards make these.
     pub(crate) fn new(attention: Attention, changed: Attention) -> Self {
-        Self { wire: Arc::new(Wire { attention, changed, ..Wire::default() }), seen: Arc::default() }
+        Self {
+            wire: Arc::new(Wire { attention, changed, ..Wire::default() }),
+            seen: Arc::default(),
+        }
     }
 
     /// A wire of its own, for tests.

@@ -38,7 +38,8 @@ impl<T> Default for Port<T> {
 
 impl<T> Port<T> {
     pub(crate) fn new(attention: Attention) -> Self {
-        let queues = Arc::new(Mutex::new(Queues { to_guest: VecDeque::new(), to_host: VecDeque::new() }));
+        let queues =
+            Arc::new(Mutex::new(Queues { to_guest: VecDeque::new(), to_host: VecDeque::new() }));
         Self { queues, waiting: Arc::default(), attention }
     }
 

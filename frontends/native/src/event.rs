@@ -5,7 +5,7 @@ use orrery_system::input::InputEvent;
 
 /// Something for the machine's thread.
 #[derive(Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// Typed at the terminal.
     Typed(Typed),
     /// Done in the window.

@@ -4,7 +4,7 @@ use orrery_system::input::Key;
 use winit::keyboard::KeyCode;
 
 /// The scan code of a key by its position, whatever is printed on it.
-pub fn scan_code(code: KeyCode) -> Option<Key> {
+pub(crate) fn scan_code(code: KeyCode) -> Option<Key> {
     use KeyCode as K;
     let v = match code {
         K::Escape => 0x01,

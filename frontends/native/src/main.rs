@@ -64,7 +64,9 @@ fn describe(print: &Print) -> Result<ExitCode> {
             let names: String = Model::NAMES.iter().map(|n| format!("  {n}\n")).collect();
             format!("Available CPUs:\n{names}")
         }
-        Print::Devices | Print::DeviceProps(_) => anyhow::bail!("-device: no device can be added so far"),
+        Print::Devices | Print::DeviceProps(_) => {
+            anyhow::bail!("-device: no device can be added so far")
+        }
     };
     // `orrery -help | head` closes the pipe early.
     let _ = std::io::stdout().write_all(text.as_bytes());

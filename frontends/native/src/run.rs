@@ -52,7 +52,7 @@ impl Host for Native {
 }
 
 /// Runs until the guest or the person ends it; the exit status is theirs.
-pub fn run(options: &Options) -> Result<ExitCode> {
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     // Nothing else runs yet, so waiting for the host's storage may as well sleep.
     let park = || std::thread::sleep(Duration::from_micros(100));
     let launched = Executor::new().block_on(launch(options, &Native), &park)?;
@@ -174,7 +174,7 @@ fn write_whole(name: &str, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 /// Does what a script asks of its host.
-pub fn perform(action: Action) -> Result<Option<i32>> {
+pub(crate) fn perform(action: Action) -> Result<Option<i32>> {
     match action {
         Action::Write(name, bytes) => {
             write_whole(&name, &bytes).with_context(|| format!("cannot write '{name}'"))?;

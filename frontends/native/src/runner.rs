@@ -17,7 +17,7 @@ const SLICE: u64 = 4_000_000;
 const FRAME: Duration = Duration::from_millis(16);
 
 /// Where the bytes of a port go.
-pub enum Sink {
+pub(crate) enum Sink {
     /// The terminal, which also types.
     Terminal,
     /// A file.
@@ -25,7 +25,7 @@ pub enum Sink {
 }
 
 /// A port and its place on the host.
-pub struct Line {
+pub(crate) struct Line {
     /// Its number among the machine's lines.
     pub index: usize,
     /// The guest's end.
@@ -34,8 +34,11 @@ pub struct Line {
     pub sink: Option<Sink>,
 }
 
+/// Called with the machine when a new picture may be shown.
+pub(crate) type Show = Box<dyn FnMut(&mut Machine) + Send>;
+
 /// A machine on this host.
-pub struct Runner {
+pub(crate) struct Runner {
     /// The machine.
     pub machine: Machine,
     /// Its character devices.
@@ -43,14 +46,14 @@ pub struct Runner {
     /// What happens outside.
     pub events: Receiver<Event>,
     /// Called with each new picture.
-    pub show: Option<Box<dyn FnMut(&mut Machine) + Send>>,
+    pub show: Option<Show>,
     /// Acts in place of a person.
     pub script: Option<Script>,
 }
 
 impl Runner {
     /// Runs until the machine stops or the person ends it.
-    pub fn run(mut self) -> Result<Stop> {
+    pub(crate) fn run(mut self) -> Result<Stop> {
         let start = Instant::now();
         let mut drawn = start;
         loop {
@@ -112,7 +115,7 @@ impl Runner {
                 None => {}
                 Some(Sink::Terminal) => terminal::write(&bytes),
                 Some(Sink::File(f)) => {
-                    f.write_all(&bytes).context("cannot write a serial line's file")?
+                    f.write_all(&bytes).context("cannot write a serial line's file")?;
                 }
             }
         }
@@ -136,7 +139,8 @@ impl Runner {
         while let Some(event) = next {
             match event {
                 Event::Typed(Typed::Byte(b)) => {
-                    for line in self.lines.iter().filter(|l| matches!(l.sink, Some(Sink::Terminal))) {
+                    for line in self.lines.iter().filter(|l| matches!(l.sink, Some(Sink::Terminal)))
+                    {
                         line.port.push([b]);
                     }
                 }
@@ -155,7 +159,7 @@ impl Runner {
         let blocks = &self.machine.blocks;
         let park = || std::thread::sleep(Duration::from_micros(100));
         for backend in blocks.backends() {
-            if backend.len() > 0 && !backend.read_only() {
+            if !backend.is_empty() && !backend.read_only() {
                 blocks
                     .executor()
                     .block_on(backend.flush(), &park)

@@ -5,14 +5,14 @@ use std::io::{IsTerminal, Read, Write};
 use std::sync::mpsc::Sender;
 
 /// Puts the terminal in raw mode until dropped, if there is one.
-pub struct Raw {
+pub(crate) struct Raw {
     #[cfg(unix)]
     saved: Option<rustix::termios::Termios>,
 }
 
 impl Raw {
     /// Enters raw mode. Output keeps its newline translation, as a serial terminal's user expects.
-    pub fn enter() -> Self {
+    pub(crate) fn enter() -> Self {
         #[cfg(unix)]
         {
             use rustix::termios::{OptionalActions, OutputModes, tcgetattr, tcsetattr};
@@ -43,7 +43,7 @@ impl Drop for Raw {
 
 /// What a byte typed at the terminal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Typed {
+pub(crate) enum Typed {
     /// For the guest.
     Byte(u8),
     /// Ctrl-A x: end.
@@ -56,13 +56,13 @@ pub enum Typed {
 
 /// Finds Ctrl-A escapes in what is typed.
 #[derive(Default)]
-pub struct Escapes {
+pub(crate) struct Escapes {
     armed: bool,
 }
 
 impl Escapes {
     /// Takes the next byte.
-    pub fn next(&mut self, byte: u8) -> Option<Typed> {
+    pub(crate) fn next(&mut self, byte: u8) -> Option<Typed> {
         const CTRL_A: u8 = 1;
         if !std::mem::take(&mut self.armed) {
             if byte == CTRL_A {
@@ -82,7 +82,7 @@ impl Escapes {
 }
 
 /// What Ctrl-A h prints.
-pub const HELP: &str = "\n\
+pub(crate) const HELP: &str = "\n\
 Ctrl-A h    this text\n\
 Ctrl-A x    end the emulator\n\
 Ctrl-A s    write disks to storage now\n\
@@ -90,7 +90,7 @@ Ctrl-A Ctrl-A   send Ctrl-A to the guest\n";
 
 /// Reads standard input on a thread of its own and sends it as events. With `escapes`, Ctrl-A is
 /// the escape character. The end of input ends nothing: a machine goes on without.
-pub fn read_stdin(events: Sender<Event>, escapes: bool) {
+pub(crate) fn read_stdin(events: Sender<Event>, escapes: bool) {
     std::thread::spawn(move || {
         let mut find = Escapes::default();
         let mut buf = [0u8; 256];
@@ -111,7 +111,7 @@ pub fn read_stdin(events: Sender<Event>, escapes: bool) {
 }
 
 /// Writes bytes to the terminal as they are.
-pub fn write(bytes: &[u8]) {
+pub(crate) fn write(bytes: &[u8]) {
     let mut out = std::io::stdout().lock();
     // A closed pipe must not end the machine: the guest does not know about it.
     let _ = out.write_all(bytes).and_then(|()| out.flush());

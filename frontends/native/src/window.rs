@@ -24,7 +24,7 @@ use winit::window::{CursorGrabMode, Window, WindowId};
 
 /// What the machine's thread tells the window.
 #[derive(Clone, Copy, Debug)]
-pub enum Tell {
+pub(crate) enum Tell {
     /// There is a new picture.
     Redraw,
     /// The machine has ended.
@@ -33,7 +33,7 @@ pub enum Tell {
 
 /// The picture between the two threads.
 #[derive(Clone)]
-pub struct Screen {
+pub(crate) struct Screen {
     /// The newest picture.
     pub surface: Arc<Mutex<Surface>>,
     proxy: EventLoopProxy<Tell>,
@@ -41,7 +41,7 @@ pub struct Screen {
 
 impl Screen {
     /// Tells the window something; it may be gone.
-    pub fn tell(&self, what: Tell) {
+    pub(crate) fn tell(&self, what: Tell) {
         let _ = self.proxy.send_event(what);
     }
 }
@@ -63,7 +63,7 @@ struct View {
 
 /// Shows a window until the machine ends or the window is closed. `run` is called with the screen
 /// on a thread of its own; its result is returned.
-pub fn show<T: Send + 'static>(
+pub(crate) fn show<T: Send + 'static>(
     title: &str,
     events: Sender<Event>,
     run: impl FnOnce(Screen) -> T + Send + 'static,

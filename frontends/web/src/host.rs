@@ -89,7 +89,9 @@ pub fn finish(op: u32, bytes: &[u8]) {
             c.finish(Ok(buf));
         }
         Some(Waiting::Nothing(c)) => c.finish(Ok(())),
-        Some(Waiting::Open(c)) => c.finish(Err(BlockError::Host("the page answered wrongly".into()))),
+        Some(Waiting::Open(c)) => {
+            c.finish(Err(BlockError::Host("the page answered wrongly".into())));
+        }
         None => {}
     }
 }

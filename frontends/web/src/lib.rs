@@ -6,7 +6,7 @@
 
 #![deny(clippy::unwrap_used)]
 
-mod host;
+pub mod host;
 mod session;
 
 pub use session::Session;

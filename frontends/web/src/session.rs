@@ -64,9 +64,17 @@ pub struct Session {
 impl Session {
     /// Builds the machine of a command line. Files are opened through `orreryHost`; firmware is
     /// looked for under `firmware_dir`. `seconds` is the time since 1970.
-    pub async fn create(args: Vec<String>, firmware_dir: String, seconds: f64) -> Result<Session, JsValue> {
+    pub async fn create(
+        args: Vec<String>,
+        firmware_dir: String,
+        seconds: f64,
+    ) -> Result<Session, JsValue> {
         let options = Options::parse(&args).map_err(|e| chain(&e))?;
-        let host = Page { epoch_secs: seconds as i64, firmware: vec![firmware_dir], kept: host::keeps_disks() };
+        let host = Page {
+            epoch_secs: seconds as i64,
+            firmware: vec![firmware_dir],
+            kept: host::keeps_disks(),
+        };
         let launched: Result<Launched, LaunchError> = launch(&options, &host).await;
         let Launched { machine, lines, warnings } = launched.map_err(|e| chain(&e))?;
         Ok(Self {
@@ -169,9 +177,12 @@ impl Session {
             return false;
         }
         self.rgba.clear();
-        self.rgba.extend(self.surface.pixels.iter().flat_map(|p| {
-            [(p >> 16) as u8, (p >> 8) as u8, *p as u8, 255]
-        }));
+        self.rgba.extend(
+            self.surface
+                .pixels
+                .iter()
+                .flat_map(|p| [(p >> 16) as u8, (p >> 8) as u8, *p as u8, 255]),
+        );
         true
     }
 

@@ -518,7 +518,11 @@ mod tests {
                     ];
                     for (cond, holds) in want {
                         assert_eq!(cond.eval(w, a, b), holds, "{cond:?} {w:?} {a:#x} {b:#x}");
-                        assert_eq!(cond.negate().eval(w, a, b), !holds, "not {cond:?} {w:?} {a:#x} {b:#x}");
+                        assert_eq!(
+                            cond.negate().eval(w, a, b),
+                            !holds,
+                            "not {cond:?} {w:?} {a:#x} {b:#x}"
+                        );
                     }
                 }
             }

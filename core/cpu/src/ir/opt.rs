@@ -212,7 +212,7 @@ fn propagate(ops: &mut [Op], start: &[u8; INTS]) {
         match op {
             Op::Insn { .. } => known.clear_temps(),
             Op::Mov { a, .. } | Op::Un { a, .. } | Op::Sext { a, .. } | Op::Extract { a, .. } => {
-                known.subst(a)
+                known.subst(a);
             }
             Op::Bin { a, b, .. } | Op::Deposit { a, b, .. } => {
                 known.subst(a);
@@ -225,10 +225,10 @@ fn propagate(ops: &mut [Op], start: &[u8; INTS]) {
                 known.subst(y);
             }
             Op::Lea { addr, .. } | Op::Load { addr, .. } | Op::LoadSext { addr, .. } => {
-                known.addr(addr)
+                known.addr(addr);
             }
             Op::Probe { addr, .. } | Op::VLoad { addr, .. } | Op::VStore { addr, .. } => {
-                known.addr(addr)
+                known.addr(addr);
             }
             Op::Store { a, addr, .. } => {
                 known.subst(a);
@@ -236,7 +236,7 @@ fn propagate(ops: &mut [Op], start: &[u8; INTS]) {
             }
             Op::VPut { a, .. } => known.subst(a),
             Op::Pure { args, .. } | Op::Call { args, .. } => {
-                args.iter_mut().for_each(|a| known.subst(a))
+                args.iter_mut().for_each(|a| known.subst(a));
             }
             Op::Branch { cmp, .. } | Op::ExitIf { cmp, .. } => known.cmp(cmp),
             Op::TrapIf { cmp, arg, .. } => {

@@ -485,7 +485,10 @@ mod tests {
         (b.cpu.sys.msr.sysenter_esp, b.cpu.sys.msr.sysenter_eip) = (0x5000, 0x1111);
         b.cpu.sysenter().unwrap();
         assert_eq!((b.cpu.sys.cpl, b.rip(), b.rsp()), (0, 0x1111, 0x5000));
-        assert_eq!((b.cpu.sys.seg[seg::CS].selector, b.cpu.sys.seg[seg::SS].selector), (0x40, 0x48));
+        assert_eq!(
+            (b.cpu.sys.seg[seg::CS].selector, b.cpu.sys.seg[seg::SS].selector),
+            (0x40, 0x48)
+        );
         (b.cpu.frame.ints[var::RCX], b.cpu.frame.ints[var::RDX]) = (0x6000, 0x2222);
         b.cpu.sysexit(4).unwrap();
         assert_eq!((b.cpu.sys.cpl, b.rip(), b.rsp()), (3, 0x2222, 0x6000));

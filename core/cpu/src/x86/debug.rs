@@ -139,7 +139,9 @@ impl X86 {
         let hit = self
             .enabled()
             .filter(|b| b.kind == watch::IO)
-            .filter(|b| first.wrapping_sub(b.first) < b.len || b.first.wrapping_sub(first) < width.into())
+            .filter(|b| {
+                first.wrapping_sub(b.first) < b.len || b.first.wrapping_sub(first) < width.into()
+            })
             .fold(0, |sum, b| sum | 1 << b.number);
         self.sys.debug_pending |= hit;
     }

@@ -285,7 +285,7 @@ impl<E> Decoder<'_, E> {
                     (Operand::Seg(s), _) => s > 5 || usize::from(s) == seg::CS,
                     (_, Operand::Seg(s)) => s > 5,
                     (Operand::Cr(c), _) | (_, Operand::Cr(c)) => {
-                        !matches!(c, 0 | 2 | 3 | 4) && !(c == 8 && self.mode.long())
+                        !(matches!(c, 0 | 2 | 3 | 4) || c == 8 && self.mode.long())
                     }
                     (Operand::Dr(d), _) | (_, Operand::Dr(d)) => d > 7,
                     _ => false,

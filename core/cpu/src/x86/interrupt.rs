@@ -482,7 +482,9 @@ mod tests {
         b.cpu.sys.idtr.limit = 0x3ff;
         b.board.write(0x21 * 4, 4, 0x1234_5678);
         b.cpu.frame.ints[var::EFLAGS_REST] |= flag::IF;
-        let int = |cpu: &mut X86, bus: &mut Bus<'_>| cpu.software_interrupt(bus, 0x21, Source::Software, 0x102);
+        let int = |cpu: &mut X86, bus: &mut Bus<'_>| {
+            cpu.software_interrupt(bus, 0x21, Source::Software, 0x102)
+        };
         b.with(int).unwrap();
         assert_eq!((b.rip(), b.cpu.sys.seg[seg::CS].base, b.rsp()), (0x5678, 0x12340, 0x7ffa));
         assert_eq!((b.board.read(0x7ffa, 2), b.board.read(0x7ffe, 2)), (0x102, 0x202));
@@ -503,7 +505,9 @@ mod tests {
     fn a_program_may_only_call_gates_open_to_it() {
         let mut b = Bench::user();
         b.gate(0x80, 0x8e, CODE0, 0x100);
-        let int = |cpu: &mut X86, bus: &mut Bus<'_>| cpu.software_interrupt(bus, 0x80, Source::Software, 0x202);
+        let int = |cpu: &mut X86, bus: &mut Bus<'_>| {
+            cpu.software_interrupt(bus, 0x80, Source::Software, 0x202)
+        };
         assert_eq!(b.with(int), Err(Fault::code(vector::GP, 0x402)));
         b.gate(0x80, 0x0e, CODE0, 0x100);
         assert_eq!(b.with(int).unwrap_err().vector, vector::GP, "privilege before presence");

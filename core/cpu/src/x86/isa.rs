@@ -530,9 +530,9 @@ impl X86 {
             };
         }
         if long {
-            for r in 8..16 {
+            for (r, value) in ints.iter().enumerate().take(16).skip(8) {
                 let end = if r % 4 == 3 { "\n" } else { " " };
-                let _ = write!(out, "{:<3}={:016x}{end}", format!("R{r}"), ints[r]);
+                let _ = write!(out, "{:<3}={value:016x}{end}", format!("R{r}"));
             }
         }
         let flags = self.rflags();

@@ -6,7 +6,7 @@ use super::paging::Bus;
 use super::state::{Fault, X86, cr0, cr4, efer, seg, var};
 
 /// MSR numbers.
-mod msr {
+mod number {
     pub(super) const TSC: u32 = 0x10;
     pub(super) const APIC_BASE: u32 = 0x1b;
     pub(super) const FEATURE_CONTROL: u32 = 0x3a;
@@ -121,7 +121,7 @@ impl X86 {
         if self.sys.cr4 & cr4::PCE == 0 && self.sys.cpl > 0 {
             return Err(Fault::GP0);
         }
-        let n = self.frame.ints[var::RCX] as usize & 0xffff_ffff;
+        let n = (self.frame.ints[var::RCX] & 0xffff_ffff) as usize;
         let counters = if self.model.is_amd() { 4 } else { 2 };
         if n >= counters {
             return Err(Fault::GP0);
@@ -145,7 +145,7 @@ impl X86 {
             return Err(Fault::UD);
         }
         let (leaf, subleaf) = (self.frame.ints[var::RAX] as u32, self.frame.ints[var::RCX] as u32);
-        let apic = bus.board.msr_read(self.index, msr::APIC_BASE);
+        let apic = bus.board.msr_read(self.index, number::APIC_BASE);
         let apic_on = apic.is_some_and(|v| v & 1 << 11 != 0);
         let out = self.model.cpuid(leaf, subleaf, self.index as u32, apic_on);
         for (register, value) in [var::RAX, var::RBX, var::RCX, var::RDX].into_iter().zip(out) {
@@ -185,43 +185,43 @@ impl X86 {
         let lm = has(feature::LM);
         let fixed = MTRR_FIXED.iter().position(|&n| n == index);
         Some(match index {
-            msr::TSC if has(feature::TSC) => self.tsc(bus),
-            msr::TSC_ADJUST if has(feature::TSC_ADJUST) => m.tsc_adjust,
-            msr::TSC_AUX if has(feature::RDTSCP) => m.tsc_aux,
-            msr::FEATURE_CONTROL if !self.model.is_amd() => m.feature_control,
-            msr::SPEC_CTRL if has(feature::SPEC_CTRL) => m.spec_ctrl,
-            msr::BIOS_SIGN_ID => m.microcode << 32,
-            msr::SMBASE if self.sys.smm => self.sys.smbase.into(),
-            msr::MTRR_CAP if has(feature::MTRR) => MTRR_CAP_VALUE,
-            msr::MTRR_DEF_TYPE if has(feature::MTRR) => m.mtrr_def_type,
-            msr::MTRR_PHYS..=0x20f if has(feature::MTRR) => m.mtrr_var[(index & 15) as usize],
+            number::TSC if has(feature::TSC) => self.tsc(bus),
+            number::TSC_ADJUST if has(feature::TSC_ADJUST) => m.tsc_adjust,
+            number::TSC_AUX if has(feature::RDTSCP) => m.tsc_aux,
+            number::FEATURE_CONTROL if !self.model.is_amd() => m.feature_control,
+            number::SPEC_CTRL if has(feature::SPEC_CTRL) => m.spec_ctrl,
+            number::BIOS_SIGN_ID => m.microcode << 32,
+            number::SMBASE if self.sys.smm => self.sys.smbase.into(),
+            number::MTRR_CAP if has(feature::MTRR) => MTRR_CAP_VALUE,
+            number::MTRR_DEF_TYPE if has(feature::MTRR) => m.mtrr_def_type,
+            number::MTRR_PHYS..=0x20f if has(feature::MTRR) => m.mtrr_var[(index & 15) as usize],
             _ if fixed.is_some() && has(feature::MTRR) => m.mtrr_fixed[fixed?],
-            msr::PAT if has(feature::PAT) => m.pat,
-            msr::SYSENTER_CS if has(feature::SEP) => m.sysenter_cs,
-            msr::SYSENTER_ESP if has(feature::SEP) => m.sysenter_esp,
-            msr::SYSENTER_EIP if has(feature::SEP) => m.sysenter_eip,
-            msr::MCG_CAP if has(feature::MCA) => MCG_CAP_VALUE,
-            msr::MCG_STATUS if has(feature::MCA) => m.mcg_status,
-            msr::MCG_CTL if has(feature::MCA) => m.mcg_ctl,
-            msr::MC0_CTL..=0x427 if has(feature::MCA) => {
-                let n = (index - msr::MC0_CTL) as usize;
+            number::PAT if has(feature::PAT) => m.pat,
+            number::SYSENTER_CS if has(feature::SEP) => m.sysenter_cs,
+            number::SYSENTER_ESP if has(feature::SEP) => m.sysenter_esp,
+            number::SYSENTER_EIP if has(feature::SEP) => m.sysenter_eip,
+            number::MCG_CAP if has(feature::MCA) => MCG_CAP_VALUE,
+            number::MCG_STATUS if has(feature::MCA) => m.mcg_status,
+            number::MCG_CTL if has(feature::MCA) => m.mcg_ctl,
+            number::MC0_CTL..=0x427 if has(feature::MCA) => {
+                let n = (index - number::MC0_CTL) as usize;
                 m.mc_banks[n / 4][n % 4]
             }
-            msr::PERF_STATUS => 1000 | 4 << 40,
-            msr::MISC_ENABLE if self.model.signature.0 >= 6 => m.misc_enable,
-            msr::DEBUGCTL if self.model.signature.0 >= 6 => m.debugctl,
+            number::PERF_STATUS => 1000 | 4 << 40,
+            number::MISC_ENABLE if self.model.signature.0 >= 6 => m.misc_enable,
+            number::DEBUGCTL if self.model.signature.0 >= 6 => m.debugctl,
             0xc1 | 0xc2 if !self.model.is_amd() => m.perf[4 + (index - 0xc1) as usize],
             0x186 | 0x187 if !self.model.is_amd() => m.perf[(index - 0x186) as usize],
             0xc001_0000..=0xc001_0007 if self.model.is_amd() => m.perf[(index & 7) as usize],
-            msr::EFER if lm || has(feature::SYSCALL) || has(feature::NX) => self.sys.efer,
-            msr::STAR if has(feature::SYSCALL) => m.star,
-            msr::LSTAR if lm => m.lstar,
-            msr::CSTAR if lm => m.cstar,
-            msr::SFMASK if lm => m.sfmask,
-            msr::FS_BASE if lm => self.sys.seg[seg::FS].base,
-            msr::GS_BASE if lm => self.sys.seg[seg::GS].base,
-            msr::KERNEL_GS_BASE if lm => m.kernel_gs_base,
-            msr::HSAVE_PA if self.model.is_amd() => m.hsave_pa,
+            number::EFER if lm || has(feature::SYSCALL) || has(feature::NX) => self.sys.efer,
+            number::STAR if has(feature::SYSCALL) => m.star,
+            number::LSTAR if lm => m.lstar,
+            number::CSTAR if lm => m.cstar,
+            number::SFMASK if lm => m.sfmask,
+            number::FS_BASE if lm => self.sys.seg[seg::FS].base,
+            number::GS_BASE if lm => self.sys.seg[seg::GS].base,
+            number::KERNEL_GS_BASE if lm => m.kernel_gs_base,
+            number::HSAVE_PA if self.model.is_amd() => m.hsave_pa,
             _ if self.model.is_amd() && INERT.contains(&index) => 0,
             _ if self.model.signature.0 >= 5 && INERT_INTEL.contains(&index) => 0,
             _ => return bus.board.msr_read(self.index, index),
@@ -241,28 +241,28 @@ impl X86 {
         let smm = self.sys.smm;
         let m = &mut self.sys.msr;
         match index {
-            msr::TSC if has(feature::TSC) => {
+            number::TSC if has(feature::TSC) => {
                 m.tsc_adjust = m.tsc_adjust.wrapping_add(value.wrapping_sub(old_tsc));
                 m.tsc_offset = value.wrapping_sub(now);
             }
-            msr::TSC_ADJUST if has(feature::TSC_ADJUST) => {
+            number::TSC_ADJUST if has(feature::TSC_ADJUST) => {
                 let by = value.wrapping_sub(m.tsc_adjust);
                 m.tsc_offset = m.tsc_offset.wrapping_add(by);
                 m.tsc_adjust = value;
             }
-            msr::TSC_AUX if has(feature::RDTSCP) => m.tsc_aux = value & 0xffff_ffff,
-            msr::FEATURE_CONTROL if !amd => m.feature_control = value,
-            msr::SPEC_CTRL if has(feature::SPEC_CTRL) => m.spec_ctrl = value,
-            msr::BIOS_UPDT_TRIG => {}
-            msr::BIOS_SIGN_ID => m.microcode = value >> 32,
-            msr::SMBASE if smm => self.sys.smbase = value as u32,
-            msr::MTRR_DEF_TYPE if has(feature::MTRR) => {
+            number::TSC_AUX if has(feature::RDTSCP) => m.tsc_aux = value & 0xffff_ffff,
+            number::FEATURE_CONTROL if !amd => m.feature_control = value,
+            number::SPEC_CTRL if has(feature::SPEC_CTRL) => m.spec_ctrl = value,
+            number::BIOS_UPDT_TRIG => {}
+            number::BIOS_SIGN_ID => m.microcode = value >> 32,
+            number::SMBASE if smm => self.sys.smbase = value as u32,
+            number::MTRR_DEF_TYPE if has(feature::MTRR) => {
                 if value & !0xcff != 0 || !valid_memory_type(value & 0xff) {
                     return None;
                 }
                 m.mtrr_def_type = value;
             }
-            msr::MTRR_PHYS..=0x20f if has(feature::MTRR) => {
+            number::MTRR_PHYS..=0x20f if has(feature::MTRR) => {
                 physical?;
                 let base = index & 1 == 0;
                 if base && (value & 0xf00 != 0 || !valid_memory_type(value & 0xff)) {
@@ -279,33 +279,33 @@ impl X86 {
                 }
                 m.mtrr_fixed[fixed?] = value;
             }
-            msr::PAT if has(feature::PAT) => {
+            number::PAT if has(feature::PAT) => {
                 if !value.to_le_bytes().into_iter().all(|t| valid_memory_type(t.into()) || t == 7) {
                     return None;
                 }
                 m.pat = value;
             }
-            msr::SYSENTER_CS if has(feature::SEP) => m.sysenter_cs = value & 0xffff_ffff,
-            msr::SYSENTER_ESP | msr::SYSENTER_EIP if has(feature::SEP) => {
+            number::SYSENTER_CS if has(feature::SEP) => m.sysenter_cs = value & 0xffff_ffff,
+            number::SYSENTER_ESP | number::SYSENTER_EIP if has(feature::SEP) => {
                 if lm {
                     canonical?;
                 }
-                let slot = if index == msr::SYSENTER_ESP {
+                let slot = if index == number::SYSENTER_ESP {
                     &mut m.sysenter_esp
                 } else {
                     &mut m.sysenter_eip
                 };
                 *slot = if lm { value } else { value & 0xffff_ffff };
             }
-            msr::MCG_STATUS if has(feature::MCA) => m.mcg_status = value & 7,
-            msr::MCG_CTL if has(feature::MCA) => {
+            number::MCG_STATUS if has(feature::MCA) => m.mcg_status = value & 7,
+            number::MCG_CTL if has(feature::MCA) => {
                 if value != 0 && value != u64::MAX {
                     return None;
                 }
                 m.mcg_ctl = value;
             }
-            msr::MC0_CTL..=0x427 if has(feature::MCA) => {
-                let n = (index - msr::MC0_CTL) as usize;
+            number::MC0_CTL..=0x427 if has(feature::MCA) => {
+                let n = (index - number::MC0_CTL) as usize;
                 // CTL takes all or nothing, but for two bits that kernels clear against errata;
                 // STATUS, on Intel ADDR and MISC too, can only be cleared.
                 let allowed = match n % 4 {
@@ -318,34 +318,34 @@ impl X86 {
                 }
                 m.mc_banks[n / 4][n % 4] = value;
             }
-            msr::PERF_STATUS => {}
-            msr::MISC_ENABLE if family >= 6 => m.misc_enable = value,
-            msr::DEBUGCTL if family >= 6 => m.debugctl = value & 3,
+            number::PERF_STATUS => {}
+            number::MISC_ENABLE if family >= 6 => m.misc_enable = value,
+            number::DEBUGCTL if family >= 6 => m.debugctl = value & 3,
             0xc1 | 0xc2 if !amd => m.perf[4 + (index - 0xc1) as usize] = value,
             0x186 | 0x187 if !amd => m.perf[(index - 0x186) as usize] = value,
             0xc001_0000..=0xc001_0007 if amd => m.perf[(index & 7) as usize] = value,
-            msr::EFER if lm || has(feature::SYSCALL) || has(feature::NX) => {
+            number::EFER if lm || has(feature::SYSCALL) || has(feature::NX) => {
                 return self.write_efer(bus, value);
             }
-            msr::STAR if has(feature::SYSCALL) => m.star = value,
-            msr::LSTAR if lm => {
+            number::STAR if has(feature::SYSCALL) => m.star = value,
+            number::LSTAR if lm => {
                 canonical?;
                 m.lstar = value;
             }
-            msr::CSTAR if lm => {
+            number::CSTAR if lm => {
                 canonical?;
                 m.cstar = value;
             }
-            msr::SFMASK if lm => m.sfmask = value & 0xffff_ffff,
-            msr::FS_BASE | msr::GS_BASE if lm => {
+            number::SFMASK if lm => m.sfmask = value & 0xffff_ffff,
+            number::FS_BASE | number::GS_BASE if lm => {
                 canonical?;
-                self.set_base(if index == msr::FS_BASE { seg::FS } else { seg::GS }, value);
+                self.set_base(if index == number::FS_BASE { seg::FS } else { seg::GS }, value);
             }
-            msr::KERNEL_GS_BASE if lm => {
+            number::KERNEL_GS_BASE if lm => {
                 canonical?;
                 m.kernel_gs_base = value;
             }
-            msr::HSAVE_PA if amd => m.hsave_pa = value,
+            number::HSAVE_PA if amd => m.hsave_pa = value,
             _ if amd && INERT.contains(&index) => {}
             _ if family >= 5 && INERT_INTEL.contains(&index) => {}
             _ => return bus.board.msr_write(self.index, index, value).then_some(()),
@@ -419,11 +419,11 @@ mod tests {
         let mut b = Bench::real();
         b.with(|cpu, bus| {
             assert_eq!(cpu.read_msr(bus, 0x1234_5678), None);
-            assert_eq!(cpu.write_msr(bus, msr::LSTAR, 1 << 47), None);
-            assert_eq!(cpu.write_msr(bus, msr::PAT, 2), None);
-            assert_eq!(cpu.write_msr(bus, msr::EFER, 1 << 1), None);
-            assert_eq!(cpu.write_msr(bus, msr::MTRR_DEF_TYPE, 0xc06), Some(()));
-            assert_eq!(cpu.read_msr(bus, msr::MTRR_DEF_TYPE), Some(0xc06));
+            assert_eq!(cpu.write_msr(bus, number::LSTAR, 1 << 47), None);
+            assert_eq!(cpu.write_msr(bus, number::PAT, 2), None);
+            assert_eq!(cpu.write_msr(bus, number::EFER, 1 << 1), None);
+            assert_eq!(cpu.write_msr(bus, number::MTRR_DEF_TYPE, 0xc06), Some(()));
+            assert_eq!(cpu.read_msr(bus, number::MTRR_DEF_TYPE), Some(0xc06));
         });
     }
 
@@ -431,16 +431,16 @@ mod tests {
     fn writing_the_time_stamp_moves_its_adjustment_along() {
         let mut b = Bench::real();
         b.with(|cpu, bus| {
-            cpu.write_msr(bus, msr::TSC, 1_000_000).unwrap();
-            assert_eq!(cpu.read_msr(bus, msr::TSC), Some(1_000_000));
-            assert_eq!(cpu.read_msr(bus, msr::TSC_ADJUST), Some(1_000_000));
+            cpu.write_msr(bus, number::TSC, 1_000_000).unwrap();
+            assert_eq!(cpu.read_msr(bus, number::TSC), Some(1_000_000));
+            assert_eq!(cpu.read_msr(bus, number::TSC_ADJUST), Some(1_000_000));
         });
     }
 
     #[test]
     fn bases_are_seen_by_lifted_code_at_once() {
         let mut b = Bench::real();
-        b.with(|cpu, bus| cpu.write_msr(bus, msr::GS_BASE, 0xffff_8000_0000_1000)).unwrap();
+        b.with(|cpu, bus| cpu.write_msr(bus, number::GS_BASE, 0xffff_8000_0000_1000)).unwrap();
         assert_eq!(b.cpu.frame.ints[var::SEG_BASE + seg::GS], 0xffff_8000_0000_1000);
     }
 }

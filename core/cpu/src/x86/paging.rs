@@ -520,7 +520,8 @@ mod tests {
     #[test]
     fn an_access_across_pages_writes_all_or_nothing() {
         let mut b = two_level(7, 6);
-        let r = b.with(|cpu, bus| cpu.write_linear(bus, 0x4ffe, 4, 0x1122_3344, Rights::Supervisor));
+        let r =
+            b.with(|cpu, bus| cpu.write_linear(bus, 0x4ffe, 4, 0x1122_3344, Rights::Supervisor));
         assert_eq!(r, Err(Fault::page(0x5000, 2)));
         assert_eq!(b.board.read(0x4ffe, 2), 0);
     }

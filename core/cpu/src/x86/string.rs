@@ -378,7 +378,10 @@ mod tests {
         run(&mut b, StringInsn::Stos, 4, 1);
         assert_eq!(b.cpu.frame.ints[var::RDI], 0x8ffc);
         for at in (0..16).step_by(4) {
-            assert_eq!((b.board.read(0x8000 + at, 4), b.board.read(0x9000 + at, 4)), (0x1122_3344, 0x1122_3344));
+            assert_eq!(
+                (b.board.read(0x8000 + at, 4), b.board.read(0x9000 + at, 4)),
+                (0x1122_3344, 0x1122_3344)
+            );
         }
     }
 

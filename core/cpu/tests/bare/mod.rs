@@ -11,7 +11,9 @@ use orrery_cpu::x86::state::{Segment, cr0, seg, var};
 use orrery_cpu::x86::{X86, X86Isa};
 use orrery_system::board::BoardConfig;
 use orrery_system::device::{CpuRegisters, IntAck};
-use orrery_system::{Board, BusError, BusResult, Device, IrqLine, Registers, RestoreError, State, StateBlob};
+use orrery_system::{
+    Board, BusError, BusResult, Device, IrqLine, Registers, RestoreError, State, StateBlob,
+};
 use serde::{Deserialize, Serialize};
 
 /// What the program said through its ports.
@@ -207,7 +209,15 @@ impl Bare {
         board.memory().add(0xff00_0000, &board.regions().ram("test-memory", block));
         let said = Arc::new(Mutex::new(Said::default()));
         let id = board.reserve("ports");
-        for (bank, port, len) in [(0, 0x190, 1), (1, 0xe9, 1), (2, 0xf4, 4), (3, 0x3f8, 8), (4, 0x510, 2), (6, 0x2000, 24), (7, 0xe0, 4)] {
+        for (bank, port, len) in [
+            (0, 0x190, 1),
+            (1, 0xe9, 1),
+            (2, 0xf4, 4),
+            (3, 0x3f8, 8),
+            (4, 0x510, 2),
+            (6, 0x2000, 24),
+            (7, 0xe0, 4),
+        ] {
             let region = board.regions().device("ports", len, id, bank);
             board.io().add(port, &region);
         }

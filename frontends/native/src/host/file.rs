@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// An open host file.
-pub struct NativeFile {
+pub(super) struct NativeFile {
     file: File,
     name: String,
     len: AtomicU64,
@@ -20,7 +20,7 @@ pub struct NativeFile {
 
 impl NativeFile {
     /// Wraps an open file or block device.
-    pub fn new(file: File, name: &str, read_only: bool) -> io::Result<Self> {
+    pub(super) fn new(file: File, name: &str, read_only: bool) -> io::Result<Self> {
         use std::io::{Seek, SeekFrom};
         // The end of a block device is found by seeking, not in its metadata.
         let len = (&file).seek(SeekFrom::End(0))?;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The host's file system.
-pub struct NativeFs;
+pub(crate) struct NativeFs;
 
 impl NativeFs {
     fn open_file(name: &str, write: bool) -> Result<Arc<dyn BlockFile>> {

@@ -3,4 +3,4 @@
 mod file;
 mod fs;
 
-pub use fs::NativeFs;
+pub(crate) use fs::NativeFs;

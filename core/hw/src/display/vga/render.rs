@@ -226,8 +226,8 @@ impl Vga {
     fn draw_text(&mut self, surface: &mut Surface, full: bool) {
         let now = self.wires.clock.now();
         // The cursor blinks every 16 frames, characters every 32 (about 3.7 and 1.9 Hz).
-        let cursor_on = now.0 / 266_000_000 % 2 == 0;
-        let blink_on = now.0 / 533_000_000 % 2 == 0;
+        let cursor_on = (now.0 / 266_000_000).is_multiple_of(2);
+        let blink_on = (now.0 / 533_000_000).is_multiple_of(2);
         let fonts = self.changed(full);
         let (cells, columns) = self.cells(cursor_on);
         let blinks = self.state.attr[0x10] & 8 != 0;
@@ -305,9 +305,8 @@ impl Vga {
                 break;
             }
             let scan = line >> scan_shift;
-            let bits = if cursor && (c0..=c1).contains(&scan) {
-                0x1ff
-            } else if mono && scan == underline && attr & 7 == 1 {
+            let under = mono && scan == underline && attr & 7 == 1;
+            let bits = if under || cursor && (c0..=c1).contains(&scan) {
                 0x1ff
             } else {
                 let b = u32::from(self.plane(font + usize::from(ch) * 32 + scan as usize % 32, 2));
