@@ -578,11 +578,13 @@ impl<'a> Chassis<'a> {
         Ok(true)
     }
 
-    /// The display adapter on ISA.
+    /// The display adapter on ISA. Firmware copies its BIOS to C0000 itself.
     pub(crate) fn isa_display(&mut self) -> Result<(), BuildError> {
         if self.config.vga != "none" {
-            let rom = &self.config.video_bios;
-            self.built.display = Some(vga::build_isa(&mut self.board, VIDEO_MEMORY, rom)?);
+            self.built.display = Some(vga::build_isa(&mut self.board, VIDEO_MEMORY, &[])?);
+            if !self.config.video_bios.is_empty() {
+                self.items.add_file("vgaroms/vgabios.bin", self.config.video_bios.clone());
+            }
         }
         Ok(())
     }
