@@ -81,7 +81,7 @@ write)
     make
     for n in 1 2 3 4 5 6 7 8; do
         mkdir /mnt/d$n
-        seq $((n * 100000)) $((n * 100000 + 120000)) > /mnt/d$n/numbers || fail write
+        seq $((n * 100000)) $((n * 100000 + 30000)) > /mnt/d$n/numbers || fail write
         dd if=/bin/busybox of=/mnt/d$n/far bs=64k seek=$((n * 500)) conv=notrunc 2> /dev/null || fail dd
     done
     rm /mnt/d3/numbers
@@ -95,7 +95,7 @@ write)
     seq 1 9000 | dd of=/dev/$disk bs=512 seek=4194200 conv=notrunc 2> /dev/null
     sync
     echo 3 > /proc/sys/vm/drop_caches
-    echo "GUEST-HEAD $(dd if=/dev/$disk bs=1M count=48 2> /dev/null | md5sum)"
+    echo "GUEST-HEAD $(dd if=/dev/$disk bs=1M count=16 2> /dev/null | md5sum)"
     echo "GUEST-TAIL $(dd if=/dev/$disk bs=512 skip=4192256 2> /dev/null | md5sum)"
     ;;
 power)
@@ -197,7 +197,7 @@ fn written(machine: &str, drive: &str, disk: &str) -> Result<()> {
     ensure!(check.stdout.contains("No errors were found"), "qemu-img check: {}", check.stdout);
     qemu_img(&work, &["convert", "-O", "raw", "disk.qcow2", "disk.raw"])?.success()?;
     let mut reader = Command::new(tool("sh")?);
-    reader.args(["-c", "dd if=disk.raw bs=1M count=48 2>/dev/null | md5sum; dd if=disk.raw bs=512 skip=4192256 2>/dev/null | md5sum"]);
+    reader.args(["-c", "dd if=disk.raw bs=1M count=16 2>/dev/null | md5sum; dd if=disk.raw bs=512 skip=4192256 2>/dev/null | md5sum"]);
     let sums = work.spawn(reader)?.wait(120)?.success()?.stdout;
     let mut sums = sums.split_whitespace().filter(|w| w.len() == 32);
     for mark in ["GUEST-HEAD ", "GUEST-TAIL "] {
