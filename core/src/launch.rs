@@ -3,7 +3,8 @@
 use crate::handles::Handles;
 use crate::machine::{Machine, Policy};
 use crate::options::{
-    CharTarget, DriveOption, FwCfgValue, IcountOption, Interface, Options, RtcBase, hint,
+    CharTarget, DriveOption, FwCfgValue, IcountOption, Interface, Options, Print, RtcBase, help,
+    hint,
 };
 use orrery_block::backend::BlockBackend;
 use orrery_block::graph::{BlockGraph, Node};
@@ -14,6 +15,7 @@ use orrery_cpu::x86::{X86, X86Isa};
 use orrery_cpu::{Cluster, Cpus};
 use orrery_hw::i386::MACHINES;
 use orrery_hw::machine::{BuildError, Built, Drive, Kernel, MachineConfig, MachineType, NicSpec};
+use orrery_hw::registry::DEVICES;
 use orrery_system::board::ClockMode;
 use orrery_system::ports::CharPort;
 use std::sync::Arc;
@@ -110,6 +112,39 @@ pub fn machine_type(name: &str) -> Result<&'static MachineType, LaunchError> {
     found.ok_or_else(|| {
         let names = MACHINES.iter().flat_map(|m| m.aliases.iter().copied().chain([m.name]));
         LaunchError::NoMachine { name: name.into(), hint: hint(name, names) }
+    })
+}
+
+/// What `-help`, `-M help` and the like print.
+pub fn print_text(print: &Print) -> Result<String, LaunchError> {
+    Ok(match print {
+        Print::Help => help(),
+        Print::Version => format!("Orrery emulator version {}\n", env!("CARGO_PKG_VERSION")),
+        Print::Machines => {
+            let default = machine_type("")?.name;
+            let row = |m: &MachineType| {
+                let mark = if m.name == default { " (default)" } else { "" };
+                format!("{:<20} {}{mark}\n", m.name, m.description)
+            };
+            format!("Supported machines are:\n{}", MACHINES.iter().map(row).collect::<String>())
+        }
+        Print::Cpus => {
+            let names: String = Model::NAMES.iter().map(|n| format!("  {n}\n")).collect();
+            format!("Available CPUs:\n{names}")
+        }
+        Print::Devices => {
+            DEVICES.iter().map(|d| format!("{:<20} {}\n", d.name, d.description)).collect()
+        }
+        Print::DeviceProps(kind) => {
+            let found = DEVICES.iter().find(|d| d.name == kind);
+            let device = found.ok_or_else(|| BuildError::NoDevice {
+                kind: kind.clone(),
+                hint: hint(kind, DEVICES.iter().map(|d| d.name)),
+            })?;
+            let props =
+                device.properties.iter().map(|p| format!("  {:<14} {}\n", p.name, p.description));
+            format!("{} options:\n{}", device.name, props.collect::<String>())
+        }
     })
 }
 

@@ -165,11 +165,9 @@ fn node() -> Result<()> {
     if !shell::have("node") {
         return Err(Skipped("no node (package nodejs)".into()).into());
     }
-    let folder = Path::new("tests/node");
-    if folder.is_dir() {
-        return shell::run("node", &["--test", "tests/node"]);
-    }
-    web::node(&["--".into(), "-version".into()])
+    let words =
+        "-- -m 32 -display none -serial stdio -icount 3 -script tests/node/diagnostic.script";
+    web::node(&words.split(' ').map(String::from).collect::<Vec<_>>())
 }
 
 /// The browser tests of `tests/page`.

@@ -18,10 +18,8 @@ mod terminal;
 mod window;
 
 use anyhow::Result;
-use orrery_core::launch::machine_type;
-use orrery_core::options::{Options, Print, help};
-use orrery_cpu::x86::cpuid::Model;
-use orrery_hw::i386::MACHINES;
+use orrery_core::launch::print_text;
+use orrery_core::options::{Options, Print};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -49,26 +47,7 @@ fn main() -> ExitCode {
 
 /// Prints what the command line asks to be printed.
 fn describe(print: &Print) -> Result<ExitCode> {
-    let text = match print {
-        Print::Help => help(),
-        Print::Version => format!("Orrery emulator version {}\n", env!("CARGO_PKG_VERSION")),
-        Print::Machines => {
-            let default = machine_type("")?.name;
-            let row = |m: &orrery_hw::machine::MachineType| {
-                let mark = if m.name == default { " (default)" } else { "" };
-                format!("{:<20} {}{mark}\n", m.name, m.description)
-            };
-            format!("Supported machines are:\n{}", MACHINES.iter().map(row).collect::<String>())
-        }
-        Print::Cpus => {
-            let names: String = Model::NAMES.iter().map(|n| format!("  {n}\n")).collect();
-            format!("Available CPUs:\n{names}")
-        }
-        Print::Devices | Print::DeviceProps(_) => {
-            anyhow::bail!("-device: no device can be added so far")
-        }
-    };
     // `orrery -help | head` closes the pipe early.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = std::io::stdout().write_all(print_text(print)?.as_bytes());
     Ok(ExitCode::SUCCESS)
 }

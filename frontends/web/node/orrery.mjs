@@ -79,6 +79,11 @@ for (let i = 0; i < args.length; i++) {
 core.initSync({ module: fs.readFileSync(path.join(pkg, "orrery_web_bg.wasm")) });
 let session;
 try {
+  const text = core.Session.print(rest);
+  if (text !== undefined) {
+    process.stdout.write(text);
+    process.exit(0);
+  }
   const dirs = ["guests/firmware/", "/usr/share/seabios/", "/usr/share/qemu/"];
   const firmware = dirs.find((d) => fs.existsSync(`${d}bios-256k.bin`)) ?? dirs[0];
   session = await core.Session.create(rest, firmware, Date.now() / 1000);

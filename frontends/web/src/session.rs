@@ -2,7 +2,7 @@
 
 use crate::host::{self, JsFs};
 use orrery_block::host::HostFs;
-use orrery_core::launch::{Host, LaunchError, Launched, Line, launch};
+use orrery_core::launch::{Host, LaunchError, Launched, Line, launch, print_text};
 use orrery_core::options::{CharTarget, Options};
 use orrery_core::script::{Action, Script};
 use orrery_core::{Machine, Outcome, Stop, keyboard, screenshot};
@@ -87,6 +87,12 @@ impl Session {
             fresh: true,
             mixed: VmTime(0),
         })
+    }
+
+    /// What `-help` and the like print; nothing for a command line that starts a machine.
+    pub fn print(args: Vec<String>) -> Result<Option<String>, JsValue> {
+        let options = Options::parse(&args).map_err(|e| chain(&e))?;
+        options.print.as_ref().map(print_text).transpose().map_err(|e| chain(&e))
     }
 
     /// Remarks about the command line.

@@ -1,0 +1,118 @@
+// The page in a real browser: what a person does with it.
+
+import { expect, test } from "@playwright/test";
+import fs from "node:fs";
+import http from "node:http";
+import path from "node:path";
+
+const root = path.resolve(import.meta.dirname, "../..");
+const dist = path.join(root, "www/dist");
+const shared = path.join(root, "../shared/guests");
+/** Guest files by the name the page fetches them under. */
+const guests = {
+  "freedos.img": path.join(shared, "x86/freedos722.img"),
+  "debian-i386": path.join(root, "guests/debian-i386/linux"),
+  "busybox-i386": path.join(shared, "initrd/busybox-i386.cpio.gz"),
+};
+const types = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm" };
+
+let server;
+let url;
+let problems;
+
+test.beforeAll(async () => {
+  server = http.createServer((request, response) => {
+    const name = decodeURIComponent(new URL(request.url, "http://localhost").pathname).slice(1) || "index.html";
+    const file = guests[name] ?? path.join(dist, name);
+    fs.readFile(file, (error, bytes) => {
+      if (error) return response.writeHead(404).end();
+      response.writeHead(200, { "content-type": types[path.extname(file)] ?? "application/octet-stream" });
+      response.end(bytes);
+    });
+  });
+  await new Promise((done) => server.listen(0, done));
+  url = `http://localhost:${server.address().port}/`;
+});
+
+test.afterAll(() => server.close());
+
+test.beforeEach(({ page }) => {
+  problems = [];
+  page.on("console", (m) => m.type() === "error" && problems.push(m.text()));
+  page.on("pageerror", (e) => problems.push(e.message));
+});
+
+const start = (page, args) => page.goto(`${url}?args=${encodeURIComponent(args)}`);
+
+/** Waits until the text screen holds `text`. */
+async function screen(page, text, seconds = 60) {
+  const look = () =>
+    page.evaluate(() => (globalThis.orrery?.running ? globalThis.orrery.ask("text") : document.getElementById("status").textContent));
+  await expect.poll(look, { timeout: seconds * 1000 }).toContain(text);
+}
+
+/** Types on the screen as a person does. */
+async function type(page, text) {
+  await page.locator("#screen").focus();
+  await page.keyboard.type(text, { delay: 60 });
+}
+
+function needs(...names) {
+  for (const name of names) test.skip(!fs.existsSync(guests[name]), `the guest ${name} is not there: ${guests[name]}`);
+}
+
+test("with nothing to start from, the diagnostic ROM runs and counts its starts", async ({ page }) => {
+  await start(page, "-m 32");
+  await screen(page, "starts: 1", 90);
+  await page.waitForTimeout(2500);
+  await page.reload();
+  await screen(page, "starts: 2", 90);
+  expect(problems).toEqual([]);
+});
+
+test("FreeDOS boots, keys arrive, and a file is there after a reload", async ({ page }) => {
+  needs("freedos.img");
+  await page.goto(url);
+  await page.evaluate(async () => {
+    const { Machine } = await import("./machine.js");
+    const bytes = new Uint8Array(await (await fetch("freedos.img")).arrayBuffer());
+    const store = new Machine();
+    await store.ask("importDisk", { name: "dos.img", bytes });
+    store.stop();
+  });
+  const args = "-m 16 -fda idb:dos.img -boot a";
+  await start(page, args);
+  await screen(page, "A:\\>");
+  await type(page, "echo kept>k.txt\n");
+  await page.waitForTimeout(4000);
+  await page.reload();
+  await screen(page, "A:\\>");
+  await type(page, "type k.txt\n");
+  await screen(page, "\nkept");
+  expect(problems).toEqual([]);
+});
+
+test("Debian's kernel reaches its first userspace line on the serial console", async ({ page }) => {
+  needs("debian-i386", "busybox-i386");
+  test.setTimeout(900_000);
+  await start(page, '-m 128 -cpu pentium3 -kernel debian-i386 -initrd busybox-i386 -append "console=ttyS0"');
+  await expect(page.locator("#serial")).toContainText("GUEST-BOOT-OK Linux", { timeout: 850_000 });
+  expect(problems).toEqual([]);
+});
+
+test("a file that is missing is one clear message", async ({ page }) => {
+  await start(page, "-cdrom missing.iso");
+  await expect(page.locator("#status")).toContainText("'missing.iso'");
+  await expect(page.locator("#status")).toContainText("404");
+});
+
+test("a page without permission to keep disks says so", async ({ page }) => {
+  await page.addInitScript(() => {});
+  await page.route("**/worker.js", async (route) => {
+    const response = await route.fetch();
+    const body = `Object.defineProperty(globalThis, "indexedDB", { value: undefined });\n${await response.text()}`;
+    await route.fulfill({ response, body });
+  });
+  await start(page, "-hda idb:mine.img");
+  await expect(page.locator("#status")).toContainText("gives no storage");
+});
