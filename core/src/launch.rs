@@ -378,7 +378,7 @@ async fn kept_diagnostic_disk(
     name: &str,
 ) -> Result<Arc<Node>, BlockError> {
     let (create, open) = diagnostic_image();
-    let there = fs.open(name, false).await.is_ok_and(|file| file.len() > 0);
+    let there = fs.open(name, false).await.is_ok_and(|file| !file.is_empty());
     if !there {
         let file = fs.create(name).await?;
         orrery_block::img::create(blocks, file, Format::Qcow2, &create).await?;

@@ -54,7 +54,11 @@ async function screen(page, text, seconds = 60) {
 /** Types on the screen as a person does. */
 async function type(page, text) {
   await page.locator("#screen").focus();
-  await page.keyboard.type(text, { delay: 60 });
+  for (const c of text) {
+    // The test driver sends shifted characters without the shift key; a keyboard does not.
+    const key = c === "\n" ? "Enter" : c === ">" ? "Shift+Period" : c;
+    await page.keyboard.press(key, { delay: 40 });
+  }
 }
 
 function needs(...names) {
