@@ -397,7 +397,7 @@ async fn diagnostic_disk(
             Ok(node) => Some(node),
             // Another machine has it, or its folder cannot be written: no reason not to start.
             Err(e) => {
-                tracing::warn!("starts are not counted: '{name}': {e}");
+                tracing::info!("starts are not counted: '{name}': {e}");
                 None
             }
         },
