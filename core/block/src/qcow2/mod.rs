@@ -4,7 +4,7 @@
 //!
 //! A write is *resolve, data, commit*: the mapping is looked up in memory, data goes to the file,
 //! and only then the new mapping is published in the table cache. Tables go to the file in
-//! write-back cycles ([`flush`]) whose order keeps every state that a crash can leave behind
+//! write-back cycles (`flush`) whose order keeps every state that a crash can leave behind
 //! consistent but for leaked clusters: refcounts and new tables first, then a barrier, then
 //! whatever refers to them, then a barrier, and only then are freed clusters put to new use.
 //!

@@ -232,7 +232,7 @@ pub mod vector {
     pub const XM: u8 = 19;
 }
 
-/// Bits of [`X86::block_key`]: what the translation of an instruction depends on besides its bytes.
+/// Bits of `X86::block_key`: what the translation of an instruction depends on besides its bytes.
 pub mod key {
     /// Code size, two bits: 0 = 16, 1 = 32, 2 = 64.
     pub const CODE_SIZE: u64 = 3;

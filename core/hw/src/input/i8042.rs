@@ -3,7 +3,7 @@
 //! Reference: IBM PS/2 Hardware Interface Technical Reference, keyboard and auxiliary device
 //! controller; Intel UPI-42 data sheet.
 //!
-//! A device's byte follows the one before no sooner than [`BYTE_NS`] after that was read: guests
+//! A device's byte follows the one before no sooner than `BYTE_NS` after that was read: guests
 //! chain handlers that read the data port twice and expect the same byte. The line takes a
 //! millisecond in truth, but guests wait for it by polling.
 

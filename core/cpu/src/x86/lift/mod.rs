@@ -3,7 +3,7 @@
 //! One instruction at a time: decode, then emit. Every emitter reads its operands and makes all
 //! checks and loads first, and writes registers and flags last, so that a fault finds the state
 //! as it was before the instruction. What is not plain data flow is a call to a
-//! [`Helper`](super::helper::Helper).
+//! [`Helper`].
 
 mod arith;
 mod bits;
