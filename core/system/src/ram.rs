@@ -185,7 +185,7 @@ impl Ram {
         unsafe { self.base.add(off) }
     }
 
-    /// The two aligned words that hold the bytes, shifted together.
+    /// Byte by byte: an unaligned access need not be one access.
     #[cold]
     fn read_unaligned(&self, off: usize, n: usize) -> u64 {
         let (word, bit) = (off & !7, (off & 7) as u32 * 8);
