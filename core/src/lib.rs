@@ -6,6 +6,10 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(all(test, target_arch = "wasm32"))]
+#[macro_use]
+extern crate orrery_browser_test;
+
 pub mod handles;
 pub mod keyboard;
 pub mod launch;

@@ -29,6 +29,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     all.check("system tests", || system(fast, &[]));
     all.check("page and wasm build", web::build);
     all.check("the wasm build in Node", node);
+    all.check("the core's unit tests in Chromium", in_browser);
     all.check("the page in Chromium", page);
     all.verdict()
 }
@@ -172,6 +173,29 @@ fn node() -> Result<()> {
     let words =
         "-- -m 32 -display none -serial stdio -icount 3 -script tests/node/diagnostic.script";
     web::node(&words.split(' ').map(String::from).collect::<Vec<_>>())
+}
+
+/// The unit tests of the core's crates, in Chromium: what `wasm-pack test --headless --chrome` does,
+/// with the runner that came with wasm-bindgen.
+fn in_browser() -> Result<()> {
+    for tool in ["chromium", "chromedriver"] {
+        if !shell::have(tool) {
+            return Err(Skipped(format!("no {tool} (package chromium-driver)")).into());
+        }
+    }
+    let runner = web::bindgen(&shell::target())? + "-test-runner";
+    let runner = Path::new(&runner).canonicalize().map_or(runner, |p| p.display().to_string());
+    let mut args = vec!["test", "--lib", "--target", WASM, "--profile", "fast", "--no-fail-fast"];
+    for package in ["orrery-system", "orrery-block", "orrery-cpu", "orrery-hw", "orrery-core"] {
+        args.extend(["--package", package]);
+    }
+    let variables = [
+        ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", runner.as_str()),
+        ("CHROMEDRIVER", "chromedriver"),
+        ("WASM_BINDGEN_USE_BROWSER", "1"),
+        ("WASM_BINDGEN_TEST_TIMEOUT", "600"),
+    ];
+    shell::cargo_with(&args, &variables)
 }
 
 /// The browser tests of `tests/page`.

@@ -40,7 +40,7 @@ fn bindings(to: &str) -> Result<()> {
 }
 
 /// The path of wasm-bindgen of the right version, installed if it is missing.
-fn bindgen(target: &str) -> Result<String> {
+pub(crate) fn bindgen(target: &str) -> Result<String> {
     let root = format!("{target}/tools");
     let own = format!("{root}/bin/wasm-bindgen");
     for tool in [own.as_str(), "wasm-bindgen"] {

@@ -13,6 +13,10 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(all(test, target_arch = "wasm32"))]
+#[macro_use]
+extern crate orrery_browser_test;
+
 pub mod backend;
 mod buf;
 mod driver;

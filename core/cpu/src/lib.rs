@@ -1,5 +1,9 @@
 //! Orrery: cpu. One IR, engines that run it, a front-end per instruction set.
 
+#[cfg(all(test, target_arch = "wasm32"))]
+#[macro_use]
+extern crate orrery_browser_test;
+
 mod cache;
 pub mod cluster;
 pub mod cpus;

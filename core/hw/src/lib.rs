@@ -1,6 +1,10 @@
 //! Device models and machines, one folder per family, named as in QEMU's `hw/`.
 #![forbid(unsafe_code)]
 
+#[cfg(all(test, target_arch = "wasm32"))]
+#[macro_use]
+extern crate orrery_browser_test;
+
 pub mod acpi;
 pub mod audio;
 pub mod block;

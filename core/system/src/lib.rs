@@ -5,6 +5,10 @@
 //! and pixels in and out through the ports in [`ports`], and moves time through
 //! [`board::Board::elapse`] and [`time::Clock::advance_to`].
 
+#[cfg(all(test, target_arch = "wasm32"))]
+#[macro_use]
+extern crate orrery_browser_test;
+
 pub mod audio;
 pub mod board;
 pub mod bus;

@@ -615,7 +615,7 @@ mod tests {
         b.gdt(FREE, 0x00cf_9200_0000_ffff);
         load(&mut b, seg::ES, FREE).unwrap();
         assert_eq!(b.board.read(GDT + u64::from(FREE) + 5, 1), 0x93);
-        assert_eq!(b.cpu.frame.ints[var::SEG_SELECTOR], FREE.into());
+        assert_eq!(b.cpu.frame.ints[var::SEG_SELECTOR], u64::from(FREE));
     }
 
     #[test]

@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(b.cpu.sys.tr.selector, FREE);
         assert_ne!(b.cpu.rflags() & flag::NT, 0);
         assert_ne!(b.cpu.sys.cr0 & cr0::TS, 0);
-        assert_eq!(b.board.read(OTHER, 2), TSS_SEL.into(), "link");
+        assert_eq!(b.board.read(OTHER, 2), u64::from(TSS_SEL), "link");
         let busy = |b: &mut Bench, s: u16| b.board.read(GDT + u64::from(s) + 5, 1) & 2 != 0;
         assert!(busy(&mut b, TSS_SEL) && busy(&mut b, FREE));
         b.with(|cpu, bus| cpu.iret(bus, 4, 0x1_0001)).unwrap();
