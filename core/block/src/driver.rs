@@ -65,6 +65,11 @@ pub(crate) trait Driver: Send + Sync + 'static {
     /// Edges to the nodes below.
     fn children(&self) -> Vec<Arc<Edge>>;
 
+    /// True when it passes requests on and holds no data of its own.
+    fn is_filter(&self) -> bool {
+        false
+    }
+
     /// Maps a range from memory; must be quick and never wait.
     fn map(&self, access: Access, offset: u64, len: u64) -> Map {
         let _ = (access, offset, len);
@@ -74,6 +79,12 @@ pub(crate) trait Driver: Send + Sync + 'static {
     fn read(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf>;
 
     fn write(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf>;
+
+    /// Stores whole clusters compressed.
+    fn write_compressed(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
+        let _ = (offset, buf);
+        Op::err(BlockError::unsupported(format!("'{}' cannot write compressed data", self.name())))
+    }
 
     /// Makes the range read as zeros; with `unmap` storage may be given back.
     fn write_zeroes(self: Arc<Self>, offset: u64, len: u64, unmap: bool) -> Op<()>;

@@ -52,20 +52,82 @@ pub enum BlockError {
     #[error("'{0}' already exists")]
     Exists(String),
     /// Another user of the node forbids this.
-    #[error("conflicts with another use: {0}")]
+    #[error("{0}")]
     InUse(String),
     /// The guest locked the medium in the drive.
     #[error("medium is locked in the drive")]
     Locked,
+    /// The host, a server or a test said so by number.
+    #[error("{}", errno_text(*.0))]
+    Errno(i32),
     /// The operation was abandoned because what it belonged to is gone.
     #[error("cancelled")]
     Cancelled,
 }
 
+/// Error numbers, as Linux has them.
+pub mod errno {
+    #![expect(missing_docs, reason = "known by their names")]
+    pub const EPERM: i32 = 1;
+    pub const ENOENT: i32 = 2;
+    pub const EIO: i32 = 5;
+    pub const ENOMEM: i32 = 12;
+    pub const EACCES: i32 = 13;
+    pub const EBUSY: i32 = 16;
+    pub const EINVAL: i32 = 22;
+    pub const ENOSPC: i32 = 28;
+    pub const EROFS: i32 = 30;
+    pub const EOVERFLOW: i32 = 75;
+    pub const ENOTSUP: i32 = 95;
+    pub const ESHUTDOWN: i32 = 108;
+    pub const ETIMEDOUT: i32 = 110;
+    pub const ENOMEDIUM: i32 = 123;
+    pub const ECANCELED: i32 = 125;
+}
+
+/// Words for the usual error numbers.
+fn errno_text(number: i32) -> String {
+    let text = match number {
+        errno::EPERM => "Operation not permitted",
+        errno::ENOENT => "No such file or directory",
+        errno::EIO => "Input/output error",
+        errno::ENOMEM => "Cannot allocate memory",
+        errno::EACCES => "Permission denied",
+        errno::EBUSY => "Device or resource busy",
+        errno::EINVAL => "Invalid argument",
+        errno::ENOSPC => "No space left on device",
+        errno::EROFS => "Read-only file system",
+        errno::EOVERFLOW => "Value too large for defined data type",
+        errno::ENOTSUP => "Operation not supported",
+        errno::ESHUTDOWN => "Cannot send after transport endpoint shutdown",
+        errno::ETIMEDOUT => "Connection timed out",
+        errno::ENOMEDIUM => "No medium found",
+        errno::ECANCELED => "Operation canceled",
+        _ => return format!("Unknown error {number}"),
+    };
+    text.into()
+}
+
 impl BlockError {
     /// True for "disk full", which drives may treat apart (`werror=enospc`).
     pub fn is_no_space(&self) -> bool {
-        matches!(self, Self::NoSpace)
+        matches!(self, Self::NoSpace | Self::Errno(errno::ENOSPC))
+    }
+
+    /// The number that Linux has for this.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Errno(number) => *number,
+            Self::NoSpace => errno::ENOSPC,
+            Self::ReadOnly => errno::EPERM,
+            Self::OutOfRange { .. } | Self::Invalid(_) => errno::EINVAL,
+            Self::NoMedium => errno::ENOMEDIUM,
+            Self::Unsupported(_) => errno::ENOTSUP,
+            Self::NotFound(_) => errno::ENOENT,
+            Self::InUse(_) => errno::EBUSY,
+            Self::Cancelled => errno::ECANCELED,
+            _ => errno::EIO,
+        }
     }
 
     /// Shorthand for [`BlockError::Corrupt`].

@@ -18,7 +18,9 @@
 extern crate orrery_browser_test;
 
 pub mod backend;
+pub mod bitmap;
 mod buf;
+mod context;
 mod driver;
 mod error;
 pub mod exec;
@@ -32,6 +34,7 @@ pub mod qcow2;
 mod sync;
 
 pub use buf::IoBuf;
-pub use error::{BlockError, Result};
+pub use context::{Context, Event, EventHook};
+pub use error::{BlockError, Result, errno};
 pub use op::{Completion, Op, completion};
 pub use open::{Backing, Format, OpenOptions};

@@ -11,11 +11,24 @@ use std::sync::atomic::Ordering;
 
 /// Something to put into a drive. A front end makes one from a node of the graph.
 pub struct Medium {
-    pub(crate) root: Arc<Node>,
-    pub(crate) read_only: bool,
+    root: Arc<Node>,
+    read_only: bool,
+    shared: Perm,
 }
 
 impl Medium {
+    pub(crate) fn new(root: &Arc<Node>, read_only: bool) -> Self {
+        let shared = Perm::CONSISTENT_READ | Perm::WRITE_UNCHANGED | Perm::RESIZE;
+        Self { root: root.clone(), read_only, shared }
+    }
+
+    /// Bears other writers, as a device with `share-rw=on` does.
+    #[must_use]
+    pub fn share_rw(mut self) -> Self {
+        self.shared = Perm::all();
+        self
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> u64 {
         self.root.len()
@@ -128,6 +141,15 @@ impl BlockBackend {
         Ok(())
     }
 
+    /// The graph put another node under the drive.
+    pub(crate) fn root_changed(&self) {
+        let mut state = lock(&self.0.state);
+        if let Some(root) = &state.root {
+            let write = root.grant().perm.contains(Perm::WRITE);
+            state.read_only = !write;
+        }
+    }
+
     /// Drops the root for good: the drive was deleted.
     pub(crate) fn remove_root(&self) {
         self.put(None, false).expect("taking out cannot conflict");
@@ -140,8 +162,9 @@ impl BlockBackend {
                 if !medium.read_only && !medium.root.read_only() {
                     perm |= Perm::WRITE;
                 }
-                let shared = Perm::CONSISTENT_READ | Perm::WRITE_UNCHANGED | Perm::RESIZE;
-                Some(Edge::attach(Role::Root, &medium.root, perm, shared)?)
+                let label = self.describe();
+                let root = &medium.root;
+                Some(Edge::attach_as("root", &label, Role::Root, root, perm, medium.shared)?)
             }
             None => None,
         };
@@ -154,7 +177,7 @@ impl BlockBackend {
         self.0.generation.fetch_add(1, Ordering::Relaxed);
         if let Some(old) = old.and_then(|edge| edge.cut()) {
             // What the guest wrote reaches the image although nobody holds it any more.
-            self.0.exec.spawn(async move {
+            self.executor().spawn(async move {
                 if let Err(error) = old.close().await {
                     tracing::warn!(%error, "medium was not closed cleanly");
                 }

@@ -26,6 +26,7 @@ pub use medium::{Medium, OnError};
 pub use request::{Request, Ticket};
 pub use stats::{OpStats, Stats};
 
+use crate::Context;
 use crate::exec::Executor;
 use crate::graph::{BlockGraph, Edge, Node, RawOptions};
 use crate::host::{BlockFile, MemFile};
@@ -35,7 +36,7 @@ use medium::Tray;
 use stats::Counters;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Called when a request finished after `submit` had returned. It must only take note.
 pub type NotifyHook = Arc<dyn Fn() + Send + Sync>;
@@ -46,8 +47,21 @@ pub type NotifyHook = Arc<dyn Fn() + Send + Sync>;
 #[derive(Clone)]
 pub struct BlockBackend(Arc<Inner>);
 
+/// Refers to a drive without keeping it.
+pub(crate) struct WeakBackend(Weak<Inner>);
+
+impl WeakBackend {
+    pub(crate) fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    pub(crate) fn upgrade(&self) -> Option<BlockBackend> {
+        self.0.upgrade().map(BlockBackend)
+    }
+}
+
 struct Inner {
-    exec: Executor,
+    context: Context,
     state: Mutex<State>,
     stats: Counters,
     in_flight: AtomicU64,
@@ -59,6 +73,7 @@ struct Inner {
 
 struct State {
     name: Option<String>,
+    label: Option<String>,
     root: Option<Arc<Edge>>,
     read_only: bool,
     tray: Tray,
@@ -68,11 +83,12 @@ struct State {
 }
 
 impl BlockBackend {
-    pub(crate) fn empty(exec: &Executor, name: Option<&str>) -> Self {
+    pub(crate) fn empty(context: &Context, name: Option<&str>) -> Self {
         Self(Arc::new(Inner {
-            exec: exec.clone(),
+            context: context.clone(),
             state: Mutex::new(State {
                 name: name.map(str::to_owned),
+                label: None,
                 root: None,
                 read_only: false,
                 tray: Tray::default(),
@@ -101,7 +117,7 @@ impl BlockBackend {
 
     /// A drive that stands alone, with no medium.
     pub fn detached() -> Self {
-        Self::empty(&Executor::new(), None)
+        Self::empty(&Context::default(), None)
     }
 
     /// A drive that stands alone over a host file, as `raw`. With a
@@ -121,13 +137,32 @@ impl BlockBackend {
         lock(&self.0.state).name.clone()
     }
 
+    /// Says which drive it is, for a message.
+    fn describe(&self) -> String {
+        let state = lock(&self.0.state);
+        match (&state.label, &state.name) {
+            (Some(label), _) => label.clone(),
+            (None, Some(name)) => format!("block device '{name}'"),
+            (None, None) => "an unnamed block device".into(),
+        }
+    }
+
+    /// Says on whose behalf a drive without a name works.
+    pub(crate) fn set_label(&self, label: &str) {
+        lock(&self.0.state).label = Some(label.into());
+    }
+
     pub(crate) fn forget_name(&self) {
         lock(&self.0.state).name = None;
     }
 
     /// The executor that runs this drive's unfinished requests; a test polls it.
     pub fn executor(&self) -> &Executor {
-        &self.0.exec
+        self.0.context.executor()
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakBackend {
+        WeakBackend(Arc::downgrade(&self.0))
     }
 
     /// Sets what to call when a request finishes after `submit` returned.
@@ -230,7 +265,7 @@ impl BlockBackend {
             Op::Pending(future) => {
                 let (ticket, slot) = Ticket::waiting();
                 let this = self.clone();
-                self.0.exec.spawn(async move {
+                self.executor().spawn(async move {
                     let result = future.await;
                     this.0.stats.done(kind, bytes, result.is_ok());
                     let late = slot.finish(result);
@@ -329,6 +364,11 @@ impl BlockBackend {
         self.0.changed.notify();
     }
 
+    /// Waits until nothing is in flight; new requests are held back by [`BlockBackend::drain_begin`].
+    pub async fn settled(&self) {
+        self.0.changed.until(|| self.drained().then_some(())).await;
+    }
+
     /// Waits until nothing is in flight. New requests may come in afterwards.
     pub async fn drain(&self) {
         struct Section<'a>(&'a BlockBackend);
@@ -339,7 +379,7 @@ impl BlockBackend {
         }
         self.drain_begin();
         let _section = Section(self);
-        self.0.changed.until(|| self.drained().then_some(())).await;
+        self.settled().await;
     }
 }
 

@@ -4,17 +4,20 @@
 //! [`Edge`]s lead to the nodes it needs. A [`BlockGraph`] belongs to a machine: it knows nodes
 //! and backends by name and owns the executor that runs their requests.
 
+mod change;
 mod edge;
 mod file;
 mod node;
 mod raw;
 
 pub use crate::driver::BlockStatus;
-pub use edge::{Edge, Perm, Role};
-pub use node::Node;
+pub use change::Drained;
+pub use edge::{Edge, Grant, Perm, Role};
+pub use node::{DetectZeroes, Node, ThresholdHook};
 pub use raw::RawOptions;
 
-use crate::backend::BlockBackend;
+use crate::Context;
+use crate::backend::{BlockBackend, WeakBackend};
 use crate::driver::Driver;
 use crate::exec::Executor;
 use crate::host::BlockFile;
@@ -29,7 +32,7 @@ pub struct BlockGraph(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    exec: Executor,
+    context: Context,
     names: Mutex<Names>,
 }
 
@@ -40,10 +43,17 @@ struct Names {
     /// Nodes the user added by name and has not deleted.
     owned: BTreeMap<String, Arc<Node>>,
     backends: Vec<(String, BlockBackend)>,
+    /// Every living backend, listed or not.
+    all_backends: Vec<WeakBackend>,
     next: u64,
 }
 
 impl Names {
+    fn note_backend(&mut self, backend: &BlockBackend) {
+        self.all_backends.retain(WeakBackend::is_alive);
+        self.all_backends.push(backend.downgrade());
+    }
+
     fn check_free(&mut self, name: &str) -> Result<()> {
         self.nodes.retain(|_, node| node.strong_count() > 0);
         if self.nodes.contains_key(name) || self.backends.iter().any(|(n, _)| n == name) {
@@ -68,12 +78,17 @@ impl BlockGraph {
 
     /// The executor on which this graph's requests run.
     pub fn executor(&self) -> &Executor {
-        &self.0.exec
+        self.0.context.executor()
+    }
+
+    /// What the graph's nodes, backends and jobs share: what the host lends, and events.
+    pub fn context(&self) -> &Context {
+        &self.0.context
     }
 
     /// Runs what is ready; see [`Executor::poll`].
     pub fn poll(&self) -> usize {
-        self.0.exec.poll()
+        self.executor().poll()
     }
 
     /// Makes a named, empty backend, which the graph lists and keeps until
@@ -84,14 +99,17 @@ impl BlockGraph {
         }
         let mut names = lock(&self.0.names);
         names.check_free(name)?;
-        let backend = BlockBackend::empty(&self.0.exec, Some(name));
+        let backend = BlockBackend::empty(&self.0.context, Some(name));
         names.backends.push((name.to_owned(), backend.clone()));
+        names.note_backend(&backend);
         Ok(backend)
     }
 
     /// Makes a backend that no list shows, for a job, an export or a tool.
     pub fn anonymous_backend(&self) -> BlockBackend {
-        BlockBackend::empty(&self.0.exec, None)
+        let backend = BlockBackend::empty(&self.0.context, None);
+        lock(&self.0.names).note_backend(&backend);
+        backend
     }
 
     /// Finds a backend by name.
@@ -144,7 +162,7 @@ impl BlockGraph {
                 format!("#block{:03}", names.next)
             }
         };
-        let node = Arc::new(Node::new(name.clone(), filename.to_owned(), driver));
+        let node = Node::new(name.clone(), filename.to_owned(), driver);
         names.nodes.insert(name, Arc::downgrade(&node));
         Ok(node)
     }

@@ -51,8 +51,7 @@ impl RawDriver {
             )));
         }
         let read_only = options.read_only || file.read_only();
-        let write = if read_only { Perm::empty() } else { Perm::WRITE | Perm::RESIZE };
-        let file = Edge::attach(Role::File, file, Perm::CONSISTENT_READ | write, Perm::all())?;
+        let file = Edge::attach(Role::Filtered, file, Perm::empty(), Perm::all())?;
         Ok(Arc::new(Self {
             file,
             offset: options.offset,

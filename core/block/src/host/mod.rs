@@ -1,10 +1,14 @@
 //! The host ports: what a front end lends to the block layer.
 
+mod clock;
 mod gate;
 mod mem;
+mod net;
 
+pub use clock::HostClock;
 pub use gate::{Gate, ImplicitOpen};
 pub use mem::{HeldFile, MemFile, MemFs};
+pub use net::{Address, ByteStream, HostNet, Listener, pipe};
 
 use crate::{BlockError, IoBuf, Op, Result};
 use std::sync::Arc;
