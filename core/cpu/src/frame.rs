@@ -38,8 +38,9 @@ impl VecVar {
     }
 }
 
-/// Guest variables and temporaries of one CPU.
+/// Guest variables and temporaries of one CPU. Compiled code knows its layout.
 #[derive(Clone)]
+#[repr(C)]
 pub struct Frame {
     /// Integer variables.
     pub ints: [u64; INTS],

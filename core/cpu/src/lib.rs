@@ -15,7 +15,9 @@ pub mod frame;
 mod interp;
 pub mod ir;
 pub mod isa;
+pub mod jit;
 mod lower;
+pub mod region;
 pub mod tlb;
 #[cfg(test)]
 mod toy;

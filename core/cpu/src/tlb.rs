@@ -7,17 +7,24 @@
 
 use crate::isa::{Access, Mapping};
 
-const BITS: u32 = 12;
+/// The table has two to the power of so many entries.
+pub const BITS: u32 = 12;
 const ENTRIES: usize = 1 << BITS;
 const PAGE: u64 = 4096;
 const NONE: u64 = u64::MAX;
 
 /// A page reachable directly: tags for reads and writes, and what to add to a linear address.
 #[derive(Clone, Copy)]
-struct Fast {
-    read: u64,
-    write: u64,
-    addend: u64,
+#[repr(C)]
+pub struct Fast {
+    /// Page address and MMU index where reads are direct.
+    pub read: u64,
+    /// The same for writes.
+    pub write: u64,
+    /// Added to a linear address: the arena offset.
+    pub addend: u64,
+    /// Added to a linear address: the host's address.
+    pub host: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -44,7 +51,7 @@ const NO_ENTRY: Entry = Entry {
     offset: None,
     writable: false,
 };
-const NO_FAST: Fast = Fast { read: NONE, write: NONE, addend: 0 };
+const NO_FAST: Fast = Fast { read: NONE, write: NONE, addend: 0, host: 0 };
 
 /// The table.
 pub struct Tlb {
@@ -54,6 +61,8 @@ pub struct Tlb {
     used: Vec<u16>,
     /// Changes whenever an entry was flushed, so that caches of fetch addresses are void.
     epoch: u64,
+    /// Host address of the arena.
+    base: u64,
 }
 
 impl Default for Tlb {
@@ -80,7 +89,22 @@ impl Tlb {
             slow: slow.try_into().unwrap_or_else(|_| unreachable!("of that length")),
             used: Vec::with_capacity(ENTRIES),
             epoch: 0,
+            base: 0,
         }
+    }
+
+    /// Says where the arena is in the host's memory, for compiled code. What was remembered is
+    /// forgotten when that changes.
+    pub fn set_base(&mut self, base: u64) {
+        if base != self.base {
+            self.base = base;
+            self.flush();
+        }
+    }
+
+    /// The fast half.
+    pub fn fast(&self) -> &[Fast; ENTRIES] {
+        &self.fast
     }
 
     /// The arena offset of a read of `size` bytes at `linear`, if known and inside one page.
@@ -123,11 +147,15 @@ impl Tlb {
         let map = entry.map;
         self.fast[i] = match entry.offset {
             None => NO_FAST,
-            Some(offset) => Fast {
-                read: if map.read { tag } else { NONE },
-                write: if map.write && entry.writable && free { tag } else { NONE },
-                addend: (offset as u64).wrapping_sub(linear & !(PAGE - 1)),
-            },
+            Some(offset) => {
+                let addend = (offset as u64).wrapping_sub(linear & !(PAGE - 1));
+                Fast {
+                    read: if map.read { tag } else { NONE },
+                    write: if map.write && entry.writable && free { tag } else { NONE },
+                    addend,
+                    host: addend.wrapping_add(self.base),
+                }
+            }
         };
     }
 

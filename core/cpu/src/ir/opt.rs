@@ -597,7 +597,7 @@ pub fn dest(op: &Op) -> Option<Var> {
 }
 
 /// Calls `f` with every integer variable an op reads.
-fn reads(op: &Op, f: &mut impl FnMut(Var)) {
+pub fn reads(op: &Op, f: &mut impl FnMut(Var)) {
     each_operand(&mut op.clone(), &mut |v| f(*v));
 }
 

@@ -1,0 +1,170 @@
+//! The interface between compiled regions and the runtime, one for every back end.
+//!
+//! A compiled region is an [`Entry`]: a function of a [`Context`] that runs guest code and answers
+//! why it stopped ([`stop`]). In WebAssembly a function pointer is an index of the function table
+//! and a pointer an address in the emulator's own memory, so the same holds there.
+//!
+//! **What a region may count on** when it is entered: [`Context::left`] is at least the
+//! instructions of its first block (which are *not* charged yet), the variables in the frame are
+//! up to date, and [`Context::pages`] says which of its pages are in place (bit 0, the entry's, is
+//! set). Nothing it calls changes mode, translations that were in place, or
+//! [`Context::pages`]: what might is the last instruction of its block, which ends in
+//! [`Op::Leave`](crate::ir::Op::Leave).
+//!
+//! **What it must do**: at the start of each block charge [`RBlock::insns`] to the budget; if that
+//! leaves less than nothing, give it back and stop with [`stop::LOOKUP`] at the block's program
+//! counter. Before a block in a page other than that of the block it comes from
+//! ([`Region::edge`]), stop with `LOOKUP` there when the page's bit in [`Context::pages`] is
+//! clear. On every stop: write back the variables that changed, [`Context::left`] and
+//! [`Context::pc`]. Where an instruction does not complete ([`stop::FAULT`], [`stop::RESTART`]), the
+//! frame and the program counter are as before that instruction, and the budget is given back for
+//! it and all behind it in its block.
+//!
+//! **Fast path of memory.** [`Fast`] entries are indexed by bits 12.. of the linear address
+//! ([`TLB_BITS`] of them). An access of `size` bytes goes directly to the host address
+//! `linear + entry.host` when `entry.read` (or `entry.write`, for stores and for loads with
+//! [`Mem::WRITE`](crate::ir::Mem::WRITE)) equals `(linear + size - 1) & !0xfff | mmu`; else the shim is called. The addition
+//! wraps at 64 bits; the host address is taken modulo the host's address size.
+//!
+//! **Shims** ([`Shims`]) are called with the context. [`Context::left`] must hold the budget as
+//! charged to the end of the current block before any of them but `vec_op` and `pure`. After one
+//! that may fault, [`Context::status`] is 0, or what to stop with: then nothing has happened, and the region
+//! stops at that instruction at once (its own return value does not matter).
+//!
+//! [`RBlock::insns`]: crate::region::RBlock::insns
+//! [`Region::edge`]: crate::region::Region::edge
+
+use core::mem::offset_of;
+
+use crate::frame::Frame;
+pub use crate::tlb::{BITS as TLB_BITS, Fast};
+
+/// A compiled region; answers with a code of [`stop`].
+pub type Entry = unsafe extern "C" fn(*mut Context) -> u32;
+
+/// Why a region stopped.
+pub mod stop {
+    /// Go on at the program counter, same mode.
+    pub const LOOKUP: u32 = 0;
+    /// Go on at the program counter after looking at mode, interrupts and attention.
+    pub const LEAVE: u32 = 1;
+    /// The instruction at the program counter raised a trap (kept by the shim).
+    pub const FAULT: u32 = 2;
+    /// The instruction at the program counter must be run on its own.
+    pub const RESTART: u32 = 3;
+}
+
+/// What a region works on. One for each CPU.
+#[repr(C)]
+pub struct Context {
+    /// The CPU's variables.
+    pub frame: *mut Frame,
+    /// The fast half of the CPU's TLB.
+    pub tlb: *const Fast,
+    /// The runtime's, for shims.
+    pub engine: *mut (),
+    /// Instructions left.
+    pub left: i64,
+    /// Program counter on a stop.
+    pub pc: u64,
+    /// What a shim says: 0, or a code of [`stop`].
+    pub status: u32,
+    /// The pages of the region that are in place, a bit each.
+    pub pages: u32,
+    /// Arguments of `pure` and `call`.
+    pub args: [u64; 6],
+}
+
+/// Offsets of the fields of a [`Context`], in bytes.
+#[expect(missing_docs, reason = "named as the fields")]
+impl Context {
+    pub const FRAME: u32 = offset_of!(Self, frame) as u32;
+    pub const TLB: u32 = offset_of!(Self, tlb) as u32;
+    pub const ENGINE: u32 = offset_of!(Self, engine) as u32;
+    pub const LEFT: u32 = offset_of!(Self, left) as u32;
+    pub const PC: u32 = offset_of!(Self, pc) as u32;
+    pub const STATUS: u32 = offset_of!(Self, status) as u32;
+    pub const PAGES: u32 = offset_of!(Self, pages) as u32;
+    pub const ARGS: u32 = offset_of!(Self, args) as u32;
+
+    /// A context that points nowhere yet.
+    pub const fn new() -> Self {
+        Self {
+            frame: core::ptr::null_mut(),
+            tlb: core::ptr::null(),
+            engine: core::ptr::null_mut(),
+            left: 0,
+            pc: 0,
+            status: 0,
+            pages: 0,
+            args: [0; 6],
+        }
+    }
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Offset of an integer variable in the frame.
+pub const fn int_offset(var: u8) -> u32 {
+    offset_of!(Frame, ints) as u32 + var as u32 * 8
+}
+
+/// Offset of a vector variable in the frame.
+pub const fn vec_offset(var: u8) -> u32 {
+    offset_of!(Frame, vecs) as u32 + var as u32 * 16
+}
+
+/// Offsets in a [`Fast`] entry, and the size of one.
+pub mod fast {
+    use super::{Fast, offset_of};
+    /// Tag of pages that may be read.
+    pub const READ: u32 = offset_of!(Fast, read) as u32;
+    /// Tag of pages that may be written.
+    pub const WRITE: u32 = offset_of!(Fast, write) as u32;
+    /// What to add to a linear address to have the host's.
+    pub const HOST: u32 = offset_of!(Fast, host) as u32;
+    /// Bytes of an entry: a power of two.
+    pub const SIZE: u32 = size_of::<Fast>() as u32;
+    const _: () = assert!(SIZE == 32);
+}
+
+/// The width, sign and intent of an access as the memory shims take it.
+///
+/// | bits | |
+/// |---|---|
+/// | 0..16 | bytes |
+/// | 16..18 | MMU index |
+/// | 18 | the load of a read-modify-write |
+/// | 24..32 | vector variable |
+pub const fn access(bytes: u32, mmu: u8, rmw: bool, vec: u8) -> u32 {
+    bytes | (mmu as u32 & 3) << 16 | (rmw as u32) << 18 | (vec as u32) << 24
+}
+
+/// What a region may call. The addresses are constants of the compiled code.
+#[derive(Clone, Copy, Debug)]
+pub struct Shims {
+    /// `load(ctx, linear, access) -> value`: 1, 2, 4 or 8 bytes, zero-extended. May fault.
+    pub load: extern "C" fn(*mut Context, u64, u32) -> u64,
+    /// `store(ctx, linear, value, access)`. May fault.
+    pub store: extern "C" fn(*mut Context, u64, u64, u32),
+    /// `probe(ctx, linear, access)`: [`Op::Probe`](crate::ir::Op::Probe). May fault.
+    pub probe: extern "C" fn(*mut Context, u64, u32),
+    /// `vload(ctx, linear, access)`: 1 to 16 bytes into the vector variable. May fault.
+    pub vload: extern "C" fn(*mut Context, u64, u32),
+    /// `vstore(ctx, linear, access)`: 1 to 16 bytes of the vector variable. May fault.
+    pub vstore: extern "C" fn(*mut Context, u64, u32),
+    /// `vec_op(ctx, kind | imm << 16, d | a << 8 | b << 16)`, on the frame.
+    pub vec_op: extern "C" fn(*mut Context, u32, u32),
+    /// `pure(ctx, f) -> value`, with all six arguments in the context.
+    pub pure: extern "C" fn(*mut Context, u32) -> u64,
+    /// `call(ctx, f | rest << 16) -> value`, with all six arguments in the context. `rest`: instructions of
+    /// the block from the current one on. By the helper's [`Fx`](crate::ir::Fx) variables are written back before
+    /// and read anew behind. May fault.
+    pub call: extern "C" fn(*mut Context, u32) -> u64,
+    /// `trap(ctx, id, arg)`: keeps the trap; the region then stops with [`stop::FAULT`].
+    pub trap: extern "C" fn(*mut Context, u32, u64),
+}

@@ -1,0 +1,3 @@
+//! Compiled regions: the runtime's interface to them ([`abi`]).
+
+pub mod abi;

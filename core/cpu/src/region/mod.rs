@@ -1,0 +1,284 @@
+//! Regions: the blocks around a hot one, to be compiled as one function.
+//!
+//! A region starts at one block and takes in what that block leads to by known ways (branches,
+//! calls, and the places calls return to), each block lifted once, until nothing is left or a
+//! limit is reached. Loops are whole inside it. A back end takes a [`Region`] and nothing else:
+//! registers live in values across all of it, and a way out that no block of the region stands for
+//! writes back what may have changed ([`RBlock::dirty_in`]) and names its program counter.
+//!
+//! Counting is the interpreter's: a block is entered only when [`RBlock::insns`] are left, which
+//! are then charged; a way out in its middle gives back those that did not run.
+
+pub mod flow;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::frame::FIRST_TEMP;
+use crate::ir::{Builder, Op, Val, Var, opt};
+use crate::isa::{Isa, Lift};
+
+/// A block of a region. Blocks end with a terminal op and may be left before it
+/// ([`Op::ExitIf`]); temporaries and labels stay within one instruction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RBlock {
+    /// Program counter of the first instruction.
+    pub pc: u64,
+    /// Index into [`Region::pages`].
+    pub page: u8,
+    /// Instructions in all.
+    pub insns: u32,
+    /// What it does.
+    pub ops: Vec<Op>,
+    /// Guest variables (a bit each) that may have been written in the region on a way here, and
+    /// not been written back since. All of them are live: the block is left at its start when
+    /// the budget is used up.
+    pub dirty_in: u64,
+}
+
+/// A page of guest memory that a region was made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RPage {
+    /// A program counter in the page: where its first block begins.
+    pub pc: u64,
+    /// The linear address of that program counter.
+    pub linear: u64,
+    /// Arena offset of the page.
+    pub offset: usize,
+    /// Bytes from `linear` on that must be fetchable.
+    pub reach: u64,
+    /// The bytes that blocks were made from: arena offset and length. Empty for a page
+    /// that turned out to hold no block.
+    pub bytes: Vec<(usize, usize)>,
+}
+
+/// A region. The block it is entered at is the first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Region {
+    /// The mode its blocks were lifted for ([`Isa::block_key`]).
+    pub mode: u64,
+    /// The blocks, in the order they were found.
+    pub blocks: Vec<RBlock>,
+    /// The pages they are in; the first is that of the entry.
+    pub pages: Vec<RPage>,
+    /// Blocks that a call inside the region returns to: where a computed jump probably goes.
+    pub returns: Vec<usize>,
+    /// At most so many low bits of each guest variable are not zero where a block starts.
+    pub bits: [u8; FIRST_TEMP as usize],
+    /// Which block begins at a program counter.
+    starts: BTreeMap<u64, usize>,
+}
+
+/// How far a region may go.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most blocks.
+    pub blocks: usize,
+    /// Most instructions in all.
+    pub insns: u32,
+    /// Most instructions in a block.
+    pub block_insns: u32,
+    /// Most pages.
+    pub pages: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { blocks: 64, insns: 1000, block_insns: 64, pages: 8 }
+    }
+}
+
+/// Where the bytes at a program counter are.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// Linear address.
+    pub linear: u64,
+    /// Arena offset.
+    pub at: usize,
+    /// The bytes that may be fetched, to the end of the page at most.
+    pub bytes: Vec<u8>,
+}
+
+const PAGE: u64 = 4096;
+
+impl Region {
+    /// The block that begins at `pc`.
+    pub fn block_at(&self, pc: u64) -> Option<usize> {
+        self.starts.get(&pc).copied()
+    }
+
+    /// Where a way out of block `from` to `pc` leads: a block of the region, and the page it is
+    /// in if that must be known to be in place first ([`jit::abi`](crate::jit::abi)).
+    pub fn edge(&self, from: usize, pc: u64) -> Option<(usize, Option<u8>)> {
+        let to = self.block_at(pc)?;
+        let (from, page) = (self.blocks[from].page, self.blocks[to].page);
+        // Coming back to the entry's page needs no check: the region was entered through it.
+        Some((to, (page != from && page != 0).then_some(page)))
+    }
+
+    /// Instructions in all.
+    pub fn insns(&self) -> u32 {
+        self.blocks.iter().map(|b| b.insns).sum()
+    }
+
+    /// Program counter of the entry.
+    pub fn pc(&self) -> u64 {
+        self.blocks[0].pc
+    }
+
+    /// Forms the region that starts at `pc`.
+    ///
+    /// `fetch` gives the bytes at a program counter, or nothing where the region is not to go;
+    /// what it gives for one page must be of one mapping. `None` when not even the instruction at
+    /// `pc` can be had.
+    pub fn form<I: Isa>(
+        cpu: &I::Cpu,
+        mode: u64,
+        pc: u64,
+        limits: &Limits,
+        builder: &mut Builder,
+        mut fetch: impl FnMut(u64) -> Option<Chunk>,
+    ) -> Option<Self> {
+        let mut bits = [64; FIRST_TEMP as usize];
+        for (v, b) in bits.iter_mut().enumerate() {
+            *b = I::var_bits(mode, Var(v as u8)) as u8;
+        }
+        let mut region = Self {
+            mode,
+            blocks: Vec::new(),
+            pages: Vec::new(),
+            returns: Vec::new(),
+            bits,
+            starts: BTreeMap::new(),
+        };
+        let mut queue = VecDeque::from([pc]);
+        let mut back = Vec::new();
+        while let Some(pc) = queue.pop_front() {
+            if region.starts.contains_key(&pc)
+                || region.blocks.len() >= limits.blocks
+                || region.insns() >= limits.insns
+            {
+                continue;
+            }
+            let Some(chunk) = fetch(pc) else { continue };
+            let Some(page) = region.page(pc, &chunk, limits) else { continue };
+            region.lift::<I>(cpu, pc, page, &chunk, limits, builder);
+            let Some(block) = region.blocks.last().filter(|b| b.pc == pc) else { continue };
+            for op in &block.ops {
+                if let Op::ExitIf { pc, .. } | Op::Goto { pc } = *op {
+                    queue.push_back(pc);
+                }
+            }
+            if let Some(pc) = return_address(block) {
+                back.push(pc);
+                queue.push_back(pc);
+            }
+        }
+        if region.blocks.is_empty() {
+            return None;
+        }
+        for pc in back {
+            if let Some(n) = region.block_at(pc)
+                && !region.returns.contains(&n)
+            {
+                region.returns.push(n);
+            }
+        }
+        flow::dirty(&mut region);
+        Some(region)
+    }
+
+    /// The number of the page that a chunk is in, entered if new.
+    fn page(&mut self, pc: u64, chunk: &Chunk, limits: &Limits) -> Option<u8> {
+        let offset = chunk.at & !(PAGE as usize - 1);
+        let same = |p: &RPage| {
+            p.offset == offset && chunk.linear.wrapping_sub(p.linear) == pc.wrapping_sub(p.pc)
+        };
+        match self.pages.iter().position(same) {
+            Some(n) => Some(n as u8),
+            // A page with two mappings at once is left out.
+            None if self.pages.iter().any(|p| p.linear / PAGE == chunk.linear / PAGE) => None,
+            None if self.pages.len() >= limits.pages.min(32) => None,
+            None => {
+                let linear = chunk.linear;
+                self.pages.push(RPage { pc, linear, offset, reach: 0, bytes: Vec::new() });
+                Some(self.pages.len() as u8 - 1)
+            }
+        }
+    }
+
+    /// Lifts the block at `pc`; adds none when its first instruction is not all there.
+    fn lift<I: Isa>(
+        &mut self,
+        cpu: &I::Cpu,
+        start: u64,
+        page: u8,
+        chunk: &Chunk,
+        limits: &Limits,
+        b: &mut Builder,
+    ) {
+        b.clear();
+        let (mut pc, mut pos) = (start, 0);
+        while !b.ended() {
+            // An instruction is not lifted twice where it can be helped.
+            if pos > 0 && self.starts.contains_key(&pc) {
+                b.goto(pc);
+                break;
+            }
+            b.begin_insn(pc);
+            let (len, end) = match I::lift(cpu, self.mode, pc, &chunk.bytes[pos..], b) {
+                Lift::Next(len) => (len, b.must_end()),
+                Lift::End(len) => (len, true),
+                Lift::Short if pos > 0 => {
+                    b.abort_insn();
+                    b.goto(pc);
+                    break;
+                }
+                Lift::Short => return,
+            };
+            b.set_insn_len(len);
+            pos += usize::from(len);
+            pc = pc.wrapping_add(len.into());
+            if b.ended() {
+                break;
+            }
+            if b.must_end() {
+                b.leave(pc);
+            } else if end || u32::from(b.insns()) >= limits.block_insns {
+                b.goto(pc);
+            }
+        }
+        opt::optimise(b.ops_mut(), |v| I::var_bits(self.mode, v));
+        let place = &mut self.pages[usize::from(page)];
+        place.bytes.push((chunk.at, pos));
+        // The reach is from the page's first block: make that the lowest.
+        if chunk.linear < place.linear {
+            place.reach += place.linear - chunk.linear;
+            (place.pc, place.linear) = (start, chunk.linear);
+        }
+        place.reach = place.reach.max(chunk.linear - place.linear + pos as u64);
+        self.starts.insert(start, self.blocks.len());
+        let (ops, insns) = (b.ops().to_vec(), b.insns().into());
+        self.blocks.push(RBlock { pc: start, page, insns, ops, dirty_in: 0 });
+    }
+}
+
+/// Where the call that ends a block comes back to: the address behind the block, stored by its
+/// last instruction or put in a variable.
+fn return_address(block: &RBlock) -> Option<u64> {
+    let last = block.ops.iter().rposition(|op| matches!(op, Op::Insn { .. }))?;
+    let Op::Insn { pc, len } = block.ops[last] else { return None };
+    let next = pc.wrapping_add(len.into());
+    let jumps = |op: &Op| match *op {
+        Op::Goto { pc } => pc != next,
+        Op::GotoVar { .. } => true,
+        _ => false,
+    };
+    let ops = &block.ops[last + 1..];
+    let kept = ops.iter().any(
+        |op| matches!(*op, Op::Store { a: Val::Imm(n), .. } | Op::Mov { a: Val::Imm(n), .. } if n == next),
+    );
+    (kept && ops.last().is_some_and(jumps)).then_some(next)
+}
+
+#[cfg(test)]
+mod tests;

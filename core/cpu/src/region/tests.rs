@@ -1,0 +1,83 @@
+use super::*;
+use crate::frame::Frame;
+use crate::ir::text::dump;
+use crate::toy::{Cpu, Toy, code::*};
+
+/// A region of the toy at 0x1000 in a memory that holds these words from there on.
+fn form(program: &[[u8; 4]], limits: Limits) -> Region {
+    let bytes = program.concat();
+    let cpu = Cpu {
+        frame: Frame::new(),
+        pc: 0x1000,
+        pages: BTreeMap::new(),
+        traps: vec![],
+        halted: false,
+        seen: vec![],
+    };
+    let fetch = |pc: u64| {
+        let from = pc.checked_sub(0x1000)? as usize;
+        let end = (from / 4096 + 1) * 4096;
+        let bytes = bytes.get(from..end.min(bytes.len()))?.to_vec();
+        Some(Chunk { linear: pc, at: pc as usize, bytes })
+    };
+    Region::form::<Toy>(&cpu, 0, 0x1000, &limits, &mut Builder::new(), fetch).expect("a region")
+}
+
+#[test]
+fn a_loop_is_whole_and_its_registers_are_changed_around_it() {
+    // r0 += 1; do { r1 += 2; r0 -= 1 } while r0 != r7; halt
+    let r = form(
+        &[[ADDI, 0, 0, 9], [ADDI, 1, 1, 2], [ADDI, 0, 0, 0xff], [BNE, 0, 7, 0xfe], [HALT, 0, 0, 0]],
+        Limits::default(),
+    );
+    let at: Vec<u64> = r.blocks.iter().map(|b| b.pc).collect();
+    assert_eq!(at, [0x1000, 0x1004]);
+    assert_eq!(r.edge(0, 0x1004), Some((1, None)), "{}", dump(&r.blocks[0].ops));
+    assert_eq!(r.edge(1, 0x1004), Some((1, None)));
+    assert_eq!(r.blocks[0].dirty_in, 0);
+    assert_eq!(r.blocks[1].dirty_in & 0xff, 3, "r0 and r1");
+    assert_eq!(r.pages.len(), 1);
+    assert_eq!((r.pages[0].linear, r.pages[0].reach), (0x1000, 20));
+}
+
+#[test]
+fn limits_hold_and_what_lies_behind_them_is_a_way_out() {
+    let jumps: Vec<[u8; 4]> = (0..20).map(|_| [JMP, 0, 0, 1]).collect();
+    let r = form(&jumps, Limits { blocks: 5, ..Limits::default() });
+    assert_eq!(r.blocks.len(), 5);
+    assert_eq!(r.block_at(0x1014), None);
+    let r = form(&jumps, Limits { insns: 7, ..Limits::default() });
+    assert_eq!(r.insns(), 7);
+    let adds = [[ADDI, 1, 1, 1]; 40];
+    let r = form(&adds, Limits { block_insns: 16, ..Limits::default() });
+    assert_eq!(r.blocks.iter().map(|b| b.insns).collect::<Vec<_>>(), [16, 16, 8]);
+}
+
+#[test]
+fn a_region_goes_on_in_another_page_and_says_so() {
+    // From 0x1000 to 0x2000 and back.
+    let mut program = vec![[ADDI, 1, 1, 1]; 0x400];
+    program[1] = [JMP, 0, 0, 127];
+    program[128] = [JMP, 0, 0, 127];
+    for n in 2..8 {
+        program[1 + n * 127] = [JMP, 0, 0, 127];
+    }
+    program[1 + 8 * 127] = [JMP, 0, 0, 7];
+    program.extend([[JMP, 0, 0, 0x80]; 2]);
+    let r = form(&program, Limits { pages: 1, ..Limits::default() });
+    assert_eq!(r.pages.len(), 1);
+    let r = form(&program, Limits::default());
+    assert_eq!(r.pages.len(), 2);
+    let there = r.block_at(0x2000).expect("the block in the other page");
+    let from = r.blocks.iter().position(|b| b.pc == 0x1000 + (1 + 8 * 127) * 4).unwrap();
+    assert_eq!(r.edge(from, 0x2000), Some((there, Some(1))));
+    assert_eq!(r.edge(there, 0x1000), Some((0, None)));
+    assert_eq!(r.pages[1].bytes, [(0x2000, 4)]);
+}
+
+#[test]
+fn an_instruction_that_is_not_all_there_ends_the_block_before_it() {
+    let r = form(&[[ADDI, 1, 1, 1], [LI, 1, 0, 0]], Limits::default());
+    assert_eq!(r.blocks.len(), 1);
+    assert_eq!(r.blocks[0].ops.last(), Some(&Op::Goto { pc: 0x1004 }));
+}
