@@ -21,6 +21,10 @@ const TURN: u64 = 10_000;
 /// In realtime mode, how far virtual time may fall behind the host's before the difference is
 /// forgotten (the host was suspended, the tab was hidden), in nanoseconds.
 const FORGET: u64 = 500_000_000;
+/// In realtime mode, how fast virtual time catches up while the guest computes: a difference of
+/// this many nanoseconds doubles its pace. It does not jump then, because guests that compare two
+/// clocks (timer calibration, watchdogs of clock sources) take a jump for a fault.
+const CATCH_UP: u64 = 20_000_000;
 
 /// What a call of [`Machine::run`] ended with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +87,10 @@ pub struct Machine {
     /// Realtime: host time that virtual time zero stands for.
     host_base: Option<u64>,
     last_call: Option<(u64, u64)>,
+    /// Realtime: measured time of an instruction, as [`Board::set_ns_per_insn_q16`] takes it.
+    rate: Option<u64>,
+    /// The last call ended with every CPU waiting.
+    idle: bool,
     write_back: WriteBack,
 }
 
@@ -130,6 +138,8 @@ impl Machine {
             turn: 0,
             host_base: None,
             last_call: None,
+            rate: None,
+            idle: true,
             write_back: WriteBack::default(),
         };
         machine.reset();
@@ -186,6 +196,7 @@ impl Machine {
         if realtime {
             self.follow_host(host);
         }
+        self.idle = false;
         self.write_back.look(self.board.now(), &self.blocks);
         let end = self.board.now().after(slice);
         loop {
@@ -227,6 +238,7 @@ impl Machine {
                 self.blocks.poll();
                 let idle =
                     if next == VmTime::NEVER { None } else { Some(next.since(self.board.now())) };
+                self.idle = true;
                 return Outcome::Idle(idle);
             }
             if next == VmTime::NEVER {
@@ -276,9 +288,12 @@ impl Machine {
         let base = *self.host_base.get_or_insert_with(|| host.wrapping_sub(now));
         let target = host.wrapping_sub(base);
         if target > now.saturating_add(FORGET) && target < u64::MAX / 2 {
-            self.host_base = Some(host.wrapping_sub(now + FORGET));
-            self.board.warp_to(VmTime(now + FORGET));
-        } else if target > now && target < u64::MAX / 2 {
+            let keep = if self.idle { FORGET } else { 3 * CATCH_UP };
+            self.host_base = Some(host.wrapping_sub(now + keep));
+            if self.idle {
+                self.board.warp_to(VmTime(now + FORGET));
+            }
+        } else if target > now && target < u64::MAX / 2 && self.idle {
             self.board.warp_to(VmTime(target));
         }
         if let Some((then, insns)) = self.last_call {
@@ -289,8 +304,12 @@ impl Machine {
                 let ahead = now > target.saturating_add(20_000_000);
                 let measured =
                     ((u128::from(ns) << 16) / u128::from(ran)).clamp(1 << 8, 1 << 26) as u64;
-                let rate = (old * 7 + measured.min(old * 4)) / 8;
-                self.board.set_ns_per_insn_q16(if ahead { (rate / 2).max(1) } else { rate });
+                let rate = self.rate.unwrap_or(old);
+                let rate = (rate * 7 + measured.min(rate * 4)) / 8;
+                self.rate = Some(rate);
+                let rate = if ahead { (rate / 2).max(1) } else { rate };
+                let behind = target.saturating_sub(self.board.now().0).min(3 * CATCH_UP);
+                self.board.set_ns_per_insn_q16(rate + rate * behind / CATCH_UP);
             }
         }
         self.last_call = Some((host, self.board.icount()));

@@ -32,11 +32,7 @@ const PROGRAMS: &[&str] = &[
 ];
 
 /// What fails so far, in 64-bit builds.
-const KNOWN: &[(&str, &str)] = &[
-    ("emulator", "FAIL: non-canonical rsp-based access, should #SS(0), got #GP(0)"),
-    ("emulator", "FAIL: non-canonical rbp-based access, should #SS(0), got #GP(0)"),
-    ("emulator", "Unhandled exception 13 #GP(0) at ip aaaaaaaaaaaaaaaa"),
-];
+const KNOWN: &[(&str, &str)] = &[];
 
 fn main() -> std::process::ExitCode {
     outside::main(vec![outside::test(

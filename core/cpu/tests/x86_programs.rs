@@ -4,7 +4,14 @@ mod machine;
 
 use iced_x86::code_asm::*;
 use machine::{CODE, Machine};
-use orrery_cpu::x86::state::{Segment, TableReg, attr, flag, seg, var};
+use orrery_cpu::x86::state::{Activity, Segment, TableReg, attr, flag, seg, var};
+
+/// Runs another program on a machine that has halted.
+fn run_again(m: &mut Machine, code: &[u8]) {
+    m.cpu().sys.activity = Activity::Running;
+    m.cpu().frame.ints[var::RIP] = CODE;
+    m.run_code(code);
+}
 
 fn assemble(bits: u32, build: impl FnOnce(&mut CodeAssembler)) -> Vec<u8> {
     let mut a = CodeAssembler::new(bits).unwrap();
@@ -244,4 +251,87 @@ fn sixteen_bit_offsets_wrap_and_the_last_byte_of_a_word_does_not() {
     m.run_code(&code);
     assert_eq!(m.get(var::RAX) & 0xff, 0xab);
     assert_eq!(m.get(var::RIP), 0x6001, "#GP");
+}
+
+#[test]
+fn an_x87_error_without_ne_goes_out_on_ferr_until_it_is_ignored_or_cleared() {
+    let mut m = Machine::protected(0);
+    m.cpu().sys.cr0 &= !(1 << 5);
+    let wire = m.board.wire();
+    m.board.wire_ferr(0, wire.pin());
+    // Zero divide unmasked.
+    let divide = |a: &mut CodeAssembler| {
+        a.mov(dword_ptr(0x5000), 0x37b).unwrap();
+        a.fninit().unwrap();
+        a.fldcw(word_ptr(0x5000)).unwrap();
+        a.fld1().unwrap();
+        a.fldz().unwrap();
+        a.fdivp(st1, st0).unwrap();
+    };
+    run_again(&mut m, &assemble(32, divide));
+    run_again(&mut m, &assemble(32, |a| a.wait().unwrap()));
+    assert!(wire.level(), "the waiting instruction asks for the interrupt");
+    m.board.pins(0).ignne.pin().pulse();
+    run_again(&mut m, &assemble(32, |a| a.fld1().unwrap()));
+    assert!(!wire.level(), "ignored");
+    run_again(&mut m, &assemble(32, |a| a.fnclex().unwrap()));
+    run_again(&mut m, &assemble(32, divide));
+    run_again(&mut m, &assemble(32, |a| a.wait().unwrap()));
+    assert!(wire.level(), "a new error is not ignored");
+    run_again(&mut m, &assemble(32, |a| a.fnclex().unwrap()));
+    run_again(&mut m, &assemble(32, |a| a.nop().unwrap()));
+    assert!(!wire.level(), "cleared");
+}
+
+#[test]
+fn non_canonical_targets_and_stacks_fault_before_anything_is_done() {
+    const BAD: u64 = 0xaaaa_aaaa_aaaa_aaaa;
+    let fault = |build: &dyn Fn(&mut CodeAssembler)| {
+        let mut m = Machine::long(0);
+        m.write(0x7008, &0x00af_9b00_0000_ffffu64.to_le_bytes());
+        for n in 0..32u64 {
+            let gate = (0x6000 + n) | 8 << 16 | 0x8e << 40;
+            m.write(0x7100 + 16 * n, &gate.to_le_bytes());
+            m.write(0x7108 + 16 * n, &0u64.to_le_bytes());
+        }
+        m.write(0x6000, &[0xf4; 32]);
+        m.cpu().sys.gdtr = TableReg { base: 0x7000, limit: 0xff };
+        m.cpu().sys.idtr = TableReg { base: 0x7100, limit: 0x1ff };
+        // A stack of its own, as the one in use may be the reason.
+        for n in 0..32u64 {
+            m.write(0x7104 + 16 * n, &[1]);
+        }
+        m.cpu().sys.tr = Segment { selector: 0x18, attr: 0x8b, limit: 0x67, base: 0x7400 };
+        m.write(0x7424, &0x7800u64.to_le_bytes());
+        m.run_code(&assemble(64, |a| {
+            a.mov(rax, BAD).unwrap();
+            build(a);
+        }));
+        m.get(var::RIP) - 0x6001
+    };
+    assert_eq!(fault(&|a| a.jmp(rax).unwrap()), 13);
+    assert_eq!(fault(&|a| a.call(rax).unwrap()), 13);
+    assert_eq!(
+        fault(&|a| {
+            a.push(rax).unwrap();
+            a.ret().unwrap();
+        }),
+        13
+    );
+    assert_eq!(fault(&|a| a.mov(rcx, qword_ptr(rax)).unwrap()), 13);
+    assert_eq!(
+        fault(&|a| {
+            a.mov(rbp, rax).unwrap();
+            a.mov(rcx, qword_ptr(rbp + 8)).unwrap();
+        }),
+        12
+    );
+    assert_eq!(
+        fault(&|a| {
+            a.mov(rsp, rax).unwrap();
+            a.push(rcx).unwrap();
+        }),
+        12
+    );
+    assert_eq!(fault(&|a| a.push(qword_ptr(rax)).unwrap()), 13);
 }

@@ -142,6 +142,8 @@ impl Board {
                 sipi: Startup::new(attention.clone()),
                 a20: a20.clone(),
                 smiact: smiact.pin(),
+                ferr: crate::irq::IrqLine::open(),
+                ignne: wire(),
             })
             .collect();
         Self {
@@ -325,6 +327,11 @@ impl Board {
     #[inline]
     pub fn pins(&self, cpu: usize) -> &CpuPins {
         &self.pins[cpu]
+    }
+
+    /// Wires the FERR# output of a CPU.
+    pub fn wire_ferr(&mut self, cpu: usize, to: crate::irq::IrqLine) {
+        self.pins[cpu].ferr = to;
     }
 
     /// Number of CPUs.

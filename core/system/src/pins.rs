@@ -23,6 +23,11 @@ pub struct CpuPins {
     /// opens SMRAM ([`crate::Board::smiact`]). The CPU calls [`crate::Board::settle`] after it changed
     /// this, before it touches the save area.
     pub smiact: IrqLine,
+    /// FERR#: driven by the CPU while its floating-point unit has an unmasked error that is not
+    /// reported as an exception. Open where the machine does not wire it.
+    pub ferr: IrqLine,
+    /// IGNNE#, as the edge that asserts it: the CPU goes on in spite of the error, until that is cleared.
+    pub ignne: IrqInput,
 }
 
 /// A start-up (SIPI) message on its way to a CPU.

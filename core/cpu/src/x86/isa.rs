@@ -76,6 +76,11 @@ impl X86 {
         let (init, nmi, smi) = (pins.init.take_edge(), pins.nmi.take_edge(), pins.smi.take_edge());
         let startup = if pins.sipi.is_pending() { pins.sipi.take() } else { None };
         let a20 = pins.a20.level();
+        let error = self.x87.pending() && self.sys.cr0 & cr0::NE == 0;
+        if error || self.sys.ignore_error || pins.ferr.level() {
+            self.sys.ignore_error = error && (self.sys.ignore_error || pins.ignne.take_edge());
+            pins.ferr.set(error && !self.sys.ignore_error);
+        }
         self.sys.init_pending |= init;
         if self.sys.init_pending && !self.sys.smm {
             self.init();
@@ -245,6 +250,10 @@ impl Isa for X86Isa {
     }
 
     fn deliver(env: &mut Env<'_, Self>, trap: Fault) {
+        if trap == Fault::AGAIN {
+            return;
+        }
+        let trap = super::noncanonical::resolve(env, trap);
         let (cpu, mut bus) = split(env);
         let code = cpu.sys.seg[seg::CS];
         cpu.deliver(&mut bus, trap);

@@ -15,6 +15,7 @@ pub mod isa;
 pub mod lift;
 pub mod mmx;
 mod msr;
+mod noncanonical;
 mod opcodes;
 pub mod paging;
 mod reset;
@@ -32,5 +33,5 @@ pub use state::X86;
 
 impl orrery_system::State for X86 {
     const KIND: &'static str = "x86-cpu";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 }

@@ -130,7 +130,7 @@ impl X86 {
         }
         if self.sys.efer & efer::LMA != 0 {
             if !Self::canonical(linear) {
-                return Err(Fault::GP0);
+                return Err(super::noncanonical::at(linear));
             }
             return self.walk_wide(board, linear, access, rights, 4);
         }
@@ -506,7 +506,7 @@ mod tests {
         assert!(!at(0x20_0000, Access::Read).unwrap().exec);
         assert_eq!(at(0x20_0000, Access::Exec), Err(Fault::page(0x20_0000, 0x15)));
         assert_eq!(at(0x40_0000, Access::Read), Err(Fault::page(0x40_0000, 0xd)));
-        assert_eq!(at(1 << 47, Access::Read), Err(Fault::GP0));
+        assert_eq!(at(1 << 47, Access::Read), Err(super::super::noncanonical::at(1 << 47)));
     }
 
     #[test]

@@ -413,6 +413,9 @@ impl Fault {
     /// #SS(0).
     pub const SS0: Self = Self::code(vector::SS, 0);
 
+    /// Not an exception: the instruction begins again after pins were looked at.
+    pub const AGAIN: Self = Self::plain(0xff);
+
     /// #GP with a selector.
     pub const fn gp(selector: u16) -> Self {
         Self::code(vector::GP, (selector & 0xfffc) as u32)
@@ -575,6 +578,8 @@ pub struct Sys {
     pub rng: u64,
     /// An exception that a task switch found once the new task was in place: raised there.
     pub late_fault: Option<Fault>,
+    /// IGNNE#: x87 instructions run in spite of a pending error, which is not on FERR# any more.
+    pub ignore_error: bool,
     /// The program asked to be passed over for now (PAUSE, MWAIT).
     pub yielding: bool,
 }

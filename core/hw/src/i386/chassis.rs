@@ -285,7 +285,7 @@ impl<'a> Chassis<'a> {
         board.attach(id, Box::new(IoApic::new(wires)));
     }
 
-    /// Keyboard and mouse behind the 8042, and port 92.
+    /// Keyboard and mouse behind the 8042, and ports 92 and F0.
     pub(crate) fn keyboard(&mut self) {
         let board = &mut self.board;
         let id = board.reserve("i8042");
@@ -303,6 +303,7 @@ impl<'a> Chassis<'a> {
         board.attach(id, Box::new(I8042::new(wires)));
         self.built.inputs.push(id);
         crate::isa::port92::build(board, a20);
+        crate::isa::portf0::build(board, self.isa[13].pin());
     }
 
     /// The serial and parallel ports that were asked for.

@@ -3,3 +3,4 @@
 pub mod ich9_lpc;
 pub mod piix3;
 pub mod port92;
+pub mod portf0;

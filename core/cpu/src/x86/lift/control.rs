@@ -71,6 +71,17 @@ impl Lifter<'_> {
         }
     }
 
+    /// The same for a target out of a register or memory, which in 64-bit mode may not be canonical.
+    fn check_indirect(&mut self, target: Var) {
+        self.check_target(target);
+        if self.long {
+            // The lower half begins at 0 then, the upper one ends below 1 << 48.
+            let t = self.bin(BinOp::Add, Width::W64, target, 1u64 << 47);
+            let t = self.bin(BinOp::Shr, Width::W64, t, 48u64);
+            self.gp_if(Cmp::new(Cond::Ne, Width::W64, t, 0u64));
+        }
+    }
+
     /// Goes to the relative target if the comparison holds, else on.
     fn branch(&mut self, taken: Cmp) -> Flow {
         let target = self.target();
@@ -101,7 +112,7 @@ impl Lifter<'_> {
             self.b.goto(target);
         } else {
             let target = self.indirect();
-            self.check_target(target);
+            self.check_indirect(target);
             self.b.goto_var(target);
         }
         self.end()
@@ -117,7 +128,7 @@ impl Lifter<'_> {
             self.b.goto(target);
         } else {
             let target = self.indirect();
-            self.check_target(target);
+            self.check_indirect(target);
             self.push(size, back);
             self.b.goto_var(target);
         }
@@ -127,7 +138,7 @@ impl Lifter<'_> {
     fn ret(&mut self) -> Flow {
         let size = self.i.opsize;
         let target = self.pop_at(0, size);
-        self.check_target(target);
+        self.check_indirect(target);
         let bytes = if self.i.count == 1 { self.i.imm } else { 0 };
         self.move_sp(i64::from(size) + bytes as i64);
         self.b.goto_var(target);

@@ -51,20 +51,16 @@ pub fn call<I: Isa<Cpu = X86, Trap = Fault>>(
     args: &[u64; 6],
 ) -> Result<u64, Fault> {
     match f {
-        X87 => return x87(env.cpu, args),
+        X87 => return x87(env, args),
         X87_STATE => x87_state(env, args)?,
         MMX_ENTER => {
-            if env.cpu.x87.pending() {
-                return Err(Fault::plain(vector::MF));
-            }
+            wait(env)?;
             env.cpu.x87.enter_mmx();
         }
         MMX_READ => return Ok(env.cpu.x87.mmx(args[0] as u8)),
         MMX_WRITE => env.cpu.x87.set_mmx(args[0] as u8, args[1]),
         EMMS => {
-            if env.cpu.x87.pending() {
-                return Err(Fault::plain(vector::MF));
-            }
+            wait(env)?;
             env.cpu.x87.emms();
         }
         SIMD => return vector(env.cpu, args),
@@ -90,16 +86,35 @@ pub fn call<I: Isa<Cpu = X86, Trap = Fault>>(
     Ok(0)
 }
 
-fn x87(cpu: &mut X86, args: &[u64; 6]) -> Result<u64, Fault> {
+/// What instructions do that wait for the x87 unit when it has an unmasked error: #MF; without
+/// CR0.NE, FERR#. The instruction is then begun again with the pin driven, so that the interrupt
+/// it asks for comes first. Where none comes it goes on, as with IGNNE# asserted.
+fn wait<I: Isa<Cpu = X86, Trap = Fault>>(env: &mut Env<'_, I>) -> Result<(), Fault> {
+    let cpu = &env.cpu;
+    if !cpu.x87.pending() {
+        Ok(())
+    } else if cpu.sys.cr0 & cr0::NE != 0 {
+        Err(Fault::plain(vector::MF))
+    } else if cpu.sys.ignore_error || env.board.pins(env.index).ferr.level() {
+        Ok(())
+    } else {
+        Err(Fault::AGAIN)
+    }
+}
+
+fn x87<I: Isa<Cpu = X86, Trap = Fault>>(
+    env: &mut Env<'_, I>,
+    args: &[u64; 6],
+) -> Result<u64, Fault> {
     let [what, low, high, pc, offset, _] = *args;
     let Some(op) = X87Op::from_index(what as u8) else { return Err(Fault::UD) };
     let i = (what >> 8) as u8;
     let operand = u128::from(low) | u128::from(high) << 64;
-    let effect = match cpu.x87.op(op, i, operand) {
+    let effect = match env.cpu.x87.op(op, i, operand) {
         Ok(effect) => effect,
-        Err(_) if cpu.sys.cr0 & cr0::NE != 0 => return Err(Fault::plain(vector::MF)),
-        // Without NE the error goes out on FERR#; here as if IGNNE# were always asserted.
         Err(_) => {
+            wait(env)?;
+            let cpu = &mut env.cpu;
             let held = cpu.x87.status & X87_ERRORS;
             cpu.x87.status &= !X87_ERRORS;
             let effect = cpu.x87.op(op, i, operand).unwrap_or(Effect::None);
@@ -107,6 +122,9 @@ fn x87(cpu: &mut X86, args: &[u64; 6]) -> Result<u64, Fault> {
             effect
         }
     };
+    let cpu = &mut env.cpu;
+    // IGNNE# goes with the error.
+    cpu.sys.ignore_error &= cpu.x87.pending();
     if !op.is_control() {
         let selector = |n: usize| cpu.frame.ints[var::SEG_SELECTOR + n] as u16;
         let data = (what >> 24 & 1 != 0).then(|| (selector((what >> 16 & 7) as usize), offset));
@@ -137,8 +155,8 @@ fn x87_state<I: Isa<Cpu = X86, Trap = Fault>>(
         2 => Layout::Real32,
         _ => Layout::Protected32,
     };
-    if op.waits() && env.cpu.x87.pending() {
-        return Err(Fault::plain(vector::MF));
+    if op.waits() {
+        wait(env)?;
     }
     let mmu = env.cpu.data_rights() as u8;
     let mut bytes = [0; 108];
