@@ -19,6 +19,7 @@ pub mod isa;
 pub(crate) mod loader;
 pub mod machine;
 pub mod misc;
+pub mod net;
 pub mod nvram;
 pub mod pci;
 pub mod pci_host;

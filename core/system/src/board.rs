@@ -10,7 +10,7 @@ use crate::dma::Dma;
 use crate::irq::{Attention, IrqInput};
 use crate::map::{Changes, Region, Regions, SharedViews, Target, Views};
 use crate::pins::{CpuPins, Power, Startup};
-use crate::ports::{MessageQueue, Port};
+use crate::ports::{MessageQueue, NetPort, Port};
 use crate::ram::Ram;
 use crate::snapshot::{RestoreError, StateBlob};
 use crate::time::{Clock, Latency, Timer, TimerHub, VmTime};
@@ -282,6 +282,11 @@ impl Board {
     /// A host port whose input wakes the run loop.
     pub fn port<T>(&self) -> Port<T> {
         Port::new(self.attention.clone())
+    }
+
+    /// A network cable: a device at each end, or a device and a front end.
+    pub fn cable(&self) -> NetPort {
+        Port::cable(self.attention.clone(), self.wires_changed.clone())
     }
 
     /// The CPU that makes the current access, for devices with a bank per CPU.

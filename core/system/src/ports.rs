@@ -8,8 +8,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-/// Bytes or frames a port holds before it drops the oldest: nobody is reading.
+/// Bytes a port holds before it drops the oldest: nobody is reading.
 const LIMIT: usize = 1 << 20;
+/// Frames a cable holds in each direction.
+const CABLE_LIMIT: usize = 1024;
 
 #[derive(Default)]
 struct Queues<T> {
@@ -23,6 +25,9 @@ pub struct Port<T> {
     queues: Arc<Mutex<Queues<T>>>,
     waiting: Arc<AtomicBool>,
     attention: Attention,
+    /// Raised by what the device sends, where the other end is a device that settles.
+    sent: Option<Attention>,
+    limit: usize,
 }
 
 /// A character device: a serial line, a console.
@@ -40,7 +45,13 @@ impl<T> Port<T> {
     pub(crate) fn new(attention: Attention) -> Self {
         let queues =
             Arc::new(Mutex::new(Queues { to_guest: VecDeque::new(), to_host: VecDeque::new() }));
-        Self { queues, waiting: Arc::default(), attention }
+        Self { queues, waiting: Arc::default(), attention, sent: None, limit: LIMIT }
+    }
+
+    /// A port for frames; what the device sends makes the machine settle, so that a device at
+    /// the other end sees it at a defined instant.
+    pub(crate) fn cable(attention: Attention, changed: Attention) -> Self {
+        Self { sent: Some(changed), limit: CABLE_LIMIT, ..Self::new(attention) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queues<T>> {
@@ -50,10 +61,14 @@ impl<T> Port<T> {
     /// Device: sends to the host.
     pub fn send(&self, item: T) {
         let mut q = self.lock();
-        if q.to_host.len() >= LIMIT {
+        if q.to_host.len() >= self.limit {
             q.to_host.pop_front();
         }
         q.to_host.push_back(item);
+        if let Some(changed) = &self.sent {
+            changed.raise();
+            self.attention.raise();
+        }
     }
 
     /// Device: takes what the host sent.
@@ -73,11 +88,11 @@ impl<T> Port<T> {
         self.waiting.load(Relaxed)
     }
 
-    /// Front end: sends to the guest. Items past a million waiting are dropped.
+    /// Front end: sends to the guest. Items past the port's limit are dropped.
     pub fn push(&self, items: impl IntoIterator<Item = T>) {
         let mut q = self.lock();
         for item in items {
-            if q.to_guest.len() < LIMIT {
+            if q.to_guest.len() < self.limit {
                 q.to_guest.push_back(item);
             }
         }
