@@ -3,7 +3,7 @@
 use crate::handles::Handles;
 use crate::machine::{Machine, Policy};
 use crate::options::{
-    CharTarget, DriveOption, FwCfgValue, IcountOption, Interface, Options, Print, RtcBase, help,
+    CharTarget, DriveOption, FwCfgValue, IcountOption, Interface, NetdevOption, Options, Print, RtcBase, help,
     hint,
 };
 use orrery_block::backend::BlockBackend;
@@ -14,8 +14,8 @@ use orrery_cpu::x86::cpuid::{Model, ModelError};
 use orrery_cpu::x86::{X86, X86Isa};
 use orrery_cpu::{Cluster, Cpus};
 use orrery_hw::i386::MACHINES;
-use orrery_hw::machine::{BuildError, Built, Drive, Kernel, MachineConfig, MachineType, NicSpec};
-use orrery_hw::registry::DEVICES;
+use orrery_hw::machine::{BuildError, Built, Drive, Kernel, MachineConfig, MachineType, Netdev};
+use orrery_hw::registry::{devices, find};
 use orrery_system::board::ClockMode;
 use orrery_system::ports::CharPort;
 use std::sync::Arc;
@@ -133,16 +133,15 @@ pub fn print_text(print: &Print) -> Result<String, LaunchError> {
             format!("Available CPUs:\n{names}")
         }
         Print::Devices => {
-            DEVICES.iter().map(|d| format!("{:<20} {}\n", d.name, d.description)).collect()
+            devices().map(|d| format!("{:<20} {}\n", d.name, d.description)).collect()
         }
         Print::DeviceProps(kind) => {
-            let found = DEVICES.iter().find(|d| d.name == kind);
-            let device = found.ok_or_else(|| BuildError::NoDevice {
+            let device = find(kind).ok_or_else(|| BuildError::NoDevice {
                 kind: kind.clone(),
-                hint: hint(kind, DEVICES.iter().map(|d| d.name)),
+                hint: hint(kind, devices().map(|d| d.name)),
             })?;
             let props =
-                device.properties.iter().map(|p| format!("  {:<14} {}\n", p.name, p.description));
+                device.properties().map(|p| format!("  {:<14} {}\n", p.name, p.description));
             format!("{} options:\n{}", device.name, props.collect::<String>())
         }
     })
@@ -187,7 +186,8 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         parallels: parallels.iter().map(|t| *t != CharTarget::None).collect(),
         debugcon: options.debugcon.as_ref().map(|_| 0xe9),
         devices: options.devices.clone(),
-        nics: nics(options),
+        netdevs: netdevs(options)?,
+        nics: options.nics.clone(),
         no_defaults: options.no_defaults,
         boot_menu: options.boot_menu,
         props: options.machine_props.clone(),
@@ -458,17 +458,14 @@ fn char_targets(options: &Options) -> (Vec<CharTarget>, Vec<CharTarget>) {
     (serials, parallels)
 }
 
-fn nics(options: &Options) -> Vec<NicSpec> {
-    let none = options.nics.iter().any(|(kind, _)| kind == "none");
-    if options.nics.is_empty() && !options.no_defaults && !none {
-        return vec![NicSpec { id: "net0".into(), model: String::new() }];
-    }
-    let cards = options.nics.iter().filter(|(kind, _)| kind == "nic" || kind == "user");
-    let card = |(i, (_, model)): (usize, &(String, String))| NicSpec {
-        id: format!("net{i}"),
-        model: model.clone(),
+/// The networks.
+fn netdevs(options: &Options) -> Result<Vec<(String, Netdev)>, LaunchError> {
+    let one = |n: &NetdevOption| {
+        let config = orrery_hw::net::user::Config::parse(&n.props)
+            .map_err(|e| LaunchError::Missing(format!("-netdev {}: {e}", n.kind)))?;
+        Ok((n.id.clone(), Netdev::User(config)))
     };
-    cards.enumerate().map(card).collect()
+    options.netdevs.iter().map(one).collect()
 }
 
 fn default_id(drive: &DriveOption, i: usize) -> String {

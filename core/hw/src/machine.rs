@@ -63,13 +63,11 @@ pub struct DeviceSpec {
     pub props: Vec<(String, String)>,
 }
 
-/// A network card asked for (`-nic`): its id and model; an empty model is the board's usual one.
-#[derive(Clone, Debug, Default)]
-pub struct NicSpec {
-    /// Name of its port.
-    pub id: String,
-    /// Type name, or empty.
-    pub model: String,
+/// What is at the other end of a network card's cable (`-netdev`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Netdev {
+    /// A small network of its own.
+    User(crate::net::user::Config),
 }
 
 /// Everything a machine is built from.
@@ -99,8 +97,10 @@ pub struct MachineConfig {
     pub debugcon: Option<u16>,
     /// Devices asked for.
     pub devices: Vec<DeviceSpec>,
-    /// Network cards asked for.
-    pub nics: Vec<NicSpec>,
+    /// Networks, by id.
+    pub netdevs: Vec<(String, Netdev)>,
+    /// Network cards that take the board's first places; an empty type is the board's usual one.
+    pub nics: Vec<DeviceSpec>,
     /// The board's usual optional devices are left out (`-nodefaults`).
     pub no_defaults: bool,
     /// Boot order, letters of `acdn`.
@@ -136,6 +136,7 @@ impl Default for MachineConfig {
             parallels: vec![true],
             debugcon: None,
             devices: Vec::new(),
+            netdevs: Vec::new(),
             nics: Vec::new(),
             no_defaults: false,
             boot_order: "cad".into(),

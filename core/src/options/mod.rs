@@ -5,6 +5,7 @@
 
 mod help;
 mod keyval;
+mod net;
 mod table;
 
 pub use help::help;
@@ -125,6 +126,17 @@ pub enum CharTarget {
     Vc,
 }
 
+/// What a network card is connected to (`-netdev`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetdevOption {
+    /// Name that cards refer to.
+    pub id: String,
+    /// `user`.
+    pub kind: String,
+    /// The rest.
+    pub props: Vec<(String, String)>,
+}
+
 /// Where the picture goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DisplayOption {
@@ -198,8 +210,12 @@ pub struct Options {
     pub nographic: bool,
     /// `-vga`.
     pub vga: Option<String>,
-    /// `-nic`, `-net`, `-netdev`: (id, model or none, backend).
-    pub nics: Vec<(String, String)>,
+    /// Networks: `-netdev`, and those that `-nic` and `-net` imply.
+    pub netdevs: Vec<NetdevOption>,
+    /// `-nic` and `-net nic`: network cards, their type empty for the machine's usual one.
+    pub nics: Vec<DeviceSpec>,
+    /// Something was said about the network, if only that there is none.
+    pub network: bool,
     /// `-boot order=`.
     pub boot_order: Option<String>,
     /// `-boot menu=`.
@@ -291,6 +307,7 @@ impl Options {
             (row.apply)(&mut options, value)?;
         }
         options.check()?;
+        net::finish(&mut options);
         Ok(options)
     }
 

@@ -1,6 +1,7 @@
 //! Every option: one row each, from which parser and help are made.
 
 use super::keyval::{KeyVals, number};
+use super::net;
 use super::{
     CharTarget, DeviceSpec, DisplayOption, DriveOption, FwCfgValue, IcountOption, Interface,
     OptionError, Options, Print, RtcBase,
@@ -168,15 +169,24 @@ pub(super) const TABLE: &[Row] = &[
         Ok(())
     }),
     row("vga", Some("std|none"), "display adapter", |o, v| set(&mut o.vga, v.into())),
-    row("nic", Some("none|user[,model=NAME]"), "network card", nic),
-    row("net", Some("none|nic[,model=NAME]"), "network card, old spelling", nic),
-    row("netdev", Some("user,id=ID"), "what a network card is connected to", |o, v| {
-        let mut k = KeyVals::parse(v, Some("type"));
-        let kind = k.take("type").unwrap_or_default();
-        let id = k.take("id").ok_or_else(|| OptionError::refused("-netdev", "'id' is missing"))?;
-        o.nics.push((format!("netdev:{id}"), kind));
-        Ok(())
-    }),
+    row(
+        "nic",
+        Some("none|user[,model=NAME][,mac=ADDR][,net=ADDR[/MASK]][,host=ADDR][,hostname=NAME]"),
+        "a network card and what it is connected to",
+        net::nic,
+    ),
+    row(
+        "netdev",
+        Some("user,id=ID[,net=ADDR[/MASK]][,host=ADDR][,dns=ADDR][,dhcpstart=ADDR][,hostname=NAME]"),
+        "a network for the card that names it (-device e1000,netdev=ID)",
+        net::netdev,
+    ),
+    row(
+        "net",
+        Some("none|nic[,model=NAME][,macaddr=ADDR]|user[,...]"),
+        "network card and network, old spelling",
+        net::net,
+    ),
     row("fw_cfg", Some("[name=]NAME,string=TEXT|file=FILE"), "an entry for the firmware", fw_cfg),
     row("no-reboot", None, "end when the guest resets", |o, _| {
         o.no_reboot = true;
@@ -465,17 +475,6 @@ fn char_target(option: &str, v: &str) -> Result<CharTarget, OptionError> {
             }
         },
     })
-}
-
-fn nic(o: &mut Options, v: &str) -> Result<(), OptionError> {
-    let mut k = KeyVals::parse(v, Some("type"));
-    let kind = k.take("type").unwrap_or_default();
-    let model = k.take("model").unwrap_or_default();
-    if kind != "none" && kind != "nic" && kind != "user" {
-        return Err(OptionError::value("-nic", "type", &kind, "'none', 'nic' or 'user'"));
-    }
-    o.nics.push((kind, model));
-    Ok(())
 }
 
 fn fw_cfg(o: &mut Options, v: &str) -> Result<(), OptionError> {

@@ -17,7 +17,9 @@ use crate::input::i8042::{self, I8042};
 use crate::intc::apic::{self, Apic};
 use crate::intc::i8259::{self, I8259};
 use crate::intc::ioapic::{self, IoApic};
-use crate::machine::{BuildError, Built, Drive, Interface, MachineConfig};
+use crate::machine::{
+    BuildError, Built, DeviceSpec, Drive, Interface, MachineConfig, Netdev,
+};
 use crate::misc::debugcon::{self, DebugCon};
 use crate::nvram::fw_cfg::{Items, key};
 use crate::pci;
@@ -26,7 +28,7 @@ use crate::timer::hpet::{self, Hpet};
 use crate::timer::i8254::{self, I8254};
 use crate::virtio::blk;
 use orrery_block::backend::BlockBackend;
-use orrery_system::ports::CharPort;
+use orrery_system::ports::{CharPort, NetPort};
 use orrery_system::ram::RamBlock;
 use orrery_system::{Board, DeviceId, IrqInput, IrqLine, Region};
 
@@ -72,6 +74,9 @@ pub(crate) struct Chassis<'a> {
     pub(crate) cmos: Cmos,
     pub(crate) items: Items,
     drives: Vec<Option<Drive>>,
+    netdevs: Vec<(String, Option<Netdev>)>,
+    /// Network cards so far.
+    pub(crate) cards: usize,
     pub(crate) built: Ends,
     /// The DMA controllers' channels.
     dma: IsaDma,
@@ -88,7 +93,7 @@ pub(crate) struct Ends {
     pub(crate) serials: Vec<Option<CharPort>>,
     pub(crate) parallels: Vec<Option<CharPort>>,
     pub(crate) chars: Vec<(String, CharPort)>,
-    pub(crate) nets: Vec<(String, orrery_system::ports::NetPort)>,
+    pub(crate) nets: Vec<(String, NetPort)>,
     pub(crate) display: Option<DeviceId>,
     pub(crate) inputs: Vec<DeviceId>,
 }
@@ -131,6 +136,8 @@ impl<'a> Chassis<'a> {
             cmos: Cmos::new(layout.low, layout.high, config.cpus, &config.boot_order),
             items: Items::default(),
             drives: config.drives.iter().cloned().map(Some).collect(),
+            netdevs: config.netdevs.iter().cloned().map(|(id, n)| (id, Some(n))).collect(),
+            cards: 0,
             built: Ends::default(),
             dma: IsaDma::new(board.dma(), std::array::from_fn(|_| IrqLine::open())),
             int_ack: Vec::new(),
@@ -525,7 +532,10 @@ impl<'a> Chassis<'a> {
             let Some(d) = self.drives[i].take_if(|d| d.interface == Interface::Virtio) else {
                 continue;
             };
-            self.virtio_drive(bus, from, d, blk::Config::default())?;
+            let Some(device) = bus.free_device(from) else {
+                return Err(BuildError::Drive { id: d.id, reason: "the PCI bus is full".into() });
+            };
+            self.virtio_drive(bus, pci::devfn(device, 0), d, blk::Config::default());
         }
         Ok(())
     }
@@ -534,16 +544,44 @@ impl<'a> Chassis<'a> {
     pub(crate) fn virtio_drive(
         &mut self,
         bus: &pci::Bus,
-        from: u8,
+        devfn: u8,
         drive: Drive,
         config: blk::Config,
-    ) -> Result<(), BuildError> {
-        let Some(device) = bus.free_device(from) else {
-            return Err(BuildError::Drive { id: drive.id, reason: "the PCI bus is full".into() });
-        };
+    ) {
         let transport = crate::virtio::pci::Config::default();
-        blk::build(&mut self.board, bus, pci::devfn(device, 0), transport, config, drive.backend);
+        blk::build(&mut self.board, bus, devfn, transport, config, drive.backend);
+    }
+
+    /// The network cards that have no address of their own; `model` is the board's usual one.
+    pub(crate) fn network(
+        &mut self,
+        bus: Option<&pci::Bus>,
+        model: &str,
+    ) -> Result<(), BuildError> {
+        let config = self.config;
+        for card in &config.nics {
+            let kind = if card.kind.is_empty() { model } else { &card.kind };
+            if kind.is_empty() {
+                // The board's usual card is none, and nobody asked for another.
+                continue;
+            }
+            crate::registry::build(self, bus, &DeviceSpec { kind: kind.into(), ..card.clone() })?;
+        }
         Ok(())
+    }
+
+    /// Connects network `id` to a card's cable.
+    pub(crate) fn connect(&mut self, id: &str, cable: NetPort) -> Result<(), String> {
+        let Some((_, slot)) = self.netdevs.iter_mut().find(|n| n.0 == id) else {
+            return Err(format!("there is no -netdev with the id '{id}'"));
+        };
+        match slot.take() {
+            None => Err(format!("the -netdev '{id}' is connected to another card")),
+            Some(Netdev::User(config)) => {
+                crate::net::user::build(&mut self.board, config, cable);
+                Ok(())
+            }
+        }
     }
 
     /// The devices asked for by type.

@@ -27,6 +27,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     c.keyboard();
     c.serial_and_parallel()?;
     c.isa_display()?;
+    c.network(None, "")?;
     c.devices(None)?;
     c.describe("isapc", "ISA-only PC")?;
     let items = std::mem::take(&mut c.items);

@@ -51,6 +51,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     c.keyboard();
     c.serial_and_parallel()?;
     c.pci_display(&bus, devfn(2, 0))?;
+    c.network(Some(&bus), "e1000")?;
     c.virtio_drives(&bus, 3)?;
     c.devices(Some(&bus))?;
 

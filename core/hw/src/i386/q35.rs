@@ -47,6 +47,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     c.keyboard();
     c.serial_and_parallel()?;
     c.pci_display(&bus, devfn(1, 0))?;
+    c.network(Some(&bus), "e1000")?;
     c.virtio_drives(&bus, 2)?;
     c.devices(Some(&bus))?;
 

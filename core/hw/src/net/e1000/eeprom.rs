@@ -221,7 +221,8 @@ mod tests {
         e.pins(false, false, false);
         send(&mut e, 0b100_110000, 9);
         write(&mut e);
+        e.pins(false, false, false);
+        assert!(e.out(), "ready");
         assert_eq!(read(&mut e, 5), 0x1234);
-        assert!(e.out());
     }
 }

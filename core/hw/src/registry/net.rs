@@ -1,0 +1,50 @@
+//! Network cards.
+
+use super::{DeviceType, Place, Property, property};
+use crate::machine::BuildError;
+use crate::net::{FIRST_MAC, e1000, frame};
+use orrery_system::ports::NetPort;
+
+const MAC: Property = property("mac", "hardware address (52:54:00:12:34:56, counted up)");
+const NETDEV: Property = property("netdev", "id of the -netdev at the other end of its cable");
+
+pub(super) const DEVICES: &[DeviceType] = &[DeviceType {
+    name: "e1000",
+    bus: "PCI",
+    description: "Intel Gigabit Ethernet (82540EM)",
+    properties: &[MAC, NETDEV],
+    build: |p| {
+        let (mac, cable) = p.card()?;
+        let (bus, devfn) = p.slot()?;
+        e1000::build(&mut p.chassis.board, &bus, devfn, e1000::Config { mac }, cable);
+        Ok(())
+    },
+}];
+
+impl Place<'_, '_> {
+    /// The address of a network card and its cable, whose other end is connected.
+    fn card(&mut self) -> Result<(frame::Mac, NetPort), BuildError> {
+        let n = self.chassis.cards;
+        self.chassis.cards += 1;
+        let mac = match self.get("mac") {
+            None => frame::nth_mac(FIRST_MAC, n),
+            Some(text) => match frame::parse_mac(text) {
+                Some(mac) => mac,
+                None => return self.wrong(&format!("'{text}' is no hardware address of a station")),
+            },
+        };
+        let cable = self.chassis.board.cable();
+        match self.get("netdev").map(str::to_string) {
+            Some(id) => match self.chassis.connect(&id, cable.clone()) {
+                Ok(()) => {}
+                Err(reason) => return self.wrong(&reason),
+            },
+            // A front end may take the other end.
+            None => {
+                let id = self.get("id").map_or_else(|| format!("net{n}"), str::to_string);
+                self.chassis.built.nets.push((id, cable.clone()));
+            }
+        }
+        Ok((mac, cable))
+    }
+}
