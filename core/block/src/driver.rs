@@ -1,5 +1,6 @@
 //! What a node does with requests: the trait behind every format, filter and protocol.
 
+use crate::formats::Image;
 use crate::graph::{Edge, Node};
 use crate::{BlockError, IoBuf, Op};
 use serde::Serialize;
@@ -68,6 +69,11 @@ pub(crate) trait Driver: Send + Sync + 'static {
     /// True when it passes requests on and holds no data of its own.
     fn is_filter(&self) -> bool {
         false
+    }
+
+    /// The driver as an image format, when it is one.
+    fn image(self: Arc<Self>) -> Option<Arc<dyn Image>> {
+        None
     }
 
     /// Maps a range from memory; must be quick and never wait.

@@ -1,6 +1,8 @@
 //! Opening images by name, with everything they stand on.
 
 use crate::driver::Driver;
+use crate::formats::vpc::SizeRule;
+use crate::formats::{self, Image, OpenArgs};
 use crate::graph::{BlockGraph, Node, RawOptions};
 use crate::host::{Gate, HostFs, ImplicitOpen, LockMode};
 use crate::qcow2::{Qcow2, Qcow2Options};
@@ -8,33 +10,64 @@ use crate::{BlockError, IoBuf, Result, probe};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Image formats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// The disk as it is.
-    Raw,
-    /// QEMU copy-on-write, versions 2 and 3.
-    Qcow2,
+macro_rules! formats {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal;)*) => {
+        /// Image formats.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        pub enum Format {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Format {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The format with this name.
+            pub fn from_name(name: &str) -> Result<Self> {
+                match name {
+                    $($name => Ok(Self::$variant),)*
+                    _ => Err(BlockError::unsupported(format!("unknown image format '{name}'"))),
+                }
+            }
+
+            /// Its name.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
 }
 
-impl Format {
-    /// The format with this name.
-    pub fn from_name(name: &str) -> Result<Self> {
-        match name {
-            "raw" => Ok(Self::Raw),
-            "qcow2" => Ok(Self::Qcow2),
-            _ => Err(BlockError::unsupported(format!("unknown image format '{name}'"))),
-        }
-    }
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Qcow2 => "qcow2",
-        }
-    }
+formats! {
+    /// The disk as it is.
+    Raw = "raw";
+    /// QEMU copy-on-write, versions 2 and 3.
+    Qcow2 = "qcow2";
+    /// QEMU copy-on-write, version 1.
+    Qcow = "qcow";
+    /// QEMU enhanced disk.
+    Qed = "qed";
+    /// VMware.
+    Vmdk = "vmdk";
+    /// VirtualBox.
+    Vdi = "vdi";
+    /// Hyper-V.
+    Vhdx = "vhdx";
+    /// Virtual PC and old Hyper-V.
+    Vpc = "vpc";
+    /// Parallels.
+    Parallels = "parallels";
+    /// A raw disk behind a LUKS header.
+    Luks = "luks";
+    /// Bochs, growing.
+    Bochs = "bochs";
+    /// Compressed loopback.
+    Cloop = "cloop";
+    /// Apple.
+    Dmg = "dmg";
 }
 
 /// Where the content of unallocated clusters comes from.
@@ -66,6 +99,14 @@ pub struct OpenOptions {
     pub raw: RawOptions,
     /// Options of `qcow2`.
     pub qcow2: Qcow2Options,
+    /// How the size of a `vpc` disk is found.
+    pub vpc: SizeRule,
+    /// Opens encrypted images.
+    pub secret: Option<Arc<[u8]>>,
+    /// Open images that are marked as broken, for `check` to look at.
+    pub for_check: bool,
+    /// Facts only: no data will be read, and no secret is needed.
+    pub no_io: bool,
 }
 
 /// File name and format in a description of a node, as images may have it in place of a name.
@@ -117,6 +158,7 @@ impl BlockGraph {
         let mut seen = vec![filename.to_owned()];
         let file = self.open_host_file(fs, filename, !options.read_only).await?;
         let (top, mut image) = self.open_format(&file, options).await?;
+        let mut overlay_node = top.clone();
         let mut wants = match &options.backing {
             Backing::FromImage => true,
             Backing::None => false,
@@ -129,46 +171,53 @@ impl BlockGraph {
         };
         while let Some(overlay) = image.take() {
             let overlay_name = seen.last().expect("never empty").clone();
-            let info = overlay.info();
-            if overlay.wants_data_file() {
-                let name = info.data_file.as_deref().unwrap_or_default();
-                let open = ImplicitOpen { image: &overlay_name, name, format: Some("raw") };
+            for (index, stored) in overlay.extent_names().iter().enumerate() {
+                let open = ImplicitOpen { image: &overlay_name, name: stored, format: Some("raw") };
                 options.gate.check(&open)?;
-                let name = fs.resolve(&overlay_name, name);
+                let name = fs.resolve(&overlay_name, stored);
                 let file = self.open_host_file(fs, &name, !overlay.read_only()).await?;
-                overlay.set_data_file(&file)?;
+                overlay.clone().set_extent(index, file).await?;
             }
-            let Some(stored) = info.backing_file.filter(|_| wants) else { break };
+            overlay_node.adopt();
+            let Some(stored) = overlay.backing_name().filter(|_| wants) else { break };
             wants = true;
             let open = ImplicitOpen {
                 image: &overlay_name,
-                name: &stored,
-                format: info.backing_format.as_deref(),
+                name: &stored.name,
+                format: stored.format.as_deref(),
             };
             options.gate.check(&open)?;
-            let (name, format) = match stored.strip_prefix("json:") {
+            let (name, format) = match stored.name.strip_prefix("json:") {
                 Some(json) => described(json)?,
-                None => (fs.resolve(&overlay_name, &stored), info.backing_format),
-            };
-            let Some(format) = format else {
-                return Err(BlockError::invalid(format!(
-                    "image '{overlay_name}' does not record the format of its backing file '{stored}'"
-                )));
+                None => (fs.resolve(&overlay_name, &stored.name), stored.format),
             };
             if seen.contains(&name) || seen.len() >= MAX_CHAIN {
                 return Err(BlockError::invalid(format!(
                     "backing file '{name}' is part of its own chain, or the chain is too long"
                 )));
             }
+            let file = self.open_host_file(fs, &name, false).await?;
+            let format = match format {
+                Some(format) => Format::from_name(&format)?,
+                // What a guest wrote there must not choose its driver.
+                None if self.probe(&file).await? == Format::Raw => Format::Raw,
+                None => {
+                    return Err(BlockError::invalid(format!(
+                        "image '{overlay_name}' does not record the format of its backing file '{name}'"
+                    )));
+                }
+            };
             let below = OpenOptions {
-                format: Some(Format::from_name(&format)?),
+                format: Some(format),
                 read_only: true,
+                secret: options.secret.clone(),
                 ..OpenOptions::default()
             };
-            let file = self.open_host_file(fs, &name, false).await?;
             seen.push(name);
             let (node, next) = self.open_format(&file, &below).await?;
             overlay.set_backing(&node)?;
+            overlay_node.adopt();
+            overlay_node = node;
             image = next;
         }
         Ok(top)
@@ -198,8 +247,9 @@ impl BlockGraph {
 
     /// Guesses what is in a file.
     pub async fn probe(&self, file: &Arc<Node>) -> Result<Format> {
-        let head = file.read(0, IoBuf::zeroed(file.len().min(512) as usize)).await?;
-        match probe::looks_like(&head) {
+        let head = file.read(0, IoBuf::zeroed(file.len().min(2048) as usize)).await?;
+        let guess = probe::looks_like(&head).or_else(|| probe::by_name(file.filename()));
+        match guess {
             None => Ok(Format::Raw),
             Some(name) => Format::from_name(name),
         }
@@ -210,29 +260,51 @@ impl BlockGraph {
         &self,
         file: &Arc<Node>,
         options: &OpenOptions,
-    ) -> Result<(Arc<Node>, Option<Arc<Qcow2>>)> {
+    ) -> Result<(Arc<Node>, Option<Arc<dyn Image>>)> {
         let format = match options.format {
             Some(format) => format,
             None => self.probe(file).await?,
         };
         let name = options.node_name.as_deref();
-        match format {
+        let args = OpenArgs {
+            read_only: options.read_only,
+            for_check: options.for_check,
+            no_io: options.no_io,
+            secret: options.secret.clone(),
+        };
+        let image: Arc<dyn Image> = match format {
             Format::Raw => {
                 let raw = RawOptions {
                     read_only: options.read_only || options.raw.read_only,
                     probed: options.format.is_none(),
                     ..options.raw.clone()
                 };
-                Ok((self.open_raw(name, file, &raw)?, None))
+                return Ok((self.open_raw(name, file, &raw)?, None));
             }
             Format::Qcow2 => {
                 let qcow2 = Qcow2Options {
                     read_only: options.read_only || options.qcow2.read_only,
+                    for_check: options.for_check || options.qcow2.for_check,
                     ..options.qcow2.clone()
                 };
-                let driver = Qcow2::open(file, &qcow2).await?;
-                Ok((self.add_node(name, file.filename(), driver.clone())?, Some(driver)))
+                Qcow2::open(file, &qcow2, &args).await?
             }
-        }
+            Format::Qcow => Arc::new(formats::qcow::open(file, &args).await?),
+            Format::Qed => formats::qed::open(file, &args).await?,
+            Format::Vmdk => Arc::new(formats::vmdk::open(file, &args).await?),
+            Format::Vdi => Arc::new(formats::vdi::open(file, &args).await?),
+            Format::Vhdx => Arc::new(formats::vhdx::open(file, &args).await?),
+            Format::Vpc => match formats::vpc::open(file, &args, options.vpc).await? {
+                formats::vpc::Vpc::Fixed(image) => image,
+                formats::vpc::Vpc::Dynamic(image) => image,
+            },
+            Format::Parallels => formats::parallels::open(file, &args).await?,
+            Format::Luks => Arc::new(formats::luks::open(file, &args).await?),
+            Format::Bochs => Arc::new(formats::bochs::open(file, &args).await?),
+            Format::Cloop => Arc::new(formats::chunked::open_cloop(file, &args).await?),
+            Format::Dmg => Arc::new(formats::chunked::open_dmg(file, &args).await?),
+        };
+        let driver: Arc<dyn Driver> = image.clone();
+        Ok((self.add_node(name, file.filename(), driver)?, Some(image)))
     }
 }

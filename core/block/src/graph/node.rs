@@ -4,6 +4,7 @@ use super::edge::{Edge, Grant, Perm, Role, Users, conflict};
 use crate::backend::Medium;
 use crate::bitmap::DirtyBitmap;
 use crate::driver::{Access, BlockStatus, Driver, Lease, Map};
+use crate::formats::Image;
 use crate::sync::lock;
 use crate::{BlockError, IoBuf, Op, Result};
 use serde::{Deserialize, Serialize};
@@ -178,6 +179,11 @@ impl Node {
     /// The node as a medium for a backend.
     pub fn medium(self: &Arc<Self>, read_only: bool) -> Medium {
         Medium::new(self, read_only)
+    }
+
+    /// The format of the image, for tools; `None` for protocols and filters.
+    pub(crate) fn image(&self) -> Option<Arc<dyn Image>> {
+        self.driver().image()
     }
 
     pub(super) fn add_user(&self, edge: &Arc<Edge>) {

@@ -62,7 +62,7 @@ impl CheckResult {
         self.corruptions == self.corruptions_fixed && self.leaks == self.leaks_fixed
     }
 
-    fn corrupt(&mut self, text: impl FnOnce() -> String) {
+    pub(crate) fn corrupt(&mut self, text: impl FnOnce() -> String) {
         self.corruptions += 1;
         self.say(text);
     }

@@ -8,7 +8,7 @@
 //!    to disk with the next cycle; until then they are leaks at worst.
 
 use super::header::field;
-use super::table::Dirty;
+use crate::table::Dirty;
 use super::{Freed, Qcow2};
 use crate::graph::Node;
 use crate::sync::lock;

@@ -217,9 +217,7 @@ impl Header {
             return bad(format!("refcount width 2^{} bits is invalid", h.refcount_order));
         }
         match h.crypt_method {
-            0 => {}
-            1 => return Err(BlockError::Encrypted("AES")),
-            2 => return Err(BlockError::Encrypted("LUKS")),
+            0..=2 => {}
             n => {
                 return Err(BlockError::unsupported(format!(
                     "encryption method {n} is not supported"

@@ -15,14 +15,15 @@
 mod alloc;
 mod check;
 mod create;
+mod crypt;
 mod entry;
 mod flush;
 mod header;
 mod read;
 mod resize;
 mod snapshot;
-mod table;
-mod unpack;
+
+
 mod write;
 
 pub use check::{CheckResult, Repair};
@@ -30,7 +31,10 @@ pub use create::CreateOptions;
 pub use header::Compression;
 pub use snapshot::Snapshot;
 
+use crate::crypto::SectorCipher;
 use crate::driver::{Access, BlockStatus, Driver, Map};
+use crate::formats::luks::LuksInfo;
+use crate::formats::{Facts, Image, OpenArgs, Specific, StoredName};
 use crate::graph::{Edge, Node, Perm, Role};
 use crate::sync::{RangeGuard, RangeLock, lock};
 use crate::{BlockError, IoBuf, Op, Result};
@@ -42,7 +46,7 @@ use snapshot::read_snapshots;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use table::Cache;
+use crate::table::Cache;
 
 pub(crate) use create::create;
 
@@ -79,6 +83,10 @@ impl Default for Qcow2Options {
 pub(crate) struct Qcow2 {
     shape: Shape,
     header: Header,
+    /// Encrypts data clusters.
+    cipher: Option<SectorCipher>,
+    /// The encryption header, with its place.
+    luks: Option<LuksInfo>,
     snapshots: Vec<Snapshot>,
     read_only: bool,
     file: Arc<Edge>,
@@ -160,7 +168,11 @@ impl Meta {
 
 impl Qcow2 {
     /// Opens the image in `file`. Backing and data files are attached afterwards.
-    pub(crate) async fn open(file: &Arc<Node>, options: &Qcow2Options) -> Result<Arc<Self>> {
+    pub(crate) async fn open(
+        file: &Arc<Node>,
+        options: &Qcow2Options,
+        args: &OpenArgs,
+    ) -> Result<Arc<Self>> {
         let head = file.read(0, IoBuf::zeroed(file.len().min(4096) as usize)).await?;
         let cluster_bits = Header::cluster_bits(&head)?;
         let head_len = (1u64 << cluster_bits).min(file.len()) as usize;
@@ -168,6 +180,7 @@ impl Qcow2 {
             if head.len() < head_len { file.read(0, IoBuf::zeroed(head_len)).await? } else { head };
         let header = Header::parse(&head)?;
         drop(head);
+        let (cipher, luks) = crypt::open(file, &header, args).await?;
         let read_only = options.read_only || options.snapshot.is_some() || file.read_only();
         if header.incompatible & incompatible::CORRUPT != 0 && !read_only && !options.for_check {
             return Err(BlockError::corrupt(
@@ -245,6 +258,8 @@ impl Qcow2 {
                 unpacked: None,
             }),
             header,
+            cipher,
+            luks,
             guest: Arc::default(),
             making: Arc::default(),
             loading: Arc::default(),
@@ -282,12 +297,12 @@ impl Qcow2 {
             backing_format: h.backing_format.clone(),
             data_file: h.data_file.clone(),
             data_file_raw: self.shape.data_file && h.autoclear & autoclear::RAW_EXTERNAL != 0,
+            encryption: match h.crypt_method {
+                0 => None,
+                1 => Some(Encryption::Aes),
+                _ => self.luks.clone().map(Encryption::Luks),
+            },
         }
-    }
-
-    /// True when data lies in a file of its own, which must be attached.
-    pub(crate) fn wants_data_file(&self) -> bool {
-        self.shape.data_file
     }
 
     pub(crate) fn set_data_file(&self, node: &Arc<Node>) -> Result<()> {
@@ -298,7 +313,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    pub(crate) fn set_backing(&self, node: &Arc<Node>) -> Result<()> {
+    fn attach_backing(&self, node: &Arc<Node>) -> Result<()> {
         let shared = Perm::CONSISTENT_READ | Perm::WRITE_UNCHANGED;
         let edge = Edge::attach(Role::Backing, node, Perm::CONSISTENT_READ, shared)?;
         *lock(&self.backing) = Some(edge);
@@ -364,6 +379,18 @@ pub struct Qcow2Info {
     pub data_file: Option<String>,
     /// The data file is a raw disk by itself.
     pub data_file_raw: bool,
+    /// What data is encrypted with.
+    pub encryption: Option<Encryption>,
+}
+
+/// What data is encrypted with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "format", rename_all = "lowercase")]
+pub enum Encryption {
+    /// AES with the password as key, as old images have it.
+    Aes,
+    /// A LUKS header inside the image.
+    Luks(LuksInfo),
 }
 
 /// Reads a table of words, which must be inside the file.
@@ -401,6 +428,10 @@ impl Driver for Qcow2 {
         edges
     }
 
+    fn image(self: Arc<Self>) -> Option<Arc<dyn Image>> {
+        Some(self)
+    }
+
     fn map(&self, access: Access, offset: u64, len: u64) -> Map {
         self.map_in_memory(access, offset, len)
     }
@@ -435,5 +466,42 @@ impl Driver for Qcow2 {
 
     fn close(self: Arc<Self>) -> Op<()> {
         Op::pending(async move { self.close_all().await })
+    }
+}
+
+impl Image for Qcow2 {
+    fn backing_name(&self) -> Option<StoredName> {
+        let name = self.header.backing.clone()?;
+        Some(StoredName { name, format: self.header.backing_format.clone() })
+    }
+
+    fn set_backing(&self, node: &Arc<Node>) -> Result<()> {
+        self.attach_backing(node)
+    }
+
+    fn extent_names(&self) -> Vec<String> {
+        if !self.shape.data_file || lock(&self.data_file).is_some() {
+            return Vec::new();
+        }
+        vec![self.header.data_file.clone().unwrap_or_default()]
+    }
+
+    fn set_extent(self: Arc<Self>, _index: usize, node: Arc<Node>) -> Op<()> {
+        self.set_data_file(&node).into()
+    }
+
+    fn facts(&self) -> Facts {
+        let info = self.info();
+        Facts {
+            cluster_size: Some(info.cluster_size),
+            encrypted: info.encryption.is_some(),
+            dirty: info.dirty,
+            corrupt: info.corrupt,
+            specific: Some(Specific::Qcow2(info)),
+        }
+    }
+
+    fn check(self: Arc<Self>, repair: Repair) -> Op<CheckResult> {
+        Op::pending(async move { Self::check(&self, repair).await })
     }
 }

@@ -1,10 +1,11 @@
 //! From guest offset to bytes.
 
 use super::entry::{Entry, Kind, OFFSET, Packed};
-use super::unpack::unpack;
+use super::header::Compression;
 use super::{Meta, Qcow2};
 use crate::driver::{Access, BlockStatus, Driver, Lease, Map};
 use crate::graph::Node;
+use crate::pack::{inflate, unzstd};
 use crate::sync::lock;
 use crate::{BlockError, IoBuf, Result};
 use std::sync::Arc;
@@ -125,7 +126,8 @@ impl Qcow2 {
     }
 
     pub(super) fn map_in_memory(&self, access: Access, offset: u64, len: u64) -> Map {
-        if access == Access::Write && !self.writable.load(Ordering::Acquire) {
+        if self.header.crypt_method != 0
+            || access == Access::Write && !self.writable.load(Ordering::Acquire) {
             return Map::Defer;
         }
         let step = self.step(&mut lock(&self.meta), offset, len);
@@ -153,6 +155,9 @@ impl Qcow2 {
     }
 
     pub(super) async fn read_any(&self, offset: u64, mut buf: IoBuf) -> Result<IoBuf> {
+        if self.locked() {
+            return Err(BlockError::Encrypted("qcow2"));
+        }
         let total = buf.len();
         let mut done = 0;
         while done < total {
@@ -175,7 +180,12 @@ impl Qcow2 {
                             "data cluster at {host:#x} is beyond the end of the file"
                         )));
                     }
-                    buf = read_part(&node, host, buf, done, len as usize).await?;
+                    buf = match &self.cipher {
+                        Some(cipher) => {
+                            self.read_clear(cipher, at, host, buf, done, len as usize).await?
+                        }
+                        None => read_part(&node, host, buf, done, len as usize).await?,
+                    };
                     drop(lease);
                     done += len as usize;
                 }
@@ -222,7 +232,11 @@ impl Qcow2 {
             )));
         }
         let raw = file.read(packed.offset, IoBuf::zeroed(packed.len as usize)).await?;
-        let bytes = unpack(self.header.compression, &raw, self.shape.cluster() as usize)?;
+        let len = self.shape.cluster() as usize;
+        let bytes = match self.header.compression {
+            Compression::Zlib => inflate(&raw, len)?,
+            Compression::Zstd => unzstd(&raw, len)?,
+        };
         let bytes = Arc::new(bytes);
         lock(&self.meta).unpacked = Some((packed, bytes.clone()));
         Ok(bytes)
@@ -244,7 +258,8 @@ impl Qcow2 {
         Ok(match self.look_up(offset, len).await? {
             Step::Load(_) => unreachable!("look_up loads"),
             Step::Data { host, len, .. } => {
-                BlockStatus { len, data: true, offset: Some(host), ..nothing }
+                let offset = (self.header.crypt_method == 0).then_some(host);
+                BlockStatus { len, data: true, offset, ..nothing }
             }
             Step::Zero { len } => BlockStatus { len, zero: true, ..nothing },
             Step::Unallocated { len } => {

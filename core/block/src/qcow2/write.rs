@@ -11,9 +11,14 @@ use std::ops::Range;
 
 /// Longest stretch of a write that is allocated in one step.
 const MAX_STRETCH: u64 = 16 << 20;
+/// What is encrypted in one piece.
+const SECTOR: u64 = 512;
 
 impl Qcow2 {
     pub(super) async fn write_any(&self, offset: u64, mut buf: IoBuf) -> Result<IoBuf> {
+        if self.locked() {
+            return Err(BlockError::Encrypted("qcow2"));
+        }
         self.begin().await?;
         let total = buf.len();
         let mut done = 0;
@@ -22,7 +27,16 @@ impl Qcow2 {
             let len = (total - done) as u64;
             match self.look_up(at, len).await? {
                 Step::Data { host, len, in_place: true, lease } => {
-                    buf = write_part(&*self.data()?, host, buf, done, len as usize).await?;
+                    let n = len as usize;
+                    match &self.cipher {
+                        Some(cipher) => {
+                            let start = at / SECTOR * SECTOR;
+                            let whole = start..(at + len).next_multiple_of(SECTOR);
+                            let _own = self.guest.acquire(whole).await;
+                            self.write_secret(cipher, at, host, &buf[done..done + n]).await?;
+                        }
+                        None => buf = write_part(&*self.data()?, host, buf, done, n).await?,
+                    }
                     drop(lease);
                     done += len as usize;
                 }
@@ -268,9 +282,14 @@ impl Qcow2 {
         if fill.end > range.end && unused(last) && self.is_zero(range.end..fill.end).await? {
             fill.end = range.end;
         }
+        if self.cipher.is_some() {
+            // Whole sectors, so that nothing has to be read back.
+            fill.start -= fill.start % SECTOR;
+            fill.end = fill.end.next_multiple_of(SECTOR);
+        }
         let to = host + (fill.start - first);
         let n = (range.end - range.start) as usize;
-        if fill == range {
+        if fill == range && self.cipher.is_none() {
             buf = write_part(&node, to, buf, done, n).await?;
         } else {
             let mut whole = IoBuf::zeroed((fill.end - fill.start) as usize);
@@ -280,7 +299,10 @@ impl Qcow2 {
             whole =
                 self.read_old(range.end, whole, after..(fill.end - fill.start) as usize).await?;
             whole[before..after].copy_from_slice(&buf[done..done + n]);
-            node.write(to, whole).await?;
+            match &self.cipher {
+                Some(cipher) => self.write_secret(cipher, fill.start, to, &whole).await?,
+                None => node.write(to, whole).await.map(drop)?,
+            }
         }
         Ok((buf, covered))
     }

@@ -7,25 +7,25 @@ use std::sync::Arc;
 
 /// One table. Its bytes are shared with a write-back in progress and copied when changed
 /// meanwhile.
-pub(super) struct Table {
+pub(crate) struct Table {
     data: Arc<Vec<u8>>,
     dirty: Range<usize>,
     /// Nothing on disk refers to it yet: it may be written before what it refers to is stable.
-    pub(super) fresh: bool,
+    pub(crate) fresh: bool,
     used: bool,
     writing: bool,
 }
 
 /// Something to be written.
-pub(super) struct Dirty {
-    pub(super) offset: u64,
-    pub(super) data: Arc<Vec<u8>>,
-    pub(super) range: Range<usize>,
-    pub(super) fresh: bool,
+pub(crate) struct Dirty {
+    pub(crate) offset: u64,
+    pub(crate) data: Arc<Vec<u8>>,
+    pub(crate) range: Range<usize>,
+    pub(crate) fresh: bool,
 }
 
 /// Tables by their offset in the file, evicted when clean and not used lately.
-pub(super) struct Cache {
+pub(crate) struct Cache {
     tables: FxHashMap<u64, Table>,
     order: VecDeque<u64>,
     dirty: Vec<u64>,
@@ -37,7 +37,7 @@ const SECTOR: usize = 512;
 
 impl Cache {
     /// Room for `bytes` in tables of `table` bytes, and for four at least.
-    pub(super) fn new(bytes: u64, table: u64) -> Self {
+    pub(crate) fn new(bytes: u64, table: u64) -> Self {
         Self {
             tables: FxHashMap::default(),
             order: VecDeque::new(),
@@ -47,18 +47,18 @@ impl Cache {
     }
 
     /// Looks a table up.
-    pub(super) fn get(&mut self, offset: u64) -> Option<&[u8]> {
+    pub(crate) fn get(&mut self, offset: u64) -> Option<&[u8]> {
         let table = self.tables.get_mut(&offset)?;
         table.used = true;
         Some(&table.data)
     }
 
-    pub(super) fn contains(&self, offset: u64) -> bool {
+    pub(crate) fn contains(&self, offset: u64) -> bool {
         self.tables.contains_key(&offset)
     }
 
     /// Changes bytes of a table that is here.
-    pub(super) fn modify<T>(
+    pub(crate) fn modify<T>(
         &mut self,
         offset: u64,
         bytes: Range<usize>,
@@ -77,12 +77,12 @@ impl Cache {
     }
 
     /// Adds a table read from disk.
-    pub(super) fn insert_clean(&mut self, offset: u64, data: Vec<u8>) {
+    pub(crate) fn insert_clean(&mut self, offset: u64, data: Vec<u8>) {
         self.insert(offset, data, false);
     }
 
     /// Adds a table that is not on disk yet.
-    pub(super) fn insert_fresh(&mut self, offset: u64, data: Vec<u8>) {
+    pub(crate) fn insert_fresh(&mut self, offset: u64, data: Vec<u8>) {
         let len = data.len();
         self.insert(offset, data, true);
         self.modify(offset, 0..len, |_| ()).expect("just inserted");
@@ -115,7 +115,7 @@ impl Cache {
     }
 
     /// Forgets a table, changes and all.
-    pub(super) fn remove(&mut self, offset: u64) {
+    pub(crate) fn remove(&mut self, offset: u64) {
         if self.tables.remove(&offset).is_some() {
             self.order.retain(|o| *o != offset);
             self.dirty.retain(|o| *o != offset);
@@ -123,30 +123,31 @@ impl Cache {
     }
 
     /// Forgets everything.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.tables.clear();
         self.order.clear();
         self.dirty.clear();
     }
 
-    pub(super) fn is_dirty(&self) -> bool {
+    pub(crate) fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
 
     /// True when changes take most of the room, so that they should be written.
-    pub(super) fn crowded(&self) -> bool {
+    pub(crate) fn crowded(&self) -> bool {
         self.dirty.len() * 2 > self.limit
     }
 
     /// Takes the list of changes; [`Cache::written`] must follow for each.
-    pub(super) fn take_dirty(&mut self) -> Vec<Dirty> {
+    pub(crate) fn take_dirty(&mut self) -> Vec<Dirty> {
         let mut list = std::mem::take(&mut self.dirty);
         list.sort_unstable();
         list.into_iter()
             .filter_map(|offset| {
                 let table = self.tables.get_mut(&offset)?;
                 let range = std::mem::replace(&mut table.dirty, 0..0);
-                let range = range.start / SECTOR * SECTOR..range.end.next_multiple_of(SECTOR);
+                let end = range.end.next_multiple_of(SECTOR).min(table.data.len());
+                let range = range.start / SECTOR * SECTOR..end;
                 table.writing = true;
                 let fresh = std::mem::replace(&mut table.fresh, false);
                 Some(Dirty { offset, data: table.data.clone(), range, fresh })
@@ -155,7 +156,7 @@ impl Cache {
     }
 
     /// A change is on its way to the disk, or must be tried again.
-    pub(super) fn written(&mut self, item: &Dirty, ok: bool) {
+    pub(crate) fn written(&mut self, item: &Dirty, ok: bool) {
         let Some(table) = self.tables.get_mut(&item.offset) else { return };
         table.writing = false;
         if !ok {

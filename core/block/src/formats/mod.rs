@@ -1,0 +1,248 @@
+//! Image formats other than `raw` and `qcow2`, and what all formats tell the tools.
+
+pub(crate) mod bochs;
+pub(crate) mod chunked;
+pub mod create;
+pub(crate) mod flat;
+pub mod luks;
+pub(crate) mod mapped;
+pub mod parallels;
+pub mod qcow;
+pub mod qed;
+pub mod vdi;
+pub mod vhdx;
+pub mod vmdk;
+pub mod vpc;
+
+use crate::driver::{Access, BlockStatus, Driver, Map};
+use crate::graph::{Edge, Node};
+use crate::qcow2::{CheckResult, Qcow2Info, Repair};
+use crate::{BlockError, IoBuf, Op, Result};
+use mapped::{Layout, Mapped};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// Another file that an image names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredName {
+    /// The name as stored.
+    pub name: String,
+    /// The format recorded beside it.
+    pub format: Option<String>,
+}
+
+/// What an image says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Bytes in a cluster, where the format has any.
+    pub cluster_size: Option<u64>,
+    /// Its data is encrypted.
+    pub encrypted: bool,
+    /// It was not closed cleanly.
+    pub dirty: bool,
+    /// It marks itself as corrupt.
+    pub corrupt: bool,
+    /// What only this format has.
+    pub specific: Option<Specific>,
+}
+
+/// Facts of one format.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", content = "data", rename_all = "lowercase")]
+pub enum Specific {
+    /// `qcow2`.
+    Qcow2(Qcow2Info),
+    /// `vmdk`.
+    Vmdk(vmdk::VmdkInfo),
+    /// `luks`.
+    Luks(luks::LuksInfo),
+}
+
+/// What image tools need of a format besides requests.
+pub(crate) trait Image: Driver {
+    /// The backing file that the image names.
+    fn backing_name(&self) -> Option<StoredName> {
+        None
+    }
+
+    /// Attaches the backing file.
+    fn set_backing(&self, node: &Arc<Node>) -> Result<()> {
+        let _ = node;
+        Err(BlockError::unsupported(format!("'{}' has no backing files", self.name())))
+    }
+
+    /// Other files without which the image cannot be used, by name, in order.
+    fn extent_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Attaches one of [`Image::extent_names`].
+    fn set_extent(self: Arc<Self>, index: usize, node: Arc<Node>) -> Op<()> {
+        let _ = (index, node);
+        Op::err(BlockError::unsupported("no such extent"))
+    }
+
+    /// What the image says about itself.
+    fn facts(&self) -> Facts;
+
+    /// Looks for contradictions, and repairs what `repair` allows.
+    fn check(self: Arc<Self>, repair: Repair) -> Op<CheckResult> {
+        let _ = repair;
+        Op::err(BlockError::unsupported("This image format does not support checks"))
+    }
+}
+
+/// A format over the engine of [`mapped`]: the parts of [`Driver`] and [`Image`] that differ.
+pub(crate) trait MappedImage: Layout + Sized {
+    fn backing_name(_this: &Mapped<Self>) -> Option<StoredName> {
+        None
+    }
+
+    fn facts(this: &Mapped<Self>) -> Facts;
+
+    fn check(_this: Arc<Mapped<Self>>, _repair: Repair) -> Op<CheckResult> {
+        Op::err(BlockError::unsupported("This image format does not support checks"))
+    }
+
+    fn truncate(_this: Arc<Mapped<Self>>, _len: u64) -> Op<()> {
+        Op::err(BlockError::unsupported(format!("'{}' cannot be resized", Self::NAME)))
+    }
+}
+
+impl<L: MappedImage> Driver for Mapped<L> {
+    fn name(&self) -> &'static str {
+        L::NAME
+    }
+
+    fn len(&self) -> u64 {
+        Self::len(self)
+    }
+
+    fn read_only(&self) -> bool {
+        Self::read_only(self)
+    }
+
+    fn children(&self) -> Vec<Arc<Edge>> {
+        Self::children(self)
+    }
+
+    fn image(self: Arc<Self>) -> Option<Arc<dyn Image>> {
+        Some(self)
+    }
+
+    fn map(&self, access: Access, offset: u64, len: u64) -> Map {
+        Self::map(self, access, offset, len)
+    }
+
+    fn read(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
+        Op::pending(async move { self.read_any(offset, buf).await })
+    }
+
+    fn write(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
+        Op::pending(async move { self.write_any(offset, buf).await })
+    }
+
+    fn write_compressed(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
+        Op::pending(async move { self.write_packed(offset, buf).await })
+    }
+    fn write_zeroes(self: Arc<Self>, offset: u64, len: u64, unmap: bool) -> Op<()> {
+        Op::pending(async move { self.zero_any(offset, len, unmap).await })
+    }
+
+    fn discard(self: Arc<Self>, offset: u64, len: u64) -> Op<()> {
+        Op::pending(async move { self.discard_any(offset, len).await })
+    }
+
+    fn flush(self: Arc<Self>) -> Op<()> {
+        Op::pending(async move { self.flush_all().await })
+    }
+
+    fn truncate(self: Arc<Self>, len: u64) -> Op<()> {
+        L::truncate(self, len)
+    }
+
+    fn status(self: Arc<Self>, offset: u64, len: u64) -> Op<BlockStatus> {
+        Op::pending(async move { self.status_of(offset, len).await })
+    }
+
+    fn close(self: Arc<Self>) -> Op<()> {
+        Op::pending(async move { self.close_all().await })
+    }
+}
+
+impl<L: MappedImage> Image for Mapped<L> {
+    fn backing_name(&self) -> Option<StoredName> {
+        L::backing_name(self)
+    }
+
+    fn set_backing(&self, node: &Arc<Node>) -> Result<()> {
+        Self::set_backing(self, node)
+    }
+
+    fn facts(&self) -> Facts {
+        L::facts(self)
+    }
+
+    fn check(self: Arc<Self>, repair: Repair) -> Op<CheckResult> {
+        L::check(self, repair)
+    }
+}
+
+/// How an image is opened, for drivers.
+#[derive(Clone, Default)]
+pub(crate) struct OpenArgs {
+    pub(crate) read_only: bool,
+    /// Look at images that are marked as broken, too.
+    pub(crate) for_check: bool,
+    /// Facts only: no data will be read.
+    pub(crate) no_io: bool,
+    /// Opens encrypted images.
+    pub(crate) secret: Option<Arc<[u8]>>,
+}
+
+impl OpenArgs {
+    /// The secret, which an encrypted image cannot do without.
+    pub(crate) fn secret(&self, what: &'static str) -> Result<&[u8]> {
+        self.secret.as_deref().ok_or(BlockError::Encrypted(what))
+    }
+}
+
+/// Reads `len` bytes that must be in the file.
+pub(crate) async fn read_exactly(
+    file: &Node,
+    what: &str,
+    offset: u64,
+    len: u64,
+) -> Result<Vec<u8>> {
+    let end = offset.checked_add(len);
+    if end.is_none_or(|end| end > file.len()) {
+        return Err(BlockError::corrupt(format!("{what} is beyond the end of the file")));
+    }
+    let len = usize::try_from(len).map_err(|_| BlockError::corrupt(format!("{what} is too large")))?;
+    Ok(file.read(offset, IoBuf::zeroed(len)).await?.into_vec())
+}
+
+macro_rules! readers {
+    ($($name:ident $t:ty, $n:literal, $from:ident;)*) => {
+        $(
+            #[doc = concat!("An integer at a place that is known to exist (", stringify!($from), ").")]
+            pub(crate) fn $name(bytes: &[u8], at: usize) -> $t {
+                <$t>::$from(bytes[at..at + $n].try_into().expect("checked length"))
+            }
+        )*
+    };
+}
+
+readers! {
+    le16 u16, 2, from_le_bytes;
+    le32 u32, 4, from_le_bytes;
+    le64 u64, 8, from_le_bytes;
+    be32 u32, 4, from_be_bytes;
+    be64 u64, 8, from_be_bytes;
+}
+
+/// A name in a field that ends with a zero.
+pub(crate) fn field_text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}

@@ -1,0 +1,104 @@
+//! Compression of clusters, grains and chunks.
+
+use crate::{BlockError, Result};
+use miniz_oxide::inflate::TINFLStatus;
+use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
+use zlib_rs::{DeflateConfig, ReturnCode, compress_bound, compress_slice};
+
+fn inflate_into(raw: &[u8], out: &mut [u8], flags: u32) -> Option<usize> {
+    let flags = flags | inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
+    let mut state = Box::<DecompressorOxide>::default();
+    let (status, _, n) = decompress(&mut state, raw, out, 0, flags);
+    matches!(status, TINFLStatus::Done | TINFLStatus::HasMoreOutput).then_some(n)
+}
+
+/// Unpacks raw deflate into exactly `len` bytes; `raw` may go on behind it.
+pub(crate) fn inflate(raw: &[u8], len: usize) -> Result<Vec<u8>> {
+    let mut out = vec![0; len];
+    match inflate_into(raw, &mut out, 0) {
+        Some(n) if n == len => Ok(out),
+        _ => Err(BlockError::corrupt("compressed cluster cannot be unpacked")),
+    }
+}
+
+/// Unpacks a zlib stream into at most `len` bytes.
+pub(crate) fn inflate_zlib(raw: &[u8], len: usize) -> Result<Vec<u8>> {
+    let mut out = vec![0; len];
+    let n = inflate_into(raw, &mut out, inflate_flags::TINFL_FLAG_PARSE_ZLIB_HEADER);
+    let n = n.ok_or_else(|| BlockError::corrupt("compressed block cannot be unpacked"))?;
+    out.truncate(n);
+    Ok(out)
+}
+
+fn squeeze(data: &[u8], window_bits: i32) -> Option<Vec<u8>> {
+    let config = DeflateConfig { window_bits, ..DeflateConfig::default() };
+    let mut out = vec![0; compress_bound(data.len()) + 64];
+    let (packed, code) = compress_slice(&mut out, data, config);
+    let n = packed.len();
+    (code == ReturnCode::Ok).then(|| {
+        out.truncate(n);
+        out
+    })
+}
+
+/// Packs as raw deflate with a window of 4 KiB, which is what readers of `qcow2` have room for.
+pub(crate) fn deflate(data: &[u8]) -> Option<Vec<u8>> {
+    squeeze(data, -12)
+}
+
+/// Packs as a zlib stream.
+pub(crate) fn zlib(data: &[u8]) -> Option<Vec<u8>> {
+    squeeze(data, 15)
+}
+
+/// Unpacks a zstd frame into exactly `len` bytes; `raw` may go on behind it.
+pub(crate) fn unzstd(raw: &[u8], len: usize) -> Result<Vec<u8>> {
+    use ruzstd::io::Read;
+    let bad = || BlockError::corrupt("compressed cluster cannot be unpacked");
+    let mut out = vec![0; len];
+    let mut decoder = ruzstd::decoding::StreamingDecoder::new(raw).map_err(|_| bad())?;
+    let mut filled = 0;
+    while filled < len {
+        match decoder.read(&mut out[filled..]) {
+            Ok(0) | Err(_) => return Err(bad()),
+            Ok(n) => filled += n,
+        }
+    }
+    Ok(out)
+}
+
+/// Packs as a zstd frame.
+pub(crate) fn zstd(data: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(data, ruzstd::encoding::CompressionLevel::Fastest)
+}
+
+/// Unpacks bzip2 into at most `len` bytes.
+pub(crate) fn bunzip2(raw: &[u8], len: usize) -> Result<Vec<u8>> {
+    let mut out = vec![0; len];
+    let mut state = bzip2::Decompress::new(false);
+    match state.decompress(raw, &mut out) {
+        Ok(_) => {
+            out.truncate(state.total_out() as usize);
+            Ok(out)
+        }
+        Err(_) => Err(BlockError::corrupt("compressed block cannot be unpacked")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_unpacks() {
+        let data: Vec<u8> = (0..65536u32).map(|i| (i / 100 * i) as u8).collect();
+        let mut packed = deflate(&data).unwrap();
+        assert!(packed.len() < data.len());
+        packed.extend([1, 2, 3]);
+        assert_eq!(inflate(&packed, data.len()).unwrap(), data);
+        assert_eq!(inflate_zlib(&zlib(&data).unwrap(), data.len()).unwrap(), data);
+        assert_eq!(unzstd(&zstd(&data), data.len()).unwrap(), data);
+        assert!(inflate(&packed[..100], data.len()).is_err());
+        assert!(unzstd(&packed, data.len()).is_err());
+    }
+}
