@@ -1,17 +1,17 @@
 //! What image tools do, as functions that return data. Printing is the front end's.
 
 use crate::driver::BlockStatus;
+use crate::formats::{Facts, Specific, StoredName};
 use crate::graph::{BlockGraph, Node, Role};
 use crate::host::{BlockFile, HostFs};
 use crate::open::{Backing, Format, OpenOptions};
-use crate::qcow2::{CheckResult, CreateOptions, Qcow2Info, Qcow2Options, Repair};
+use crate::qcow2::{CheckResult, CreateOptions, Qcow2Info, Repair};
 use crate::{BlockError, IoBuf, Result, qcow2};
 use serde::Serialize;
 use std::sync::Arc;
 
 /// Facts about an image, from its header alone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageInfo {
     /// Name it was opened by.
     pub filename: String,
@@ -21,8 +21,22 @@ pub struct ImageInfo {
     pub virtual_size: u64,
     /// Bytes of the file.
     pub file_size: u64,
-    /// What qcow2 says about itself.
-    pub qcow2: Option<Qcow2Info>,
+    /// What the image says about itself; nothing for `raw`.
+    pub facts: Facts,
+    /// The backing file that it names.
+    pub backing: Option<StoredName>,
+    /// Names of other files that belong to it.
+    pub extents: Vec<String>,
+}
+
+impl ImageInfo {
+    /// What `qcow2` says about itself.
+    pub fn qcow2(&self) -> Option<&Qcow2Info> {
+        match &self.facts.specific {
+            Some(Specific::Qcow2(info)) => Some(info),
+            _ => None,
+        }
+    }
 }
 
 fn header_only(format: Option<Format>) -> OpenOptions {
@@ -30,7 +44,8 @@ fn header_only(format: Option<Format>) -> OpenOptions {
         format,
         read_only: true,
         backing: Backing::None,
-        qcow2: Qcow2Options { for_check: true, ..Qcow2Options::default() },
+        for_check: true,
+        no_io: true,
         ..OpenOptions::default()
     }
 }
@@ -43,17 +58,20 @@ pub async fn info(
     format: Option<Format>,
 ) -> Result<ImageInfo> {
     let file = graph.open_host_file(fs, filename, false).await?;
-    let (node, qcow2) = graph.open_format(&file, &header_only(format)).await?;
+    let (node, image) = graph.open_format(&file, &header_only(format)).await?;
     Ok(ImageInfo {
         filename: filename.to_owned(),
-        format: if qcow2.is_some() { Format::Qcow2 } else { Format::Raw },
+        format: Format::from_name(node.driver_name())?,
         virtual_size: node.len(),
         file_size: file.len(),
-        qcow2: qcow2.map(|driver| driver.info()),
+        facts: image.as_ref().map(|image| image.facts()).unwrap_or_default(),
+        backing: image.as_ref().and_then(|image| image.backing_name()),
+        extents: image.map(|image| image.extent_names()).unwrap_or_default(),
     })
 }
 
-/// Makes an empty image in `file`; of the options, `raw` has only the size.
+/// Makes an empty image in `file`; of the options, `raw` has only the size. Other formats are
+/// made by [`formats::create`](crate::formats::create).
 pub async fn create(
     graph: &BlockGraph,
     file: Arc<dyn BlockFile>,
@@ -68,6 +86,7 @@ pub async fn create(
             node.flush().await
         }
         Format::Qcow2 => qcow2::create(&node, options).await,
+        _ => Err(BlockError::unsupported(format!("'{}' has options of its own", format.name()))),
     }
 }
 
@@ -83,7 +102,7 @@ pub async fn check(
     let file = graph.open_host_file(fs, filename, write).await?;
     let options = OpenOptions { read_only: !write, ..header_only(format) };
     match graph.open_format(&file, &options).await? {
-        (_, Some(driver)) => driver.check(repair).await,
+        (_, Some(image)) => image.check(repair).await,
         (node, None) => Err(BlockError::unsupported(format!(
             "format '{}' has nothing to check",
             node.driver_name()
@@ -316,7 +335,7 @@ mod tests {
             assert_eq!((result.allocated_clusters, result.total_clusters), (1, 32));
             let info = info(&graph, &fs, "over.qcow2", None).await?;
             assert_eq!(info.virtual_size, 2 << 20);
-            assert_eq!(info.qcow2.unwrap().backing_file.as_deref(), Some("base.qcow2"));
+            assert_eq!(info.qcow2().unwrap().backing_file.as_deref(), Some("base.qcow2"));
             Ok::<_, BlockError>(())
         };
         graph.executor().run_in_place(work).expect("memory never waits").unwrap();

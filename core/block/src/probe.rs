@@ -27,6 +27,11 @@ pub(crate) fn looks_like(head: &[u8]) -> Option<&'static str> {
     description(head).then_some("vmdk")
 }
 
+/// The format that a file with this beginning could be taken for, now or by another program.
+pub(crate) fn could_be(head: &[u8]) -> Option<&'static str> {
+    looks_like(head).or_else(|| head.starts_with(b"QFI\xfb").then_some("qcow2"))
+}
+
 /// True for the text of a VMDK description: comments and blank lines, then its version.
 fn description(head: &[u8]) -> bool {
     let text = &head[..head.iter().position(|b| !b.is_ascii()).unwrap_or(head.len())];

@@ -17,12 +17,8 @@ pub struct Bits {
 impl Bits {
     /// All clean. `granularity` is a power of two.
     pub fn new(size: u64, granularity: u64) -> Self {
-        let mut bits = Self {
-            size: 0,
-            shift: granularity.trailing_zeros(),
-            chunks: Vec::new(),
-            ones: 0,
-        };
+        let mut bits =
+            Self { size: 0, shift: granularity.trailing_zeros(), chunks: Vec::new(), ones: 0 };
         bits.resize(size);
         bits
     }
@@ -202,7 +198,11 @@ mod tests {
             let (offset, len, on) = (random(size), random(60_000) + 1, random(3) != 0);
             let end = (offset + len).min(size);
             model[(offset / grain) as usize..=((end - 1) / grain) as usize].fill(on);
-            if on { bits.set(offset, len) } else { bits.clear(offset, len) }
+            if on {
+                bits.set(offset, len)
+            } else {
+                bits.clear(offset, len)
+            }
             let ones = model.iter().filter(|bit| **bit).count() as u64;
             assert_eq!(bits.count(), ones * grain);
             let from = random(size);

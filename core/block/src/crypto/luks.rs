@@ -98,7 +98,9 @@ impl Header {
         }
         let version = u16::from_be_bytes([bytes[6], bytes[7]]);
         if version != 1 {
-            return Err(BlockError::unsupported(format!("LUKS version {version} is not supported")));
+            return Err(BlockError::unsupported(format!(
+                "LUKS version {version} is not supported"
+            )));
         }
         let (cipher_name, mode_name) = (text(&bytes[8..40])?, text(&bytes[40..72])?);
         let hash_name = text(&bytes[72..104])?;
@@ -314,9 +316,8 @@ impl Header {
 }
 
 fn parse_suite(cipher: &str, mode: &str, key_len: u32) -> Result<Suite> {
-    let unknown = || {
-        BlockError::unsupported(format!("cipher '{cipher}-{mode}' with {key_len} bytes of key"))
-    };
+    let unknown =
+        || BlockError::unsupported(format!("cipher '{cipher}-{mode}' with {key_len} bytes of key"));
     let (chain, iv) = mode.split_once('-').ok_or_else(unknown)?;
     let mode = match chain {
         "ecb" => CipherMode::Ecb,
@@ -334,7 +335,7 @@ fn parse_suite(cipher: &str, mode: &str, key_len: u32) -> Result<Suite> {
         _ => return Err(unknown()),
     };
     let len = if mode == CipherMode::Xts {
-        if key_len % 2 != 0 {
+        if !key_len.is_multiple_of(2) {
             return Err(unknown());
         }
         key_len / 2
@@ -367,12 +368,7 @@ fn merge(hash: HashAlg, material: &[u8], key_len: usize) -> Vec<u8> {
     block
 }
 
-fn split(
-    hash: HashAlg,
-    key: &[u8],
-    stripes: usize,
-    random: &mut dyn FnMut(&mut [u8]),
-) -> Vec<u8> {
+fn split(hash: HashAlg, key: &[u8], stripes: usize, random: &mut dyn FnMut(&mut [u8])) -> Vec<u8> {
     let mut out = vec![0; key.len() * (stripes - 1)];
     random(&mut out);
     let mut block = vec![0; key.len()];

@@ -409,12 +409,7 @@ mod tests {
     fn every_mode_comes_back_and_depends_on_the_sector() {
         for mode in [CipherMode::Ecb, CipherMode::Cbc, CipherMode::Xts, CipherMode::Ctr] {
             for cipher in [CipherAlg::Aes256, CipherAlg::Serpent256, CipherAlg::Twofish128] {
-                let suite = Suite {
-                    cipher,
-                    mode,
-                    iv: IvGen::Plain64,
-                    iv_hash: None,
-                };
+                let suite = Suite { cipher, mode, iv: IvGen::Plain64, iv_hash: None };
                 let key: Vec<u8> = (0..suite.key_len() as u8).collect();
                 let cipher = SectorCipher::new(&suite, &key).unwrap();
                 let clear = vec![7; 1024];

@@ -71,10 +71,16 @@ pub(crate) async fn open_cloop(file: &Arc<Node>, _args: &OpenArgs) -> Result<Chu
     for (i, pair) in raw.windows(16).step_by(8).enumerate() {
         let (offset, next) = (be64(pair, 0), be64(pair, 8));
         if next < offset {
-            return bad(format!("offsets not monotonically increasing at index {}, image file is corrupt", i + 1));
+            return bad(format!(
+                "offsets not monotonically increasing at index {}, image file is corrupt",
+                i + 1
+            ));
         }
         if next - offset > 2 * MAX_CHUNK {
-            return bad(format!("invalid compressed block size at index {}, image file is corrupt", i + 1));
+            return bad(format!(
+                "invalid compressed block size at index {}, image file is corrupt",
+                i + 1
+            ));
         }
         let start = i as u64 * block;
         chunks.push(Chunk { start, len: block, codec: Codec::Zlib, offset, packed: next - offset });
@@ -192,12 +198,7 @@ pub(crate) async fn open_dmg(file: &Arc<Node>, _args: &OpenArgs) -> Result<Chunk
 }
 
 impl Chunked {
-    fn new(
-        name: &'static str,
-        file: &Arc<Node>,
-        len: u64,
-        mut chunks: Vec<Chunk>,
-    ) -> Result<Self> {
+    fn new(name: &'static str, file: &Arc<Node>, len: u64, mut chunks: Vec<Chunk>) -> Result<Self> {
         if len > i64::MAX as u64 {
             return bad("the disk is too large");
         }

@@ -115,12 +115,7 @@ pub(crate) trait Layout: Send + Sync + 'static {
 
     /// Writes header fields that follow from allocation: the end of the used part of the file
     /// and the number of blocks allocated since it was opened.
-    fn grown(
-        &self,
-        file: &Node,
-        end: u64,
-        blocks: u64,
-    ) -> impl Future<Output = Result<()>> + Send {
+    fn grown(&self, file: &Node, end: u64, blocks: u64) -> impl Future<Output = Result<()>> + Send {
         let _ = (file, end, blocks);
         async { Ok(()) }
     }
@@ -171,6 +166,13 @@ enum Step {
     Unallocated { len: u64 },
     Packed { offset: u64, bytes: u64, within: u64, len: u64 },
     Load(u64),
+}
+
+/// What became of publishing an entry.
+enum Commit {
+    Done,
+    NoTable,
+    NotHere,
 }
 
 /// How to make the engine.
@@ -563,9 +565,7 @@ impl<L: Layout> Mapped<L> {
                 let end = (first + block).min(self.len().max(at + len as u64));
                 let from_zero = match step {
                     Step::Zero { .. } => true,
-                    Step::Unallocated { .. } => {
-                        self.backing_len().is_none_or(|len| len <= first)
-                    }
+                    Step::Unallocated { .. } => self.backing_len().is_none_or(|len| len <= first),
                     _ => false,
                 };
                 let host = self.alloc(&*self.file()?).await?;
@@ -688,34 +688,35 @@ impl<L: Layout> Mapped<L> {
 
     /// Publishes where a block is.
     async fn commit(&self, first: u64, to: Slot) -> Result<()> {
+        let table = self.place(first).0;
         loop {
-            let (table, slot) = self.place(first);
-            let at = lock(&self.meta).tables.get(table as usize).copied();
-            match at {
-                None => return Err(BlockError::corrupt("block table is too small for the disk")),
-                Some(0) => self.make_table(table).await?,
-                Some(at) => {
-                    let range = slot..slot + self.shape.entry;
-                    let mut meta = lock(&self.meta);
-                    if matches!(to, Slot::Data(_)) {
-                        meta.unpacked = None;
-                    }
-                    let done = meta.cache.modify(at, range.clone(), |bytes| {
-                        bytes.get_mut(range).is_some_and(|entry| self.layout.encode(entry, to))
-                    });
-                    match done {
-                        Some(true) => return Ok(()),
-                        Some(false) => {
-                            return Err(BlockError::unsupported(
-                                "the image cannot say where its block is: it is too large",
-                            ));
-                        }
-                        None => {}
-                    }
-                    drop(meta);
-                    self.load(table).await?;
-                }
+            match self.try_commit(first, to)? {
+                Commit::Done => return Ok(()),
+                Commit::NoTable => self.make_table(table).await?,
+                Commit::NotHere => self.load(table).await?,
             }
+        }
+    }
+
+    fn try_commit(&self, first: u64, to: Slot) -> Result<Commit> {
+        let (table, slot) = self.place(first);
+        let range = slot..slot + self.shape.entry;
+        let mut meta = lock(&self.meta);
+        let at = match meta.tables.get(table as usize).copied() {
+            None => return Err(BlockError::corrupt("block table is too small for the disk")),
+            Some(0) => return Ok(Commit::NoTable),
+            Some(at) => at,
+        };
+        meta.unpacked = None;
+        let done = meta.cache.modify(at, range.clone(), |bytes| {
+            bytes.get_mut(range).is_some_and(|entry| self.layout.encode(entry, to))
+        });
+        match done {
+            Some(true) => Ok(Commit::Done),
+            Some(false) => Err(BlockError::unsupported(
+                "the image cannot say where its block is: it is too large",
+            )),
+            None => Ok(Commit::NotHere),
         }
     }
 
@@ -770,9 +771,7 @@ impl<L: Layout> Mapped<L> {
             let whole = at.is_multiple_of(block) && (left >= block || end == self.len());
             match self.look_up(at, left).await? {
                 Step::Zero { len } => at += len,
-                Step::Unallocated { len }
-                    if self.backing_len().is_none_or(|len| len <= at) =>
-                {
+                Step::Unallocated { len } if self.backing_len().is_none_or(|len| len <= at) => {
                     at += len;
                 }
                 Step::Data { host, len } if self.layout.cipher().is_none() => {

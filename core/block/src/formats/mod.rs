@@ -218,7 +218,8 @@ pub(crate) async fn read_exactly(
     if end.is_none_or(|end| end > file.len()) {
         return Err(BlockError::corrupt(format!("{what} is beyond the end of the file")));
     }
-    let len = usize::try_from(len).map_err(|_| BlockError::corrupt(format!("{what} is too large")))?;
+    let len =
+        usize::try_from(len).map_err(|_| BlockError::corrupt(format!("{what} is too large")))?;
     Ok(file.read(offset, IoBuf::zeroed(len)).await?.into_vec())
 }
 

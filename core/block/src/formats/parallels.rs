@@ -110,8 +110,7 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Arc<Mapped
     let read_only = args.read_only || file.read_only();
     let needs_repair = dirty || outside;
     dirty = le32(&h, 44) == IN_USE;
-    let shape =
-        Shape { block: cluster, per_table: 4096, entry: 4, align: round, lead: 0 };
+    let shape = Shape { block: cluster, per_table: 4096, entry: 4, align: round, lead: 0 };
     let tables = (0..entries.div_ceil(4096)).map(|i| HEADER + i * 16384).collect();
     let layout = Parallels {
         unit,

@@ -28,10 +28,9 @@ pub(crate) struct Qed {
     file_len: u64,
 }
 
-fn max_size(cluster: u64, table: u64) -> u64 {
-    let entries = table / 8 * cluster;
-    let l2 = entries.saturating_mul(cluster);
-    l2.saturating_mul(table / 8).saturating_mul(cluster)
+fn max_size(cluster: u64, table_clusters: u64) -> u64 {
+    let entries = cluster * table_clusters / 8;
+    entries.saturating_mul(entries).saturating_mul(cluster)
 }
 
 fn check_shape(cluster: u64, table: u64) -> Result<()> {
@@ -75,7 +74,7 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Arc<Mapped
             && header_clusters.checked_mul(cluster).is_some_and(|start| at >= start)
             && at < file_len
     };
-    if !valid(l1_at) || !l1_at.checked_add(table).is_some_and(|end| end <= file.len()) {
+    if !valid(l1_at) || l1_at.checked_add(table).is_none_or(|end| end > file.len()) {
         return Err(BlockError::corrupt("the L1 table has an invalid offset"));
     }
     let mut backing = None;
@@ -143,7 +142,8 @@ impl Qed {
     }
 
     async fn check_now(this: &Mapped<Self>, repair: Repair) -> Result<CheckResult> {
-        let (cluster, table) = (this.layout.cluster, this.layout.cluster * this.layout.table_clusters);
+        let (cluster, table) =
+            (this.layout.cluster, this.layout.cluster * this.layout.table_clusters);
         let mut result = CheckResult::default();
         let scan = this.scan().await?;
         let file = this.file()?;

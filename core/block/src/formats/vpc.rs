@@ -71,8 +71,11 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs, rule: SizeRule) -> R
     if checksum(&footer, 64) != be32(&footer, 64) {
         return bad("Incorrect header checksum");
     }
-    let (cyls, heads, secs) =
-        (u64::from(footer[56]) << 8 | u64::from(footer[57]), u64::from(footer[58]), u64::from(footer[59]));
+    let (cyls, heads, secs) = (
+        u64::from(footer[56]) << 8 | u64::from(footer[57]),
+        u64::from(footer[58]),
+        u64::from(footer[59]),
+    );
     let chs = cyls * heads * secs;
     let current = be64(&footer, 48) / 512;
     let exact = EXACT.iter().any(|app| &footer[28..32] == *app);
@@ -106,7 +109,8 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs, rule: SizeRule) -> R
     if checksum(&h, 36) != be32(&h, 36) {
         return bad("Incorrect dynamic header checksum");
     }
-    let (table_at, entries, block) = (be64(&h, 16), u64::from(be32(&h, 28)), u64::from(be32(&h, 32)));
+    let (table_at, entries, block) =
+        (be64(&h, 16), u64::from(be32(&h, 28)), u64::from(be32(&h, 32)));
     if !block.is_power_of_two() || block < 512 {
         return bad(format!("Invalid block size {block}"));
     }
@@ -132,7 +136,9 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs, rule: SizeRule) -> R
         at += n;
     }
     if end > file.len() {
-        return bad("free_data_block_offset points after the end of file. The image has been truncated.");
+        return bad(
+            "free_data_block_offset points after the end of file. The image has been truncated.",
+        );
     }
     let shape = Shape { block, per_table: 4096, entry: 4, align: 512, lead: bitmap };
     let tables = (0..wanted.div_ceil(4096)).map(|i| table_at + i * 16384).collect();

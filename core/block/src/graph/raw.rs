@@ -112,7 +112,7 @@ impl Driver for RawDriver {
                 let mut head = node.read(self.offset, IoBuf::zeroed(512)).await?;
                 let n = buf.len().min(512 - offset as usize);
                 head[offset as usize..offset as usize + n].copy_from_slice(&buf[..n]);
-                if let Some(format) = crate::probe::looks_like(&head) {
+                if let Some(format) = crate::probe::could_be(&head) {
                     return Err(BlockError::unsupported(format!(
                         "write would make the guessed raw disk look like '{format}'; name the format explicitly"
                     )));

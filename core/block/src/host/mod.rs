@@ -94,6 +94,13 @@ pub trait HostFs: Send + Sync {
     /// Makes an empty file, replacing one of that name.
     fn create(&self, name: &str) -> Op<Arc<dyn BlockFile>>;
 
+    /// Fills `buf` with unpredictable bytes; false where the host has none, so that nothing
+    /// secret can be made.
+    fn random(&self, buf: &mut [u8]) -> bool {
+        let _ = buf;
+        false
+    }
+
     /// The name that `name`, found inside the image `base`, stands for. The default takes
     /// relative names from the folder of the image, with `/` as separator.
     fn resolve(&self, base: &str, name: &str) -> String {

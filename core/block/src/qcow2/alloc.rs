@@ -326,6 +326,7 @@ impl Qcow2 {
                 let first = packed.offset >> bits;
                 let last = (packed.offset + packed.len - 1) >> bits;
                 meta.free(first, last - first + 1, true);
+                meta.packed_end = 0;
                 meta.unpacked = None;
             }
         } else if let Some(host) = entry.host(&self.shape)

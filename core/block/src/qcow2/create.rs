@@ -1,13 +1,18 @@
 //! Making new images.
 
+use super::Qcow2;
 use super::check::RefcountLayout;
 use super::entry::Shape;
 use super::header::{
-    COMPATIBLE_LAZY_REFCOUNTS, Compression, MAGIC, MAX_L1_BYTES, V2_LEN, extension, incompatible,
+    COMPATIBLE_LAZY_REFCOUNTS, Compression, MAGIC, MAX_L1_BYTES, V2_LEN, autoclear, extension,
+    incompatible,
 };
+use crate::crypto::luks::LuksOptions;
+use crate::formats::OpenArgs;
 use crate::graph::Node;
 use crate::{BlockError, Result};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// What a new image is like.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +36,29 @@ pub struct CreateOptions {
     pub backing_file: Option<String>,
     /// Format of the backing file; required with one.
     pub backing_format: Option<String>,
+    /// Name of the file that holds the data, stored as given; it exists already.
+    pub data_file: Option<String>,
+    /// That file is the raw disk at all times.
+    pub data_file_raw: bool,
+    /// What is allocated from the start.
+    pub preallocation: Preallocation,
+    /// Encrypt data: with LUKS when its options are given, else with AES.
+    pub encrypted: bool,
+}
+
+/// What a new image, or the new part of one, has from the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preallocation {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Tables.
+    Metadata,
+    /// Tables, and room in the file.
+    Falloc,
+    /// Tables, and zeros in the file.
+    Full,
 }
 
 impl Default for CreateOptions {
@@ -45,6 +73,10 @@ impl Default for CreateOptions {
             compression: Compression::Zlib,
             backing_file: None,
             backing_format: None,
+            data_file: None,
+            data_file_raw: false,
+            preallocation: Preallocation::Off,
+            encrypted: false,
         }
     }
 }
@@ -82,6 +114,7 @@ impl CreateOptions {
         let v3_only = self.refcount_bits != 16
             || self.lazy_refcounts
             || self.extended_l2
+            || self.data_file.is_some()
             || self.compression != Compression::Zlib;
         if self.version == 2 && v3_only {
             return bad("this option needs version 3 (compat=1.1)".into());
@@ -94,7 +127,6 @@ impl CreateOptions {
         }
         match (&self.backing_file, &self.backing_format) {
             (Some(_), None) => return bad("a backing file needs its format recorded".into()),
-            (None, Some(_)) => return bad("there is a backing format but no backing file".into()),
             (Some(name), _) if name.is_empty() || name.len() > 1023 => {
                 return bad("backing file name must have 1 to 1023 bytes".into());
             }
@@ -111,8 +143,14 @@ impl CreateOptions {
             l2_bits: cluster_bits - if self.extended_l2 { 4 } else { 3 },
             sub_shift,
             refcount_order: self.refcount_bits.trailing_zeros(),
-            data_file: false,
+            data_file: self.data_file.is_some(),
         };
+        if self.data_file_raw && self.data_file.is_none() {
+            return bad("data-file-raw requires data-file".into());
+        }
+        if self.data_file_raw && self.backing_file.is_some() {
+            return bad("Backing file and data-file-raw cannot be used at the same time".into());
+        }
         if self.size.div_ceil(shape.l2_span()) * 8 > MAX_L1_BYTES {
             return bad("the disk is too large for its cluster size".into());
         }
@@ -121,21 +159,49 @@ impl CreateOptions {
 }
 
 /// Writes an empty image into `file`, whose old content is lost.
-pub(crate) async fn create(file: &Node, options: &CreateOptions) -> Result<()> {
+pub(crate) async fn create(file: &Arc<Node>, options: &CreateOptions) -> Result<()> {
+    create_with(file, options, None, &mut |_| ()).await
+}
+
+/// The same, with what encryption needs.
+pub(crate) async fn create_with(
+    file: &Arc<Node>,
+    options: &CreateOptions,
+    luks: Option<&(LuksOptions, Arc<[u8]>)>,
+    random: &mut (dyn FnMut(&mut [u8]) + Send),
+) -> Result<()> {
     let shape = options.check()?;
     let cluster = shape.cluster();
     let l1_len = options.size.div_ceil(shape.l2_span());
     let l1_clusters = (l1_len * 8).div_ceil(cluster);
-    let layout = RefcountLayout::new(&shape, &vec![1; 1 + l1_clusters as usize])?;
-    let header = header(options, &shape, l1_len as u32, &layout)?;
     file.truncate(0).await?;
+    // The encryption header lies between the L1 table and the refcounts.
+    let crypto_at = cluster * (1 + l1_clusters);
+    let crypto = match luks {
+        Some((luks, secret)) => {
+            let len = crate::formats::luks::format(file, crypto_at, luks, secret, random).await?;
+            Some((crypto_at, len))
+        }
+        None => None,
+    };
+    let crypto_clusters = crypto.map_or(0, |(_, len)| len.div_ceil(cluster));
+    let used = 1 + l1_clusters + crypto_clusters;
+    let layout = RefcountLayout::new(&shape, &vec![1; used as usize])?;
+    let header = header(options, &shape, l1_len as u32, &layout, crypto)?;
     file.truncate(layout.end).await?;
     // The header comes last: until then the file is not an image.
     layout.write(file, &shape).await?;
     file.write_zeroes(cluster, l1_clusters * cluster, false).await?;
     file.flush().await?;
     file.write(0, header.into()).await?;
-    file.flush().await
+    file.flush().await?;
+    if options.preallocation == Preallocation::Off || options.data_file.is_some() {
+        return Ok(());
+    }
+    let args = OpenArgs { no_io: true, ..OpenArgs::default() };
+    let image = Qcow2::open(file, &super::Qcow2Options::default(), &args).await?;
+    image.preallocate(0, options.size, options.preallocation).await?;
+    image.close_all().await
 }
 
 fn header(
@@ -143,6 +209,7 @@ fn header(
     shape: &Shape,
     l1_len: u32,
     layout: &RefcountLayout,
+    crypto: Option<(u64, u64)>,
 ) -> Result<Vec<u8>> {
     let cluster = shape.cluster();
     let mut h = Vec::with_capacity(512);
@@ -151,7 +218,12 @@ fn header(
     h.extend([0; 12]); // backing file: offset, length
     h.extend(shape.cluster_bits.to_be_bytes());
     h.extend(options.size.to_be_bytes());
-    h.extend(0u32.to_be_bytes()); // encryption
+    let method = match (options.encrypted, crypto) {
+        (_, Some(_)) => 2u32,
+        (true, None) => 1,
+        (false, None) => 0,
+    };
+    h.extend(method.to_be_bytes());
     h.extend(l1_len.to_be_bytes());
     h.extend(cluster.to_be_bytes()); // L1 follows the header
     h.extend(layout.table_offset.to_be_bytes());
@@ -166,10 +238,13 @@ fn header(
         if options.extended_l2 {
             features |= incompatible::EXTENDED_L2;
         }
+        if options.data_file.is_some() {
+            features |= incompatible::DATA_FILE;
+        }
         h.extend(features.to_be_bytes());
         let lazy = if options.lazy_refcounts { COMPATIBLE_LAZY_REFCOUNTS } else { 0 };
         h.extend(lazy.to_be_bytes());
-        h.extend(0u64.to_be_bytes());
+        h.extend((if options.data_file_raw { autoclear::RAW_EXTERNAL } else { 0 }).to_be_bytes());
         h.extend(shape.refcount_order.to_be_bytes());
         h.extend(112u32.to_be_bytes());
         h.push(match options.compression {
@@ -186,6 +261,12 @@ fn header(
     };
     if let Some(format) = &options.backing_format {
         extend(extension::BACKING_FORMAT, format.as_bytes());
+    }
+    if let Some(name) = &options.data_file {
+        extend(extension::DATA_FILE, name.as_bytes());
+    }
+    if let Some((at, len)) = crypto {
+        extend(extension::CRYPTO, &[at.to_be_bytes(), len.to_be_bytes()].concat());
     }
     let backing_len = options.backing_file.as_ref().map_or(0, String::len);
     if options.version >= 3 {

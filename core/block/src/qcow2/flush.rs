@@ -8,10 +8,10 @@
 //!    to disk with the next cycle; until then they are leaks at worst.
 
 use super::header::field;
-use crate::table::Dirty;
 use super::{Freed, Qcow2};
 use crate::graph::Node;
 use crate::sync::lock;
+use crate::table::Dirty;
 use crate::{BlockError, IoBuf, Result};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;

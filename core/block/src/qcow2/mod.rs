@@ -19,15 +19,15 @@ mod crypt;
 mod entry;
 mod flush;
 mod header;
+mod packed;
 mod read;
 mod resize;
 mod snapshot;
 
-
 mod write;
 
 pub use check::{CheckResult, Repair};
-pub use create::CreateOptions;
+pub use create::{CreateOptions, Preallocation};
 pub use header::Compression;
 pub use snapshot::Snapshot;
 
@@ -37,6 +37,7 @@ use crate::formats::luks::LuksInfo;
 use crate::formats::{Facts, Image, OpenArgs, Specific, StoredName};
 use crate::graph::{Edge, Node, Perm, Role};
 use crate::sync::{RangeGuard, RangeLock, lock};
+use crate::table::Cache;
 use crate::{BlockError, IoBuf, Op, Result};
 use entry::Shape;
 use header::{Header, autoclear, be64, incompatible};
@@ -46,9 +47,8 @@ use snapshot::read_snapshots;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use crate::table::Cache;
 
-pub(crate) use create::create;
+pub(crate) use create::{create, create_with};
 
 /// Runtime options of the `qcow2` driver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +109,8 @@ pub(crate) struct Qcow2 {
     cycle: Arc<RangeLock>,
     /// Header updates and refcount table growth.
     growing: Arc<RangeLock>,
+    /// One place for packed data is found at a time.
+    packing: Arc<RangeLock>,
 }
 
 /// What the driver knows in memory. Never locked across a wait.
@@ -134,6 +136,8 @@ struct Meta {
     settling: VecDeque<Freed>,
     /// Leases are clones of this one.
     epoch: Arc<()>,
+    /// Where packed data goes on, unless at the start of a cluster.
+    packed_end: u64,
     /// The cluster unpacked last.
     unpacked: Option<(entry::Packed, Arc<Vec<u8>>)>,
 }
@@ -255,6 +259,7 @@ impl Qcow2 {
                 freed: Vec::new(),
                 settling: VecDeque::new(),
                 epoch: Arc::new(()),
+                packed_end: 0,
                 unpacked: None,
             }),
             header,
@@ -265,10 +270,11 @@ impl Qcow2 {
             loading: Arc::default(),
             cycle: Arc::default(),
             growing: Arc::default(),
+            packing: Arc::default(),
         });
         let dirty = this.header.incompatible & incompatible::DIRTY != 0;
         if dirty && !read_only && !options.for_check {
-            let result = this.check(Repair::All).await?;
+            let result = Self::check(&this, Repair::All).await?;
             if result.corruptions != result.corruptions_fixed {
                 return Err(BlockError::corrupt(
                     "it was not closed cleanly and cannot be repaired",
@@ -442,6 +448,10 @@ impl Driver for Qcow2 {
 
     fn write(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
         Op::pending(async move { self.write_any(offset, buf).await })
+    }
+
+    fn write_compressed(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
+        Op::pending(async move { self.write_packed(offset, buf).await })
     }
 
     fn write_zeroes(self: Arc<Self>, offset: u64, len: u64, unmap: bool) -> Op<()> {

@@ -127,7 +127,8 @@ impl Qcow2 {
 
     pub(super) fn map_in_memory(&self, access: Access, offset: u64, len: u64) -> Map {
         if self.header.crypt_method != 0
-            || access == Access::Write && !self.writable.load(Ordering::Acquire) {
+            || access == Access::Write && !self.writable.load(Ordering::Acquire)
+        {
             return Map::Defer;
         }
         let step = self.step(&mut lock(&self.meta), offset, len);

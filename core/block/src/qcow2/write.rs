@@ -2,7 +2,7 @@
 
 use super::entry::{COPIED, Entry, Kind, OFFSET, ZERO};
 use super::read::Step;
-use super::{Meta, Qcow2};
+use super::{Meta, Preallocation, Qcow2};
 use crate::driver::Driver;
 use crate::graph::Node;
 use crate::sync::lock;
@@ -122,7 +122,7 @@ impl Qcow2 {
     }
 
     /// Runs `change` with the L2 table of a guest offset in memory and ours.
-    async fn with_l2<T>(
+    pub(super) async fn with_l2<T>(
         &self,
         guest: u64,
         mut change: impl FnMut(&mut Meta, u64) -> Result<T>,
@@ -136,12 +136,12 @@ impl Qcow2 {
         }
     }
 
-    fn load_entry(&self, meta: &mut Meta, table: u64, guest: u64) -> Entry {
+    pub(super) fn load_entry(&self, meta: &mut Meta, table: u64, guest: u64) -> Entry {
         let bytes = meta.l2.get(table).expect("the caller has it in memory");
         Entry::load(bytes, &self.shape, self.shape.l2_index(guest))
     }
 
-    fn store_entry(&self, meta: &mut Meta, table: u64, guest: u64, entry: Entry) {
+    pub(super) fn store_entry(&self, meta: &mut Meta, table: u64, guest: u64, entry: Entry) {
         let index = self.shape.l2_index(guest);
         let at = index * self.shape.entry_len();
         let store = |bytes: &mut [u8]| entry.store(bytes, &self.shape, index);
@@ -425,6 +425,59 @@ impl Qcow2 {
             Ok(odd)
         })
         .await
+    }
+
+    /// Gives every cluster of a range a place, without writing its data.
+    pub(crate) async fn preallocate(&self, from: u64, to: u64, how: Preallocation) -> Result<()> {
+        if how == Preallocation::Off {
+            return Ok(());
+        }
+        self.begin().await?;
+        let shape = &self.shape;
+        let node = self.data()?;
+        let mut at = shape.down(from);
+        let end = shape.up(to);
+        while at < end {
+            let stop = (at - at % shape.l2_span() + shape.l2_span()).min(end);
+            let _own = self.own(at, stop - at).await;
+            let (host, count) = if shape.data_file {
+                (at, (stop - at) / shape.cluster())
+            } else {
+                self.alloc((stop - at) / shape.cluster()).await?
+            };
+            let mut unused = Vec::new();
+            self.with_l2(at, |meta, table| {
+                for i in 0..count {
+                    let guest = at + i * shape.cluster();
+                    let old = self.load_entry(meta, table, guest);
+                    let place = host + i * shape.cluster();
+                    if old == Entry::default() {
+                        self.store_entry(
+                            meta,
+                            table,
+                            guest,
+                            Entry { word: place | COPIED, bitmap: 0 },
+                        );
+                    } else if !shape.data_file {
+                        unused.push(place >> shape.cluster_bits);
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+            for cluster in unused {
+                self.drop_refs(cluster, 1).await?;
+            }
+            let host_end = host + count * shape.cluster();
+            if how != Preallocation::Metadata {
+                node.write_zeroes(host, host_end - host, false).await?;
+            } else if node.len() < host_end {
+                node.truncate(host_end).await?;
+            }
+            at += count * shape.cluster();
+            self.relieve().await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn discard_any(&self, offset: u64, len: u64) -> Result<()> {

@@ -137,7 +137,7 @@ pub(crate) async fn create(
     table.extend([0; 2]);
     table.extend((items.len() as u16).to_le_bytes());
     table.resize(32, 0);
-    let mut values = Vec::new();
+    let mut values: Vec<u8> = Vec::new();
     for (guid, flags, value) in &items {
         table.extend(guid);
         table.extend((REGION_LEN as u32 + values.len() as u32).to_le_bytes());

@@ -7,8 +7,8 @@
 mod create;
 mod log;
 
-pub use create::{VhdxCreate, VhdxKind};
 pub(crate) use create::create;
+pub use create::{VhdxCreate, VhdxKind};
 
 use super::mapped::{Layout, Mapped, Parts, Shape, Slot};
 use super::{Facts, MappedImage, OpenArgs, le32, le64, read_exactly};
@@ -34,10 +34,7 @@ const PHYSICAL_SECTOR: [u8; 16] = guid(0xcda3_48c7, 0x445d, 0x4471, 0x9cc9_e988_
 /// A GUID as it is stored: the first three parts little endian.
 const fn guid(a: u32, b: u16, c: u16, d: u64) -> [u8; 16] {
     let (a, b, c, d) = (a.to_le_bytes(), b.to_le_bytes(), c.to_le_bytes(), d.to_be_bytes());
-    [
-        a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6],
-        d[7],
-    ]
+    [a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]]
 }
 
 /// CRC-32C of `bytes`, with the four bytes at `hole` taken as zeros.
@@ -269,7 +266,9 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Mapped<Vhd
                 return bad("a block is beyond the end of the file");
             }
             let over = |from: u64, len: u64| place < from + len && from < stop;
-            if over(0, MIB) || over(log_at, log_len) || over(bat.at, bat.len)
+            if over(0, MIB)
+                || over(log_at, log_len)
+                || over(bat.at, bat.len)
                 || over(metadata.at, metadata.len)
             {
                 return bad("a block lies over metadata");

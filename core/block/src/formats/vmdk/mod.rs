@@ -5,8 +5,8 @@
 mod create;
 mod sparse;
 
-pub use create::{VmdkCreate, VmdkKind};
 pub(crate) use create::create;
+pub use create::{VmdkCreate, VmdkKind};
 
 use super::flat::Flat;
 use super::mapped::Mapped;
@@ -193,7 +193,8 @@ pub struct ExtentInfo {
 pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Vmdk> {
     let head = file.read(0, IoBuf::zeroed(512)).await?;
     let read_only = args.read_only || file.read_only();
-    let one = |len: u64, body: Body| Extent { start: 0, len, filename: file.filename().into(), body };
+    let one =
+        |len: u64, body: Body| Extent { start: 0, len, filename: file.filename().into(), body };
     let (description, description_at, len, extents);
     if &head[..4] == sparse::MAGIC || &head[..4] == sparse::COWD || le64(&head, 0) == 0xcafe_babe {
         let extent = sparse::open(file, read_only, args.for_check || args.no_io).await?;
@@ -218,7 +219,8 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Vmdk> {
         let bytes = read_exactly(file, "description", 0, file.len()).await?;
         let text = super::field_text(&bytes);
         let is_description = text.lines().map(str::trim).find(|line| !line.is_empty());
-        if !is_description.is_some_and(|line| line.starts_with('#') || line.starts_with("version")) {
+        if !is_description.is_some_and(|line| line.starts_with('#') || line.starts_with("version"))
+        {
             return Err(BlockError::invalid("Image not in VMDK format"));
         }
         let parsed = Description::parse(&text)?;
@@ -271,9 +273,10 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Vmdk> {
 impl Vmdk {
     fn extent_at(&self, offset: u64) -> Result<Arc<Extent>> {
         let extents = lock(&self.extents);
-        let found = extents.iter().flatten().find(|extent| {
-            offset >= extent.start && offset - extent.start < extent.len
-        });
+        let found = extents
+            .iter()
+            .flatten()
+            .find(|extent| offset >= extent.start && offset - extent.start < extent.len);
         found.cloned().ok_or_else(|| BlockError::corrupt("an extent of the disk is not open"))
     }
 
@@ -633,20 +636,24 @@ impl Image for Vmdk {
 
     fn facts(&self) -> Facts {
         let extents = lock(&self.extents);
-        let list: Vec<_> = extents.iter().flatten().map(|extent| {
-            let (format, cluster_size, compressed) = match &extent.body {
-                Body::Sparse(s) => ("SPARSE", Some(s.shape.block), s.layout.compressed),
-                Body::Flat(_) => ("FLAT", None, false),
-                Body::Zero => ("ZERO", None, false),
-            };
-            ExtentInfo {
-                compressed: compressed.then_some(true),
-                virtual_size: extent.len,
-                filename: extent.filename.clone(),
-                cluster_size,
-                format: format.into(),
-            }
-        }).collect();
+        let list: Vec<_> = extents
+            .iter()
+            .flatten()
+            .map(|extent| {
+                let (format, cluster_size, compressed) = match &extent.body {
+                    Body::Sparse(s) => ("SPARSE", Some(s.shape.block), s.layout.compressed),
+                    Body::Flat(_) => ("FLAT", None, false),
+                    Body::Zero => ("ZERO", None, false),
+                };
+                ExtentInfo {
+                    compressed: compressed.then_some(true),
+                    virtual_size: extent.len,
+                    filename: extent.filename.clone(),
+                    cluster_size,
+                    format: format.into(),
+                }
+            })
+            .collect();
         let info = VmdkInfo {
             create_type: self.description.create_type.clone(),
             cid: self.description.cid,
@@ -664,4 +671,3 @@ impl Image for Vmdk {
         Op::pending(async move { self.check_all().await })
     }
 }
-

@@ -48,11 +48,7 @@ fn bad<T>(text: impl Into<String>) -> Result<T> {
 }
 
 /// Opens an extent. `for_write` is false for read-only use.
-pub(super) async fn open(
-    file: &Arc<Node>,
-    read_only: bool,
-    no_io: bool,
-) -> Result<Mapped<Sparse>> {
+pub(super) async fn open(file: &Arc<Node>, read_only: bool, no_io: bool) -> Result<Mapped<Sparse>> {
     let head = read_exactly(file, "header", 0, 512).await?;
     if &head[..4] == COWD {
         return open_cowd(file, &head, read_only).await;
@@ -81,9 +77,7 @@ pub(super) async fn open(
     let per_table = u64::from(le32(&h, 44));
     let compressed = u32::from(le16(&h, 77)) == 1;
     if version > 3 {
-        return Err(BlockError::unsupported(format!(
-            "VMDK version {version} is not supported"
-        )));
+        return Err(BlockError::unsupported(format!("VMDK version {version} is not supported")));
     }
     if version == 3 && !read_only && !no_io && !compressed {
         return Err(BlockError::unsupported("VMDK version 3 must be read only"));
@@ -100,7 +94,10 @@ pub(super) async fn open(
         return bad("L1 size too big");
     }
     if le64(&h, 64).checked_mul(512).is_none_or(|end| end > file.len()) {
-        return bad(format!("File truncated, expecting at least {} bytes", u128::from(le64(&h, 64)) * 512));
+        return bad(format!(
+            "File truncated, expecting at least {} bytes",
+            u128::from(le64(&h, 64)) * 512
+        ));
     }
     let rgd = (flags & 2 != 0).then_some(le64(&h, 48));
     let (gd, rgd) = match rgd {
@@ -166,8 +163,7 @@ async fn open_cowd(file: &Arc<Node>, h: &[u8], read_only: bool) -> Result<Mapped
     }
     let raw = read_exactly(file, "grain directory", gd, tables * 4).await?;
     let tables = raw.chunks_exact(4).map(|w| u64::from(le32(w, 0)) * 512).collect();
-    let shape =
-        Shape { block: grain * 512, per_table: 4096, entry: 4, align: 512, lead: 0 };
+    let shape = Shape { block: grain * 512, per_table: 4096, entry: 4, align: 512, lead: 0 };
     let layout = Sparse {
         kind: Kind::Cowd,
         grain: grain * 512,
@@ -179,8 +175,7 @@ async fn open_cowd(file: &Arc<Node>, h: &[u8], read_only: bool) -> Result<Mapped
         description: None,
         wrote: AtomicBool::new(false),
     };
-    let parts =
-        Parts { layout, shape, size: sectors * 512, tables, end: file.len(), read_only };
+    let parts = Parts { layout, shape, size: sectors * 512, tables, end: file.len(), read_only };
     Mapped::new(file, parts)
 }
 
@@ -244,7 +239,8 @@ impl Layout for Sparse {
                 1 | 2 => Slot::Zero,
                 3 => {
                     // The number's low and high part have changed places.
-                    let number = (word & 0x0fff_0000_0000_0000) >> 48 | (word & 0xffff_ffff_ffff) << 12;
+                    let number =
+                        (word & 0x0fff_0000_0000_0000) >> 48 | (word & 0xffff_ffff_ffff) << 12;
                     let at = number.checked_mul(4096).and_then(|at| at.checked_add(grains));
                     Slot::Data(at.ok_or_else(|| BlockError::corrupt("a grain is out of range"))?)
                 }
@@ -294,7 +290,10 @@ impl Layout for Sparse {
         let len = raw.get(8..12).map_or(0, |len| le32(len, 0)) as usize;
         let data = raw.get(12..).and_then(|rest| rest.get(..len));
         let data = data.filter(|data| !data.is_empty());
-        inflate_zlib(data.ok_or_else(|| BlockError::corrupt("a compressed grain is cut short"))?, block)
+        inflate_zlib(
+            data.ok_or_else(|| BlockError::corrupt("a compressed grain is cut short"))?,
+            block,
+        )
     }
 
     fn pack(&self, at: u64, data: &[u8]) -> Option<Vec<u8>> {
@@ -348,7 +347,13 @@ pub(super) async fn create(
     if zero_grain {
         flags |= FLAG_ZERO_GRAIN;
     }
-    let version: u32 = if compressed { 3 } else if zero_grain { 2 } else { 1 };
+    let version: u32 = if compressed {
+        3
+    } else if zero_grain {
+        2
+    } else {
+        1
+    };
     let mut h = MAGIC.to_vec();
     h.extend(version.to_le_bytes());
     h.extend(flags.to_le_bytes());
