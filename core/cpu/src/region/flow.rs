@@ -24,12 +24,14 @@ pub fn after(op: &Op, changed: u64) -> u64 {
 }
 
 /// Finds what may have changed at the start of each block.
-pub(super) fn dirty(region: &mut Region) {
+pub(crate) fn dirty(region: &mut Region) {
     let mut again = true;
     while again {
         again = false;
         for i in 0..region.blocks.len() {
             let mut changed = region.blocks[i].dirty_in;
+            // Changed where a branch inside the instruction was: a helper may be jumped over.
+            let mut skipped = 0;
             let mut out = Vec::new();
             for op in &region.blocks[i].ops {
                 match *op {
@@ -39,6 +41,9 @@ pub(super) fn dirty(region: &mut Region) {
                     Op::GotoVar { .. } => {
                         out.extend(region.returns.iter().map(|&to| (to, changed)));
                     }
+                    Op::Insn { .. } => skipped = 0,
+                    Op::Branch { .. } | Op::Jump { .. } => skipped |= changed,
+                    Op::Label { .. } => changed |= skipped,
                     _ => changed = after(op, changed),
                 }
             }

@@ -125,6 +125,16 @@ impl Region {
         self.blocks[0].pc
     }
 
+    /// A region of given blocks, all in one page.
+    #[cfg(test)]
+    pub(crate) fn of_blocks(bits: [u8; FIRST_TEMP as usize], blocks: Vec<RBlock>) -> Self {
+        let starts = blocks.iter().enumerate().map(|(i, b)| (b.pc, i)).collect();
+        let returns = Vec::new();
+        let mut region = Self { mode: 0, blocks, pages: Vec::new(), returns, bits, starts };
+        flow::dirty(&mut region);
+        region
+    }
+
     /// Forms the region that starts at `pc`.
     ///
     /// `fetch` gives the bytes at a program counter, or nothing where the region is not to go;

@@ -1,0 +1,130 @@
+//! WebAssembly for regions.
+//!
+//! [`module`] makes one module of many regions. It imports the emulator's own memory and function
+//! table; each region is a function of the type [`Entry`](super::abi::Entry) that an element segment puts
+//! into a slot of that table when the module is instantiated, so that a slot is a function
+//! pointer for Rust. What regions call are [`Shims`](super::abi::Shims), whose function pointers are slots of
+//! the same table.
+//!
+//! Guest variables are locals while a region runs: of 32 bits where the mode says that no more of them
+//! are used, of 64 otherwise, of 128 for vectors. All of them are read at the start; ways out that are seldom taken
+//! share one place that writes all of them back.
+
+mod func;
+mod graph;
+mod int;
+mod memory;
+mod vector;
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests;
+
+use std::borrow::Cow;
+
+use wasm_encoder::{
+    BranchHints, CodeSection, ConstExpr, ElementSection, Elements, EntityType, FunctionSection,
+    ImportSection, MemoryType, Module, RefType, TableType, TypeSection, ValType,
+};
+
+use crate::region::Region;
+
+/// Slots of the function table that hold the shims ([`Shims`](super::abi::Shims)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named as the shims are")]
+pub struct Slots {
+    pub load: u32,
+    pub store: u32,
+    pub probe: u32,
+    pub vload: u32,
+    pub vstore: u32,
+    pub vec_op: u32,
+    pub pure: u32,
+    pub call: u32,
+    pub trap: u32,
+}
+
+#[cfg(target_arch = "wasm32")]
+impl From<&super::abi::Shims> for Slots {
+    fn from(s: &super::abi::Shims) -> Self {
+        Self {
+            load: s.load as usize as u32,
+            store: s.store as usize as u32,
+            probe: s.probe as usize as u32,
+            vload: s.vload as usize as u32,
+            vstore: s.vstore as usize as u32,
+            vec_op: s.vec_op as usize as u32,
+            pure: s.pure as usize as u32,
+            call: s.call as usize as u32,
+            trap: s.trap as usize as u32,
+        }
+    }
+}
+
+/// Function types, in the order of the type section.
+#[derive(Clone, Copy)]
+enum Type {
+    Entry,
+    Load,
+    Store,
+    Probe,
+    VecOp,
+    Call,
+    Trap,
+}
+
+/// The name that memory and table are imported under.
+pub const IMPORTS: &str = "e";
+
+/// A module with a function for each region, to be put into the slot beside it.
+pub fn module(regions: &[(&Region, u32)], shims: &Slots) -> Vec<u8> {
+    use ValType::{I32, I64};
+    let mut types = TypeSection::new();
+    types.ty().function([I32], [I32]);
+    types.ty().function([I32, I64, I32], [I64]);
+    types.ty().function([I32, I64, I64, I32], []);
+    types.ty().function([I32, I64, I32], []);
+    types.ty().function([I32, I32, I32], []);
+    types.ty().function([I32, I32], [I64]);
+    types.ty().function([I32, I32, I64], []);
+
+    let mut imports = ImportSection::new();
+    let memory = MemoryType {
+        minimum: 0,
+        maximum: None,
+        memory64: false,
+        shared: false,
+        page_size_log2: None,
+    };
+    let table = TableType {
+        element_type: RefType::FUNCREF,
+        table64: false,
+        minimum: 0,
+        maximum: None,
+        shared: false,
+    };
+    imports.import(IMPORTS, "m", EntityType::Memory(memory));
+    imports.import(IMPORTS, "t", EntityType::Table(table));
+
+    let mut functions = FunctionSection::new();
+    let mut elements = ElementSection::new();
+    let mut hints = BranchHints::new();
+    let mut code = CodeSection::new();
+    for (i, &(region, slot)) in regions.iter().enumerate() {
+        let i = i as u32;
+        functions.function(Type::Entry as u32);
+        elements.active(
+            None,
+            &ConstExpr::i32_const(slot as i32),
+            Elements::Functions(Cow::Owned(vec![i])),
+        );
+        let (body, seldom) = func::body(region, shims);
+        code.function(&body);
+        if !seldom.is_empty() {
+            hints.function_hints(i, seldom);
+        }
+    }
+    let mut module = Module::new();
+    module.section(&types).section(&imports).section(&functions).section(&elements);
+    module.section(&hints).section(&code);
+    module.finish()
+}

@@ -1,0 +1,771 @@
+//! Regions of random operations, run as WebAssembly and by a reference written down plainly.
+
+use std::collections::BTreeMap;
+
+use wasmi::{
+    Caller, Config, Engine, Func, Linker, Memory, MemoryType, Nullable, Ref, RefType, Store, Table,
+    TableType,
+};
+
+use super::{IMPORTS, Slots, module};
+use crate::frame::{FIRST_TEMP, FIRST_VTEMP, Var, VecVar};
+use crate::ir::opt::{eval_bin, eval_deposit, eval_extract, eval_un};
+use crate::ir::{Addr, BinOp, Cmp, Cond, Fx, Label, Mem, Op, UnOp, Val, Width};
+use crate::jit::abi::{Context, TLB_BITS, fast, int_offset, stop, vec_offset};
+use crate::region::{RBlock, Region};
+
+const CTX: usize = 0x100;
+const FRAME: usize = 0x1000;
+const TLB: usize = 0x1_0000;
+const RAM: usize = 0x8_0000;
+const PAGES: usize = 5;
+const PAGE: u64 = 4096;
+/// Pages of the guest: reads and writes direct twice, reads only, neither, not there.
+const DIRECT: [(bool, bool, bool); PAGES] = [
+    (true, true, true),
+    (true, true, true),
+    (true, false, true),
+    (false, false, true),
+    (false, false, false),
+];
+const MMU: u8 = 1;
+
+const SLOTS: Slots = Slots {
+    load: 1,
+    store: 2,
+    probe: 3,
+    vload: 4,
+    vstore: 5,
+    vec_op: 6,
+    pure: 7,
+    call: 8,
+    trap: 9,
+};
+const REGION: u32 = 11;
+
+/// Whether an access of so many bytes faults.
+fn faults(linear: u64, bytes: u64) -> bool {
+    let last = linear.wrapping_add(bytes - 1);
+    let there = |a: u64| a / PAGE < PAGES as u64 && DIRECT[(a / PAGE) as usize].2;
+    !there(linear) || !there(last)
+}
+
+fn pure(f: u32, args: &[u64; 6]) -> u64 {
+    args.iter().fold(u64::from(f), |n, a| n.rotate_left(7) ^ a)
+}
+
+fn vec_op(kind: u16, a: u128, b: u128, imm: u8) -> u128 {
+    a.rotate_left(u32::from(imm)).wrapping_add(b ^ u128::from(kind))
+}
+
+/// What the helper of these tests does to the frame.
+fn helper(ints: &mut [u64], args: &[u64; 6]) -> u64 {
+    let old = ints[5];
+    ints[5] = args[0].wrapping_add(ints[1]) & 0xffff_ffff;
+    old
+}
+
+struct Host {
+    memory: Memory,
+}
+
+type C<'a> = Caller<'a, Option<Host>>;
+
+fn peek<const N: usize>(c: &C<'_>, at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    let memory = c.data().as_ref().unwrap().memory;
+    memory.read(c, at, &mut out).unwrap();
+    out
+}
+
+fn poke(c: &mut C<'_>, at: usize, bytes: &[u8]) {
+    let memory = c.data().as_ref().unwrap().memory;
+    memory.write(c, at, bytes).unwrap();
+}
+
+fn status(c: &mut C<'_>, linear: u64, bytes: u64) -> bool {
+    let bad = faults(linear, bytes);
+    let code = if bad { stop::FAULT } else { 0 };
+    poke(c, CTX + Context::STATUS as usize, &code.to_le_bytes());
+    !bad
+}
+
+fn args(c: &C<'_>) -> [u64; 6] {
+    std::array::from_fn(|n| u64::from_le_bytes(peek(c, CTX + Context::ARGS as usize + 8 * n)))
+}
+
+/// A machine that runs modules.
+struct Wasm {
+    store: Store<Option<Host>>,
+    memory: Memory,
+    table: Table,
+}
+
+impl Wasm {
+    fn new() -> Self {
+        let engine = Engine::new(&Config::default());
+        let mut store = Store::new(&engine, None);
+        let memory = Memory::new(&mut store, MemoryType::new(16, None)).unwrap();
+        *store.data_mut() = Some(Host { memory });
+        let null = Ref::Func(Nullable::Null);
+        let table = Table::new(&mut store, TableType::new(RefType::Func, 16, None), null).unwrap();
+        let load = |mut c: C<'_>, _: i32, linear: i64, a: i32| -> i64 {
+            let bytes = a as u64 & 0xffff;
+            if !status(&mut c, linear as u64, bytes) {
+                return 0;
+            }
+            let v = u64::from_le_bytes(peek(&c, RAM + linear as usize));
+            (v & u64::MAX >> (64 - 8 * bytes)) as i64
+        };
+        let store_ = |mut c: C<'_>, _: i32, linear: i64, v: i64, a: i32| {
+            let bytes = a as u64 & 0xffff;
+            if status(&mut c, linear as u64, bytes) {
+                poke(&mut c, RAM + linear as usize, &v.to_le_bytes()[..bytes as usize]);
+            }
+        };
+        let probe = |mut c: C<'_>, _: i32, linear: i64, a: i32| {
+            status(&mut c, linear as u64, a as u64 & 0xffff);
+        };
+        let vload = |mut c: C<'_>, _: i32, linear: i64, a: i32| {
+            let bytes = a as u64 & 0xffff;
+            if status(&mut c, linear as u64, bytes) {
+                let mut v: [u8; 16] = peek(&c, RAM + linear as usize);
+                v[bytes as usize..].fill(0);
+                poke(&mut c, FRAME + vec_offset((a as u32 >> 24) as u8) as usize, &v);
+            }
+        };
+        let vstore = |mut c: C<'_>, _: i32, linear: i64, a: i32| {
+            let bytes = a as u64 & 0xffff;
+            if status(&mut c, linear as u64, bytes) {
+                let v: [u8; 16] = peek(&c, FRAME + vec_offset((a as u32 >> 24) as u8) as usize);
+                poke(&mut c, RAM + linear as usize, &v[..bytes as usize]);
+            }
+        };
+        let vec = |mut c: C<'_>, _: i32, kind: i32, vars: i32| {
+            let at = |n: u32| FRAME + vec_offset((vars as u32 >> n) as u8) as usize;
+            let get = |n| u128::from_le_bytes(peek(&c, at(n)));
+            let v = vec_op(kind as u16, get(8), get(16), (kind >> 16) as u8);
+            poke(&mut c, at(0), &v.to_le_bytes());
+        };
+        let pure = |c: C<'_>, _: i32, f: i32| -> i64 { pure(f as u32, &args(&c)) as i64 };
+        let call = |mut c: C<'_>, _: i32, _: i32| -> i64 {
+            let a = args(&c);
+            let mut ints: Vec<u64> = (0..8)
+                .map(|v| u64::from_le_bytes(peek(&c, FRAME + int_offset(v) as usize)))
+                .collect();
+            let v = helper(&mut ints, &a);
+            for (v, n) in ints.iter().enumerate() {
+                poke(&mut c, FRAME + int_offset(v as u8) as usize, &n.to_le_bytes());
+            }
+            poke(&mut c, CTX + Context::STATUS as usize, &[0; 4]);
+            v as i64
+        };
+        let trap = |mut c: C<'_>, _: i32, id: i32, arg: i64| {
+            poke(&mut c, CTX + Context::ARGS as usize, &(id as u64).to_le_bytes());
+            poke(&mut c, CTX + Context::ARGS as usize + 8, &arg.to_le_bytes());
+        };
+        let s = &mut store;
+        let shims = [
+            Func::wrap(&mut *s, load),
+            Func::wrap(&mut *s, store_),
+            Func::wrap(&mut *s, probe),
+            Func::wrap(&mut *s, vload),
+            Func::wrap(&mut *s, vstore),
+            Func::wrap(&mut *s, vec),
+            Func::wrap(&mut *s, pure),
+            Func::wrap(&mut *s, call),
+            Func::wrap(&mut *s, trap),
+        ];
+        for (i, f) in shims.into_iter().enumerate() {
+            table.set(&mut store, i as u64 + 1, Ref::Func(Nullable::Val(f))).unwrap();
+        }
+        Self { store, memory, table }
+    }
+
+    /// Runs a region; answers with why it stopped.
+    fn run(&mut self, region: &Region, state: &mut State) -> u32 {
+        let bytes = module(&[(region, REGION)], &SLOTS);
+        wasmparser::validate(&bytes).unwrap_or_else(|e| panic!("{e}: {:#x?}", region.blocks));
+        let module = wasmi::Module::new(self.store.engine(), &bytes).unwrap();
+        let mut linker = Linker::new(self.store.engine());
+        linker.define(IMPORTS, "m", self.memory).unwrap();
+        linker.define(IMPORTS, "t", self.table).unwrap();
+        linker.instantiate_and_start(&mut self.store, &module).unwrap();
+
+        let mut put =
+            |at: usize, bytes: &[u8]| self.memory.write(&mut self.store, at, bytes).unwrap();
+        for (v, n) in state.ints.iter().enumerate() {
+            put(FRAME + int_offset(v as u8) as usize, &n.to_le_bytes());
+        }
+        for (v, n) in state.vecs.iter().enumerate() {
+            put(FRAME + vec_offset(v as u8) as usize, &n.to_le_bytes());
+        }
+        put(RAM, &state.ram);
+        for i in 0..1 << TLB_BITS {
+            let at = TLB + i * fast::SIZE as usize;
+            let (read, write, _) = DIRECT.get(i).copied().unwrap_or_default();
+            let tag = |on: bool| if on { i as u64 * PAGE | u64::from(MMU) } else { u64::MAX };
+            put(at + fast::READ as usize, &tag(read).to_le_bytes());
+            put(at + fast::WRITE as usize, &tag(write).to_le_bytes());
+            put(at + fast::HOST as usize, &(RAM as u64).to_le_bytes());
+        }
+        put(CTX + Context::FRAME as usize, &(FRAME as u64).to_le_bytes());
+        put(CTX + Context::TLB as usize, &(TLB as u64).to_le_bytes());
+        put(CTX + Context::LEFT as usize, &state.left.to_le_bytes());
+        put(CTX + Context::STATUS as usize, &[0xff; 4]);
+        put(CTX + Context::PAGES as usize, &1u32.to_le_bytes());
+
+        let Some(Ref::Func(Nullable::Val(f))) = self.table.get(&self.store, REGION.into()) else {
+            panic!("the region is in its slot");
+        };
+        let f = f.typed::<i32, i32>(&self.store).unwrap();
+        let code = f.call(&mut self.store, CTX as i32).unwrap();
+
+        let get = |at: usize, bytes: &mut [u8]| self.memory.read(&self.store, at, bytes).unwrap();
+        let mut word = [0; 8];
+        for (v, n) in state.ints.iter_mut().enumerate() {
+            get(FRAME + int_offset(v as u8) as usize, &mut word);
+            *n = u64::from_le_bytes(word);
+        }
+        let mut vec = [0; 16];
+        for (v, n) in state.vecs.iter_mut().enumerate() {
+            get(FRAME + vec_offset(v as u8) as usize, &mut vec);
+            *n = u128::from_le_bytes(vec);
+        }
+        get(RAM, &mut state.ram);
+        get(CTX + Context::LEFT as usize, &mut word);
+        state.left = i64::from_le_bytes(word);
+        get(CTX + Context::PC as usize, &mut word);
+        state.pc = u64::from_le_bytes(word);
+        code as u32
+    }
+}
+
+/// What a region works on.
+#[derive(Clone, Debug, PartialEq)]
+struct State {
+    ints: Vec<u64>,
+    vecs: Vec<u128>,
+    ram: Vec<u8>,
+    left: i64,
+    pc: u64,
+}
+
+/// How an op ended.
+enum Flow {
+    On,
+    Fault,
+    To(Label),
+    Exit(u64, u32),
+    /// To a computed place.
+    Jump(u64),
+}
+
+impl State {
+    fn val(&self, v: Val) -> u64 {
+        match v {
+            Val::Var(v) => self.ints[usize::from(v.0)],
+            Val::Imm(n) => n,
+        }
+    }
+
+    fn cmp(&self, c: &Cmp) -> bool {
+        c.cond.eval(c.w, self.val(c.a), self.val(c.b))
+    }
+
+    fn addr(&self, a: &Addr) -> u64 {
+        let var = |v: Option<Var>| v.map_or(0, |v| self.ints[usize::from(v.0)]);
+        let sum = var(a.base).wrapping_add(var(a.index) << a.scale).wrapping_add(a.disp as u64);
+        (sum & a.wrap.mask()).wrapping_add(var(a.segment)) & a.lin.mask()
+    }
+
+    fn op(&mut self, op: &Op) -> Flow {
+        let mut set = None;
+        match *op {
+            Op::Mov { w, d, a } => set = Some((d, self.val(a) & w.mask())),
+            Op::Bin { op, w, d, a, b } => {
+                set = Some((d, eval_bin(op, w, self.val(a), self.val(b))))
+            }
+            Op::Un { op, w, d, a } => set = Some((d, eval_un(op, w, self.val(a)))),
+            Op::Sext { from, to, d, a } => set = Some((d, from.sext(self.val(a)) & to.mask())),
+            Op::Extract { d, a, pos, len } => set = Some((d, eval_extract(self.val(a), pos, len))),
+            Op::Deposit { d, a, b, pos, len } => {
+                set = Some((d, eval_deposit(self.val(a), self.val(b), pos, len)));
+            }
+            Op::Set { d, cmp } => set = Some((d, self.cmp(&cmp).into())),
+            Op::Select { w, d, cmp, x, y } => {
+                let v = if self.cmp(&cmp) { x } else { y };
+                set = Some((d, self.val(v) & w.mask()));
+            }
+            Op::Lea { d, addr } => set = Some((d, self.addr(&addr))),
+            Op::Load { w, d, addr, .. } | Op::LoadSext { w, d, addr, .. } => {
+                let at = self.addr(&addr);
+                if faults(at, w.bytes().into()) {
+                    return Flow::Fault;
+                }
+                let mut bytes = [0; 8];
+                let n = w.bytes() as usize;
+                bytes[..n].copy_from_slice(&self.ram[at as usize..at as usize + n]);
+                let v = u64::from_le_bytes(bytes);
+                set = Some((
+                    d,
+                    match *op {
+                        Op::LoadSext { to, .. } => w.sext(v) & to.mask(),
+                        _ => v,
+                    },
+                ));
+            }
+            Op::Store { w, a, addr, .. } => {
+                let at = self.addr(&addr);
+                if faults(at, w.bytes().into()) {
+                    return Flow::Fault;
+                }
+                let n = w.bytes() as usize;
+                let bytes = self.val(a).to_le_bytes();
+                self.ram[at as usize..at as usize + n].copy_from_slice(&bytes[..n]);
+            }
+            Op::Probe { size, addr, .. } => {
+                if faults(self.addr(&addr), size.into()) {
+                    return Flow::Fault;
+                }
+            }
+            Op::VMov { d, a } => self.vecs[usize::from(d.0)] = self.vecs[usize::from(a.0)],
+            Op::VConst { d, value } => self.vecs[usize::from(d.0)] = value,
+            Op::VLoad { size, d, addr, .. } => {
+                let (at, n) = (self.addr(&addr), usize::from(size));
+                if faults(at, n as u64) {
+                    return Flow::Fault;
+                }
+                let mut bytes = [0; 16];
+                bytes[..n].copy_from_slice(&self.ram[at as usize..at as usize + n]);
+                self.vecs[usize::from(d.0)] = u128::from_le_bytes(bytes);
+            }
+            Op::VStore { size, a, addr, .. } => {
+                let (at, n) = (self.addr(&addr), usize::from(size));
+                if faults(at, n as u64) {
+                    return Flow::Fault;
+                }
+                let bytes = self.vecs[usize::from(a.0)].to_le_bytes();
+                self.ram[at as usize..at as usize + n].copy_from_slice(&bytes[..n]);
+            }
+            Op::VGet { w, d, a, lane } => {
+                let v = self.vecs[usize::from(a.0)] >> (u32::from(lane) * w.bits());
+                set = Some((d, v as u64 & w.mask()));
+            }
+            Op::VPut { w, d, a, lane } => {
+                let at = u32::from(lane) * w.bits();
+                let v = u128::from(self.val(a) & w.mask()) << at;
+                let d = &mut self.vecs[usize::from(d.0)];
+                *d = *d & !(u128::from(w.mask()) << at) | v;
+            }
+            Op::VecOp { kind, d, a, b, imm } => {
+                let (a, b) = (self.vecs[usize::from(a.0)], self.vecs[usize::from(b.0)]);
+                self.vecs[usize::from(d.0)] = vec_op(kind, a, b, imm);
+            }
+            Op::Pure { f, d, args } => {
+                set = Some((d, pure(f.into(), &args.map(|a| self.val(a)))));
+            }
+            Op::Call { d, args, .. } => {
+                let args = args.map(|a| self.val(a));
+                let v = helper(&mut self.ints, &args);
+                set = d.map(|d| (d, v));
+            }
+            Op::Jump { label } => return Flow::To(label),
+            Op::Branch { cmp, label } if self.cmp(&cmp) => return Flow::To(label),
+            Op::TrapIf { cmp, .. } if self.cmp(&cmp) => return Flow::Fault,
+            Op::Trap { .. } => return Flow::Fault,
+            Op::ExitIf { cmp, pc } if self.cmp(&cmp) => return Flow::Exit(pc, stop::LOOKUP),
+            Op::Goto { pc } => return Flow::Exit(pc, stop::LOOKUP),
+            Op::GotoVar { pc: Val::Var(v) } => return Flow::Jump(self.val(v.into())),
+            Op::GotoVar { pc } => return Flow::Exit(self.val(pc), stop::LOOKUP),
+            Op::Leave { pc } => return Flow::Exit(self.val(pc), stop::LEAVE),
+            _ => {}
+        }
+        if let Some((d, v)) = set {
+            self.ints[usize::from(d.0)] = v;
+        }
+        Flow::On
+    }
+
+    /// Runs a region as it is meant.
+    fn run(&mut self, region: &Region) -> u32 {
+        let mut block = &region.blocks[0];
+        'block: loop {
+            if self.left < block.insns.into() {
+                self.pc = block.pc;
+                return stop::LOOKUP;
+            }
+            let mut i = 0;
+            let mut here = block.pc;
+            self.left += 1;
+            loop {
+                let op = &block.ops[i];
+                if let Op::Insn { pc, .. } = *op {
+                    here = pc;
+                    self.left -= 1;
+                }
+                i += 1;
+                match self.op(op) {
+                    Flow::On => {}
+                    Flow::To(label) => {
+                        i += block.ops[i..]
+                            .iter()
+                            .position(|o| *o == Op::Label { label })
+                            .expect("forward");
+                    }
+                    Flow::Fault => {
+                        self.pc = here;
+                        return stop::FAULT;
+                    }
+                    Flow::Jump(pc) => {
+                        self.left -= 1;
+                        self.pc = pc;
+                        match region.block_at(pc).filter(|to| region.returns.contains(to)) {
+                            Some(to) => {
+                                block = &region.blocks[to];
+                                continue 'block;
+                            }
+                            None => return stop::LOOKUP,
+                        }
+                    }
+                    Flow::Exit(pc, why) => {
+                        self.left -= 1;
+                        self.pc = pc;
+                        match region.block_at(pc) {
+                            Some(to) if why == stop::LOOKUP => {
+                                block = &region.blocks[to];
+                                continue 'block;
+                            }
+                            _ => return why,
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Makes up ops.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 11) % n
+    }
+
+    fn width(&mut self) -> Width {
+        [Width::W8, Width::W16, Width::W32, Width::W64][self.below(4) as usize]
+    }
+
+    /// A guest variable that is read.
+    fn guest(&mut self) -> Var {
+        Var(self.below(8) as u8)
+    }
+
+    fn number(&mut self) -> u64 {
+        let n = self.next();
+        match self.below(6) {
+            0 => 0,
+            1 => n % 80,
+            2 => u64::MAX - n % 3,
+            3 => 1 << (n % 64),
+            4 => n & 0xffff_ffff,
+            _ => n,
+        }
+    }
+
+    fn val(&mut self, temps: u8) -> Val {
+        match self.below(5) {
+            0 => Val::Imm(self.number()),
+            1 | 2 if temps > 0 => Val::Var(Var(FIRST_TEMP + self.below(temps.into()) as u8)),
+            _ => Val::Var(self.guest()),
+        }
+    }
+
+    fn cmp(&mut self, temps: u8) -> Cmp {
+        use Cond::*;
+        let all = [Eq, Ne, LtU, LeU, GtU, GeU, LtS, LeS, GtS, GeS, TestZ, TestNz];
+        let (cond, w) = (all[self.below(12) as usize], self.width());
+        let a = self.val(temps);
+        let b = if self.below(4) == 0 { a } else { self.val(temps) };
+        Cmp { cond, w, a, b }
+    }
+
+    /// An address that is mostly in the pages there are: in variable 6, which holds one.
+    fn addr(&mut self) -> Addr {
+        let mut a = Addr::flat(Var(6));
+        a.disp = self.below(64) as i64 - 8;
+        match self.below(5) {
+            0 => (a.index, a.scale) = (Some(Var(7)), self.below(4) as u8),
+            1 => a.segment = Some(Var(7)),
+            2 => a = Addr::fixed(self.below(PAGE * PAGES as u64)),
+            _ => {}
+        }
+        a.wrap = [Width::W16, Width::W32, Width::W64][self.below(3) as usize];
+        a.lin = [Width::W32, Width::W64][self.below(2) as usize];
+        a
+    }
+
+    fn vec(&mut self) -> VecVar {
+        VecVar(if self.below(3) == 0 { FIRST_VTEMP } else { self.below(4) as u8 })
+    }
+
+    /// An op that writes `d` and cannot fault.
+    fn compute(&mut self, d: Var, temps: u8) -> Op {
+        use BinOp::*;
+        let bins = [
+            Add, Sub, Mul, MulHiU, MulHiS, DivU, RemU, DivS, RemS, And, Or, Xor, AndNot, Shl, Shr,
+            Sar, Rol, Ror,
+        ];
+        let uns = [UnOp::Neg, UnOp::Not, UnOp::Bswap, UnOp::Clz, UnOp::Ctz, UnOp::Popcnt];
+        let w = self.width();
+        let a = self.val(temps);
+        match self.below(16) {
+            0 => Op::Mov { w, d, a },
+            1 => Op::Un { op: uns[self.below(6) as usize], w, d, a },
+            2 => {
+                let to = self.width();
+                Op::Sext { from: w.min(to), to: w.max(to), d, a }
+            }
+            3 => {
+                let pos = self.below(64) as u8;
+                Op::Extract { d, a, pos, len: 1 + self.below(u64::from(64 - pos)) as u8 }
+            }
+            4 => {
+                let pos = self.below(64) as u8;
+                let len = 1 + self.below(u64::from(64 - pos)) as u8;
+                Op::Deposit { d, a, b: self.val(temps), pos, len }
+            }
+            5 => Op::Set { d, cmp: self.cmp(temps) },
+            6 => Op::Select { w, d, cmp: self.cmp(temps), x: a, y: self.val(temps) },
+            7 => {
+                let mut addr = self.addr();
+                addr.base = Some(self.guest());
+                Op::Lea { d, addr }
+            }
+            8 => {
+                let w = self.width();
+                let lane = self.below(u64::from(16 / w.bytes())) as u8;
+                Op::VGet { w, d, a: VecVar(self.below(4) as u8), lane }
+            }
+            9 => Op::Pure {
+                f: self.below(99) as u16,
+                d,
+                args: std::array::from_fn(|_| self.val(temps)),
+            },
+            _ => {
+                let op = bins[self.below(18) as usize];
+                Op::Bin { op, w, d, a, b: self.val(temps) }
+            }
+        }
+    }
+
+    fn insn(&mut self, pc: u64, ops: &mut Vec<Op>, label: &mut u16) {
+        ops.push(Op::Insn { pc, len: 1 });
+        let mut temps = 0;
+        let fresh = |temps: &mut u8| {
+            *temps += 1;
+            Var(FIRST_TEMP + *temps - 1)
+        };
+        let mem = Mem::plain(MMU);
+        if self.below(3) == 0 {
+            let addr = self.addr();
+            let w = self.width();
+            match self.below(8) {
+                0 => {
+                    let d = fresh(&mut temps);
+                    let to = self.width();
+                    ops.push(Op::LoadSext { w: w.min(to), to: w.max(to), d, addr, mem });
+                }
+                1 => ops.push(Op::Store { w, a: self.val(temps), addr, mem }),
+                2 => {
+                    // A read-modify-write.
+                    let mem = Mem::rmw(MMU);
+                    let d = fresh(&mut temps);
+                    ops.push(Op::Load { w, d, addr, mem });
+                    let d = fresh(&mut temps);
+                    ops.push(self.compute(d, temps - 1));
+                    ops.push(Op::Store { w, a: d.into(), addr, mem });
+                }
+                3 => ops.push(Op::Probe { size: 1 + self.below(64) as u16, addr, mem }),
+                4 => {
+                    let size = 1 << self.below(5);
+                    ops.push(Op::VLoad { size, d: VecVar(FIRST_VTEMP + 1), addr, mem });
+                    ops.push(Op::VMov { d: self.vec(), a: VecVar(FIRST_VTEMP + 1) });
+                }
+                5 => ops.push(Op::VStore { size: 1 << self.below(5), a: VecVar(1), addr, mem }),
+                _ => {
+                    let d = fresh(&mut temps);
+                    ops.push(Op::Load { w, d, addr, mem });
+                }
+            }
+        }
+        for _ in 0..self.below(3) {
+            let d = fresh(&mut temps);
+            ops.push(self.compute(d, temps - 1));
+        }
+        match self.below(12) {
+            0 => ops.push(Op::TrapIf { cmp: self.cmp(temps), id: 3, arg: self.val(temps) }),
+            1 => {
+                let l = Label(*label);
+                *label += 1;
+                ops.push(Op::Branch { cmp: self.cmp(temps), label: l });
+                ops.push(self.guest_op(temps));
+                if self.below(2) == 0 {
+                    let fx = Fx::READS | Fx::WRITES;
+                    let args = std::array::from_fn(|_| self.val(temps));
+                    ops.push(Op::Call { f: 4, d: None, args, fx });
+                }
+                ops.push(Op::Label { label: l });
+            }
+            2 => {
+                let (d, a) = (VecVar(self.below(4) as u8), VecVar(self.below(4) as u8));
+                let (b, imm) = (VecVar(self.below(4) as u8), self.below(128) as u8);
+                ops.push(Op::VecOp { kind: self.below(999) as u16, d, a, b, imm });
+            }
+            3 => {
+                let w = self.width();
+                let lane = self.below(u64::from(16 / w.bytes())) as u8;
+                let d = VecVar(self.below(4) as u8);
+                ops.push(Op::VPut { w, d, a: self.val(temps), lane });
+            }
+            4 => ops.push(Op::VConst { d: VecVar(2), value: u128::from(self.next()) << 33 }),
+            _ => {}
+        }
+        if self.below(4) > 0 {
+            ops.push(self.guest_op(temps));
+        }
+    }
+
+    /// Writes a guest variable; the narrow ones with nothing above their 32 bits.
+    fn guest_op(&mut self, temps: u8) -> Op {
+        let d = Var(self.below(6) as u8);
+        if d.0 >= 4 {
+            return Op::Mov { w: Width::W32, d, a: self.val(temps) };
+        }
+        self.compute(d, temps)
+    }
+}
+
+/// Variables 4 to 7 are of 32 bits.
+fn bits() -> [u8; FIRST_TEMP as usize] {
+    std::array::from_fn(|v| if (4..8).contains(&v) { 32 } else { 64 })
+}
+
+fn state(r: &mut Random) -> State {
+    let mut s = State {
+        ints: (0..256).map(|_| r.number()).collect(),
+        vecs: (0..64).map(|_| u128::from(r.next()) << 64 | u128::from(r.next())).collect(),
+        ram: (0..PAGES * PAGE as usize).map(|_| r.next() as u8).collect(),
+        left: 10 + r.below(200) as i64,
+        pc: 0,
+    };
+    for v in 4..8 {
+        s.ints[v] &= 0xffff_ffff;
+    }
+    s.ints[6] = r.below(PAGE * PAGES as u64 - 64) & !r.below(9);
+    s.ints[7] = r.below(64);
+    s
+}
+
+fn compare(wasm: &mut Wasm, region: &Region, before: &State) {
+    let (mut want, mut got) = (before.clone(), before.clone());
+    let why = want.run(region);
+    let stopped = wasm.run(region, &mut got);
+    let ops = || {
+        let all: Vec<_> = region.blocks.iter().map(|b| crate::ir::text::dump(&b.ops)).collect();
+        all.join("--\n")
+    };
+    assert_eq!((stopped, got.pc, got.left), (why, want.pc, want.left), "{}", ops());
+    let guest = usize::from(FIRST_TEMP);
+    for v in 0..guest {
+        assert_eq!(got.ints[v], want.ints[v], "v{v}, {:x?}\n{}", &before.ints[..8], ops());
+    }
+    for v in 0..usize::from(FIRST_VTEMP) {
+        assert_eq!(got.vecs[v], want.vecs[v], "x{v}\n{}", ops());
+    }
+    assert!(got.ram == want.ram, "memory\n{}", ops());
+}
+
+#[test]
+fn every_integer_operation_of_every_width_gives_what_the_interpreter_gives() {
+    use BinOp::*;
+    let bins = [
+        Add, Sub, Mul, MulHiU, MulHiS, DivU, RemU, DivS, RemS, And, Or, Xor, AndNot, Shl, Shr, Sar,
+        Rol, Ror,
+    ];
+    let numbers: [u64; 12] =
+        [0, 1, 7, 8, 31, 32, 0x80, 0xff80, 0x8000_0000, 0xffff_ffff, 1 << 63, u64::MAX];
+    let mut wasm = Wasm::new();
+    let mut r = Random(99);
+    for op in bins {
+        for w in [Width::W8, Width::W16, Width::W32, Width::W64] {
+            let mut ops = vec![Op::Insn { pc: 0, len: 1 }];
+            let mut d = 8;
+            for b in [Val::Var(Var(1)), Val::Imm(3), Val::Imm(40), Val::Imm(u64::MAX)] {
+                ops.push(Op::Bin { op, w, d: Var(d), a: Var(0).into(), b });
+                d += 1;
+            }
+            ops.push(Op::Goto { pc: 99 });
+            let block = RBlock { pc: 0, page: 0, insns: 1, ops, dirty_in: 0 };
+            let region = Region::of_blocks(bits(), vec![block]);
+            let mut s = state(&mut r);
+            for a in numbers {
+                let b = numbers[r.below(12) as usize];
+                (s.ints[0], s.ints[1]) = (a, b);
+                compare(&mut wasm, &region, &s);
+                (s.ints[0], s.ints[1]) = (b, a);
+                compare(&mut wasm, &region, &s);
+            }
+        }
+    }
+}
+
+#[test]
+fn random_regions_end_in_the_state_that_a_plain_reading_of_their_ops_gives() {
+    let mut wasm = Wasm::new();
+    let mut stops = BTreeMap::new();
+    for seed in 1..1500u64 {
+        let mut r = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let n = 1 + r.below(6);
+        let mut blocks = Vec::new();
+        for b in 0..n {
+            let (pc, mut ops, mut label) = (b * 64, Vec::new(), 0);
+            let insns = 1 + r.below(8);
+            for k in 0..insns {
+                r.insn(pc + k, &mut ops, &mut label);
+                if r.below(4) == 0 {
+                    // Any block, or somewhere else.
+                    let to = r.below(n + 1) * 64;
+                    ops.push(Op::ExitIf { cmp: r.cmp(0), pc: to });
+                }
+            }
+            ops.push(match r.below(8) {
+                0 => Op::GotoVar { pc: r.val(0) },
+                1 => Op::GotoVar { pc: Var(7).into() },
+                2 => Op::Leave { pc: r.val(0) },
+                3 => Op::Trap { id: 1, arg: r.val(0) },
+                _ => Op::Goto { pc: r.below(n + 1) * 64 },
+            });
+            blocks.push(RBlock { pc, page: 0, insns: insns as u32, ops, dirty_in: 0 });
+        }
+        let mut region = Region::of_blocks(bits(), blocks);
+        if r.below(2) == 0 {
+            region.returns = (0..region.blocks.len()).collect();
+            crate::region::flow::dirty(&mut region);
+        }
+        let mut s = state(&mut r);
+        s.ints[7] &= !r.below(64);
+        compare(&mut wasm, &region, &s);
+        *stops.entry(s.clone().run(&region)).or_insert(0) += 1;
+    }
+    // All kinds of stops were among them.
+    assert!(stops.len() >= 3, "{stops:?}");
+}
