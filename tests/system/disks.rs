@@ -6,6 +6,7 @@ use crate::bad_input::qemu_img;
 use crate::cpio::Cpio;
 use crate::program::{Folder, Running, guest, tail, tool};
 use anyhow::{Context as _, Result, ensure};
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
@@ -70,8 +71,14 @@ for m in MODULES; do insmod /modules/$m.ko || echo "GUEST: no $m"; done
 for word in $(cat /proc/cmdline); do case $word in disk=*|task=*) eval $word ;; esac; done
 i=0; while [ ! -b /dev/$disk ] && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done
 fail() { echo "GUEST-FAILED $*"; poweroff -f; }
+sums() {
+    for n in 1 2 3 4 5 6 7 8; do
+        [ -f /mnt/d$n/numbers ] && md5sum /mnt/d$n/numbers
+        dd if=/mnt/d$n/far bs=64k skip=$((n * 500)) 2> /dev/null | md5sum
+    done
+}
 make() {
-    printf 'n\np\n1\n\n\nw\n' | fdisk /dev/$disk > /dev/null || fail fdisk
+    printf 'n\np\n1\n\n+1500M\nw\n' | fdisk /dev/$disk > /dev/null || fail fdisk
     [ -b /dev/${disk}1 ] || fail no partition
     LD_LIBRARY_PATH=/lib64 /lib64/ld-linux-x86-64.so.2 /bin/mke2fs -q -F -t ext4 /dev/${disk}1 || fail mke2fs
     mount -t ext4 /dev/${disk}1 /mnt || fail mount
@@ -82,21 +89,24 @@ write)
     for n in 1 2 3 4 5 6 7 8; do
         mkdir /mnt/d$n
         seq $((n * 100000)) $((n * 100000 + 30000)) > /mnt/d$n/numbers || fail write
-        dd if=/bin/busybox of=/mnt/d$n/far bs=64k seek=$((n * 500)) conv=notrunc 2> /dev/null || fail dd
+        # A hole in front of it: blocks far from each other.
+        dd if=/bin/busybox of=/mnt/d$n/far bs=64k count=8 seek=$((n * 500)) 2> /dev/null || fail dd
     done
     rm /mnt/d3/numbers
-    cd /mnt; md5sum d*/numbers d*/far > /sums; cd /
+    sums > /sums
     umount /mnt || fail umount
     echo 3 > /proc/sys/vm/drop_caches
     mount -t ext4 /dev/${disk}1 /mnt || fail mount again
-    cd /mnt; md5sum -c -s /sums || fail content; cd /
+    sums > /sums.again
     umount /mnt
-    # Past the partition's start, and at the very end of the disk.
-    seq 1 9000 | dd of=/dev/$disk bs=512 seek=4194200 conv=notrunc 2> /dev/null
+    cmp -s /sums /sums.again || fail content
+    # Behind the partition, across clusters, and to the disk's very end.
+    for at in 3276801 3686390 4194200; do
+        seq 1 12000 | dd of=/dev/$disk bs=512 seek=$at count=104 iflag=fullblock conv=notrunc 2> /dev/null
+    done
     sync
     echo 3 > /proc/sys/vm/drop_caches
-    echo "GUEST-HEAD $(dd if=/dev/$disk bs=1M count=16 2> /dev/null | md5sum)"
-    echo "GUEST-TAIL $(dd if=/dev/$disk bs=512 skip=4192256 2> /dev/null | md5sum)"
+    SUMS
     ;;
 power)
     make
@@ -122,6 +132,12 @@ esac
 echo GUEST-DONE
 poweroff -f
 "#;
+
+/// Checksums of the disk's first part and of what lies behind the partition, MiB by MiB, in the
+/// guest and on the host.
+const SUMS: &str = r#"for mib in $(seq 0 40) 1600 1799 1800 2047; do
+    echo "GUEST-SUM $mib $(dd if=/dev/$disk bs=1M skip=$mib count=1 2> /dev/null | md5sum)"
+done"#;
 
 /// All of them.
 pub(crate) fn tests() -> Vec<Test> {
@@ -149,7 +165,8 @@ fn initrd() -> Result<Vec<u8>> {
             &fs::read(guest(&format!("linux-amd64/{name}"))?)?,
         );
     }
-    cpio.program("init", INIT.replace("MODULES", &MODULES.join(" ")).as_bytes());
+    let init = INIT.replace("MODULES", &MODULES.join(" ")).replace("SUMS", SUMS);
+    cpio.program("init", init.as_bytes());
     Ok(cpio.finish())
 }
 
@@ -158,7 +175,7 @@ fn start(work: &Folder, machine: &str, drive: &str, disk: &str, task: &str) -> R
     let path = |name: &str| Ok::<_, anyhow::Error>(guest(name)?.to_string_lossy().into_owned());
     let (kernel, firmware) = (path("linux-amd64/vmlinuz")?, path("firmware")?);
     let drive = format!("file=disk.qcow2,format=qcow2,{drive}");
-    let append = format!("console=ttyS0 quiet panic=-1 disk={disk} task={task}");
+    let append = format!("console=ttyS0 panic=-1 disk={disk} task={task}");
     let args = [
         "-M",
         machine,
@@ -197,13 +214,17 @@ fn written(machine: &str, drive: &str, disk: &str) -> Result<()> {
     ensure!(check.stdout.contains("No errors were found"), "qemu-img check: {}", check.stdout);
     qemu_img(&work, &["convert", "-O", "raw", "disk.qcow2", "disk.raw"])?.success()?;
     let mut reader = Command::new(tool("sh")?);
-    reader.args(["-c", "dd if=disk.raw bs=1M count=16 2>/dev/null | md5sum; dd if=disk.raw bs=512 skip=4192256 2>/dev/null | md5sum"]);
-    let sums = work.spawn(reader)?.wait(120)?.success()?.stdout;
-    let mut sums = sums.split_whitespace().filter(|w| w.len() == 32);
-    for mark in ["GUEST-HEAD ", "GUEST-TAIL "] {
-        let line = said.lines().find_map(|l| l.split_once(mark)).context(mark)?.1;
-        let ours = line.split_whitespace().next().unwrap_or_default();
-        ensure!(sums.next() == Some(ours), "{mark}: the guest read another content: {line}");
+    reader.args(["-c", &format!("disk=disk.raw; {}", SUMS.replace("/dev/", ""))]);
+    let read = work.spawn(reader)?.wait(120)?.success()?.stdout;
+    let (guest, ours) = (sums(&said), sums(&read));
+    ensure!(guest == ours, "the guest read {guest:#?}, the converted image holds {ours:#?}");
+    let different: BTreeSet<&str> =
+        ours.iter().filter_map(|l| l.split_whitespace().nth(2)).collect();
+    ensure!(different.len() > 12, "hardly anything was written: {ours:#?}");
+    if let Ok(e2fsck) = tool("e2fsck") {
+        let mut check = Command::new(e2fsck);
+        check.args(["-f", "-n", "disk.raw?offset=1048576"]);
+        work.spawn(check)?.wait(120)?.success().context("e2fsck")?;
     }
     Ok(())
 }
@@ -223,6 +244,10 @@ fn power_failure() -> Result<()> {
     let there = numbers(&after, "GUEST-HAS ");
     ensure!(there >= flushed, "{flushed} files were flushed, {there} are there");
     Ok(())
+}
+
+fn sums(text: &str) -> Vec<&str> {
+    text.lines().filter(|l| l.starts_with("GUEST-SUM ")).map(str::trim).collect()
 }
 
 fn said(work: &Folder) -> Result<String> {
