@@ -17,6 +17,7 @@ mod cpio;
 mod determinism;
 mod disks;
 mod machines;
+mod media;
 mod picture;
 mod program;
 
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         }
     }
     let mut tests = machines::tests();
+    tests.extend(media::tests());
     tests.extend(determinism::tests());
     tests.extend(bad_input::tests());
     tests.extend(disks::tests());

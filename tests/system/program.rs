@@ -1,6 +1,7 @@
 //! The program under test, its files, and running it within a time limit.
 
 use anyhow::{Context as _, Result, bail};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -64,9 +65,15 @@ fn there(path: PathBuf, what: impl Fn() -> String) -> Result<PathBuf> {
 
 /// A program of the host that some tests compare with.
 pub(crate) fn tool(name: &str) -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|d| d.join(name)).find(|p| p.is_file());
+    let found = std::env::split_paths(&search_path()).map(|d| d.join(name)).find(|p| p.is_file());
     found.ok_or_else(|| Missing(format!("the program {name}")).into())
+}
+
+/// Where programs are looked for: those of the superuser are not in everybody's path.
+pub(crate) fn search_path() -> OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    path
 }
 
 /// A folder of a test's own, removed with it.
