@@ -7,7 +7,7 @@ use crate::cache::CodeCache;
 use crate::env::{Env, ram_read, ram_write};
 use crate::frame::Frame;
 use crate::ir::opt::{eval_bin, eval_deposit, eval_extract, eval_un};
-use crate::ir::{Args, Val, Width};
+use crate::ir::{Args, Val, Width, float};
 use crate::isa::{Access, Isa};
 use crate::tlb::Tlb;
 use crate::uop::{Uop, alu, cond, with_tables};
@@ -266,6 +266,13 @@ fn vstore<I: Isa>(
             }
         }
     }
+}
+
+/// Whether floating-point operations whose results depend on rounding may be done on the host.
+#[inline(always)]
+fn guard<I: Isa>(frame: &Frame) -> bool {
+    let (var, mask, value) = I::FLOAT_GUARD;
+    frame.get(var) & mask == value
 }
 
 fn vget(v: u128, w: Width, lane: u8) -> u64 {
@@ -563,6 +570,38 @@ pub(crate) fn exec<I: Isa>(
                 let f = I::frame_mut(&mut core.cpu);
                 let (a, b) = (f.vecs[at(a) % 64], f.vecs[at(b) % 64]);
                 I::vec_op_into(kind, &a, &b, imm, &mut f.vecs[at(d) % 64]);
+            }
+
+            Uop::Float { op, d, a, b, imm, rest, f, kind } => {
+                let frame = I::frame_mut(&mut core.cpu);
+                let (x, y) = (frame.vecs[at(a) % 64], frame.vecs[at(b) % 64]);
+                let allowed = !op.guarded() || guard::<I>(frame);
+                match if allowed { float::host(op, x, y, imm) } else { None } {
+                    Some(v) => frame.vecs[at(d) % 64] = v,
+                    None => {
+                        run.left = left;
+                        let args = [kind.into(), d.into(), a.into(), b.into(), imm.into(), 0];
+                        if let Err(trap) = I::helper(f, &mut env(core, run, rest), &args) {
+                            break Stop::Fault(trap, ip as u32 - 1);
+                        }
+                    }
+                }
+            }
+            Uop::FloatInt { op, d, v, a, b, rest, f, kind } => {
+                let frame = I::frame_mut(&mut core.cpu);
+                let (x, y) = (frame.vecs[at(a) % 64], frame.vecs[at(b) % 64]);
+                let allowed = !op.guarded() || guard::<I>(frame);
+                match if allowed { float::host(op, x, y, 0) } else { None } {
+                    Some(v) => frame.ints[at(d)] = v as u64,
+                    None => {
+                        run.left = left;
+                        let args = [kind.into(), v.into(), a.into(), b.into(), 0, 0];
+                        match I::helper(f, &mut env(core, run, rest), &args) {
+                            Ok(v) => set!(d, v),
+                            Err(trap) => break Stop::Fault(trap, ip as u32 - 1),
+                        }
+                    }
+                }
             }
 
             Uop::Pure { f, d, args } => {

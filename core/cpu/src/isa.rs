@@ -4,7 +4,7 @@ use orrery_system::board::Board;
 
 use crate::env::Env;
 use crate::frame::Frame;
-use crate::ir::{Builder, Var};
+use crate::ir::{Builder, Var, VecKind};
 
 /// Why memory is accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,6 +81,9 @@ pub trait Isa: Sized + 'static {
     /// Three variables that comparisons write together before a conditional branch (x86: the lazy
     /// flags' operation, result and operand). Back ends may do all of it in one operation.
     const COMPARED: Option<[Var; 3]> = None;
+    /// When floating-point ops may be done on the host: variable, mask and value of
+    /// [`FloatOp::guarded`](crate::ir::FloatOp::guarded). Only helpers write that variable.
+    const FLOAT_GUARD: (Var, u64, u64) = (Var(0), 0, 1);
     /// Longest instruction in bytes.
     const MAX_INSN: usize;
 
@@ -141,6 +144,11 @@ pub trait Isa: Sized + 'static {
     #[inline]
     fn vec_op_into(kind: u16, a: &u128, b: &u128, imm: u8, out: &mut u128) {
         *out = Self::vec_op(kind, *a, *b, imm);
+    }
+    /// What [`Isa::vec_op`] of this kind does, where the back ends have a name for it.
+    fn vec_kind(kind: u16) -> Option<VecKind> {
+        let _ = kind;
+        None
     }
     /// The exception that [`Op::Trap`](crate::ir::Op::Trap) names.
     fn trap(id: u16, arg: u64) -> Self::Trap;

@@ -381,6 +381,14 @@ impl Lower<'_> {
                 self.cache.args.push(args);
                 self.push(Uop::Pure { f, d: d.0, args: index });
             }
+            Op::Float { op, d, a, b, imm, f, kind } => {
+                let rest = self.insns - self.k + 1;
+                self.push(Uop::Float { op, d: d.0, a: a.0, b: b.0, imm, rest, f, kind });
+            }
+            Op::FloatInt { op, d, v, a, b, f, kind } => {
+                let rest = self.insns - self.k + 1;
+                self.push(Uop::FloatInt { op, d: d.0, v: v.0, a: a.0, b: b.0, rest, f, kind });
+            }
             Op::Call { f, d, args, fx } => {
                 let index = self.cache.args.len() as u32;
                 self.cache.args.push(args);

@@ -3,7 +3,7 @@
 //! One operation is 16 bytes. Variables are indices into the frame; [`ZERO`] always
 //! holds 0 and stands for an absent base, index or segment.
 
-use crate::ir::{BinOp, Cond, UnOp, Width};
+use crate::ir::{BinOp, Cond, FloatOp, UnOp, Width};
 
 /// The variable that is always 0.
 pub(crate) const ZERO: u8 = 255;
@@ -228,6 +228,9 @@ with_tables!(define! {
     VGet { w: Width, d: u8, a: u8, lane: u8 },
     VPut { w: Width, d: u8, a: u8, lane: u8 },
     VecOp { kind: u16, d: u8, a: u8, b: u8, imm: u8 },
+    /// `rest` as in [`Call`](Self::Call).
+    Float { op: FloatOp, d: u8, a: u8, b: u8, imm: u8, rest: u8, f: u16, kind: u16 },
+    FloatInt { op: FloatOp, d: u8, v: u8, a: u8, b: u8, rest: u8, f: u16, kind: u16 },
 
     Pure { f: u16, d: u8, args: u32 },
     /// `rest`: instructions of the block from this one on.

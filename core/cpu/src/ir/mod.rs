@@ -16,15 +16,22 @@
 //!    interrupts and attention afterwards.
 //! 4. An op of width `w` reads the low `w` bits of its operands and ignores the rest;
 //!    its result is zero-extended to 64 bits.
-//! 5. The program counter is not kept in the frame while a block runs. Helpers that
+//! 5. Floating-point ops ([`Op::Float`], [`Op::FloatInt`]) are helper calls that engines may do on
+//!    the host where result and status are provably the guest's: [`float`] says when. Vector ops
+//!    are pure functions, most of which [`vector`] names.
+//! 6. The program counter is not kept in the frame while a block runs. Helpers that
 //!    need it take it as an argument.
 
 pub mod builder;
+pub mod float;
 pub mod opt;
 pub mod text;
+pub mod vector;
 
 pub use crate::frame::{Var, VecVar};
 pub use builder::Builder;
+pub use float::FloatOp;
+pub use vector::VecKind;
 
 /// Width of an integer operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -442,6 +449,12 @@ pub enum Op {
     VPut { w: Width, d: VecVar, a: Val, lane: u8 },
     /// `d = vec_op(kind, a, b, imm)`: a pure function of the ISA ([`Isa::vec_op`](crate::isa::Isa::vec_op)).
     VecOp { kind: u16, d: VecVar, a: VecVar, b: VecVar, imm: u8 },
+    /// `d = op(a, b, imm)` on the host where that is exact, else `helper(f, [kind, d, a, b, imm])`.
+    /// May fault. See [`float`] for what engines must do.
+    Float { op: FloatOp, d: VecVar, a: VecVar, b: VecVar, imm: u8, f: u16, kind: u16 },
+    /// The same with the integer result in `d`; the helper writes vector variable `v` besides, which is
+    /// of no interest.
+    FloatInt { op: FloatOp, d: Var, v: VecVar, a: VecVar, b: VecVar, f: u16, kind: u16 },
 
     /// `d = pure(f, args)`: a pure function of the ISA ([`Isa::pure`](crate::isa::Isa::pure)).
     Pure { f: u16, d: Var, args: Args },
@@ -480,6 +493,8 @@ impl Op {
             | Self::Probe { .. }
             | Self::VLoad { .. }
             | Self::VStore { .. }
+            | Self::Float { .. }
+            | Self::FloatInt { .. }
             | Self::TrapIf { .. }
             | Self::Trap { .. } => true,
             Self::Call { fx, .. } => fx.has(Fx::FAULTS),

@@ -250,7 +250,12 @@ fn propagate(ops: &mut [Op], start: &[u8; INTS]) {
                 known.bits = *start;
             }
             Op::Jump { .. } | Op::Goto { .. } => {}
-            Op::VMov { .. } | Op::VConst { .. } | Op::VGet { .. } | Op::VecOp { .. } => {}
+            Op::VMov { .. }
+            | Op::VConst { .. }
+            | Op::VGet { .. }
+            | Op::VecOp { .. }
+            | Op::Float { .. }
+            | Op::FloatInt { .. } => {}
         }
         fold(op);
         if let Op::Call { fx, .. } = op
@@ -391,6 +396,7 @@ fn set_dest(op: &mut Op, new: Var) {
         | Op::Load { d, .. }
         | Op::LoadSext { d, .. }
         | Op::VGet { d, .. }
+        | Op::FloatInt { d, .. }
         | Op::Pure { d, .. } => *d = new,
         Op::Call { d, .. } => *d = Some(new),
         _ => {}
@@ -462,7 +468,9 @@ fn each_operand(op: &mut Op, f: &mut impl FnMut(&mut Var)) {
         | Op::VMov { .. }
         | Op::VConst { .. }
         | Op::VGet { .. }
-        | Op::VecOp { .. } => {}
+        | Op::VecOp { .. }
+        | Op::Float { .. }
+        | Op::FloatInt { .. } => {}
     }
 }
 
@@ -590,6 +598,7 @@ pub fn dest(op: &Op) -> Option<Var> {
         | Op::Load { d, .. }
         | Op::LoadSext { d, .. }
         | Op::VGet { d, .. }
+        | Op::FloatInt { d, .. }
         | Op::Pure { d, .. } => Some(d),
         Op::Call { d, .. } => d,
         _ => None,

@@ -5,7 +5,7 @@
 
 use core::fmt::{self, Display, Formatter};
 
-use super::{Addr, BinOp, Cmp, Cond, Fx, Label, Mem, Op, UnOp, Val, Var, VecVar, Width};
+use super::{Addr, BinOp, Cmp, Cond, FloatOp, Fx, Label, Mem, Op, UnOp, Val, Var, VecVar, Width};
 use crate::frame::{FIRST_TEMP, FIRST_VTEMP};
 
 const BIN: [(BinOp, &str); 18] = [
@@ -161,6 +161,14 @@ impl Display for Op {
             Self::VPut { w, d, a, lane } => write!(f, "vput.{} {d} = {a}, {lane}", w.bits()),
             Self::VecOp { kind, d, a, b, imm } => {
                 write!(f, "vecop {kind:#x} {d} = {a}, {b}, {imm}")
+            }
+            Self::Float { op, d, a, b, imm, f: id, kind } => {
+                let name = op.name();
+                write!(f, "float {name} {d} = {a}, {b}, {imm} or {id:#x}, {kind:#x}")
+            }
+            Self::FloatInt { op, d, v, a, b, f: id, kind } => {
+                let name = op.name();
+                write!(f, "floatint {name} {d} = {a}, {b}, {v} or {id:#x}, {kind:#x}")
             }
             Self::Pure { f: id, d, args: a } => write!(f, "pure {id:#x} {d} = ({})", args(&a)),
             Self::Call { f: id, d, args: a, fx } => match d {
@@ -369,6 +377,18 @@ impl<'a> Words<'a> {
                 b: self.vec()?,
                 imm: self.num()?,
             },
+            "float" => {
+                let op = FloatOp::named(self.word()?)?;
+                let (d, a, b, imm) = (self.vec()?, self.vec()?, self.vec()?, self.num()?);
+                self.eat("or")?;
+                Op::Float { op, d, a, b, imm, f: self.num()?, kind: self.num()? }
+            }
+            "floatint" => {
+                let op = FloatOp::named(self.word()?)?;
+                let (d, a, b, v) = (self.var()?, self.vec()?, self.vec()?, self.vec()?);
+                self.eat("or")?;
+                Op::FloatInt { op, d, v, a, b, f: self.num()?, kind: self.num()? }
+            }
             "pure" => Op::Pure { f: self.num()?, d: self.var()?, args: self.args()? },
             "call" => {
                 let f = self.num()?;
@@ -471,6 +491,8 @@ vconst y0 = 0x123
 vload 16 x0 = [v3 + 0x0 wrap 64 lin 64] mmu 0
 vecop 0x7 x0 = x0, y0, 3
 vget.32 t0 = x0, 1
+float add.s4 x0 = x0, y0, 0 or 0x46, 0x7
+floatint order.d1 t0 = x0, y0, x31 or 0x46, 0x9
 pure 0x7 t0 = (v17, v18)
 call 0x12 fx 15 t3 = (t0, 0x1)
 branch tnz.32 v0, 0x1 to 3

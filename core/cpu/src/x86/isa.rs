@@ -14,7 +14,7 @@ use super::string::{StringInsn, StringOp};
 use super::transfer::truncate;
 use crate::env::Env;
 use crate::frame::{Frame, Var};
-use crate::ir::Builder;
+use crate::ir::{Builder, VecKind};
 use crate::isa::{CodeWindow, Isa, Lift, Poll};
 
 /// The x86 instruction set.
@@ -140,6 +140,9 @@ impl Isa for X86Isa {
     const COMPARED: Option<[Var; 3]> =
         Some([Var(var::CC_OP as u8), Var(var::CC_DST as u8), Var(var::CC_SRC as u8)]);
 
+    /// MXCSR: to nearest, inexact raised and masked.
+    const FLOAT_GUARD: (Var, u64, u64) = (Var(var::MXCSR as u8), 0x7020, 0x1020);
+
     fn frame(cpu: &X86) -> &Frame {
         &cpu.frame
     }
@@ -243,6 +246,10 @@ impl Isa for X86Isa {
 
     fn vec_op(kind: u16, a: u128, b: u128, imm: u8) -> u128 {
         lift::vec_op(kind, a, b, imm)
+    }
+
+    fn vec_kind(kind: u16) -> Option<VecKind> {
+        super::sse::SimdOp::from_index(kind).and_then(super::sse::vec_kind)
     }
 
     fn trap(id: u16, arg: u64) -> Fault {

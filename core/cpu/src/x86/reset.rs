@@ -61,18 +61,20 @@ impl X86 {
             frame: Frame::new(),
             sys: power_on(index == 0, seed ^ (index as u64) << 32),
             x87: X87::new(),
-            mxcsr: Mxcsr::default(),
             model,
             index,
             reset_request: false,
         };
+        cpu.frame.ints[var::MXCSR] = Mxcsr::default().0.into();
         cpu.start();
         cpu
     }
 
     /// The registers that RESET and INIT set alike.
     fn start(&mut self) {
+        let mxcsr = self.frame.ints[var::MXCSR];
         self.frame.ints = [0; crate::frame::INTS];
+        self.frame.ints[var::MXCSR] = mxcsr;
         self.frame.ints[var::RDX] = self.model.leaf1_eax().into();
         self.frame.ints[var::RIP] = 0xfff0;
         self.frame.ints[var::EFLAGS_REST] = flag::FIXED;
@@ -83,9 +85,9 @@ impl X86 {
     /// RESET: everything but the random sequence.
     pub fn reset(&mut self) {
         self.frame = Frame::new();
+        self.frame.ints[var::MXCSR] = Mxcsr::default().0.into();
         self.sys = power_on(self.index == 0, self.sys.rng);
         self.x87 = X87::new();
-        self.mxcsr = Mxcsr::default();
         self.reset_request = false;
         self.start();
     }

@@ -7,7 +7,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::cpuid::Model;
-use super::sse::Mxcsr;
 use super::x87::X87;
 use crate::frame::Frame;
 
@@ -56,6 +55,8 @@ pub mod var {
     pub const SEG_WRITE: usize = 34;
     /// Selectors of ES CS SS DS FS GS (what `MOV r, Sreg` and `PUSH Sreg` read).
     pub const SEG_SELECTOR: usize = 40;
+    /// MXCSR. Lifted code leaves it to helpers; see [`Isa::FLOAT_GUARD`](crate::isa::Isa::FLOAT_GUARD).
+    pub const MXCSR: usize = 46;
     /// First variable that no guest state uses.
     pub const FIRST_TEMP: usize = 64;
 }
@@ -593,8 +594,6 @@ pub struct X86 {
     pub sys: Sys,
     /// x87 unit, MMX registers included.
     pub x87: X87,
-    /// SSE control and status.
-    pub mxcsr: Mxcsr,
     /// Fixed at build: which processor this is.
     pub model: Model,
     /// Number of this processor in the machine (selects its pins; also the initial APIC ID).

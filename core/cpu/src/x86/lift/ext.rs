@@ -1,7 +1,7 @@
 //! Helpers of the x87, MMX and SSE instructions: those that need state outside of the frame.
 
 use crate::env::Env;
-use crate::frame::Var;
+use crate::frame::{Frame, Var};
 use crate::isa::Isa;
 use crate::x86::helper::FIRST_OTHER;
 use crate::x86::sse::{Mxcsr, SimdOp, pcmpestr, simd};
@@ -68,9 +68,9 @@ pub fn call<I: Isa<Cpu = X86, Trap = Fault>>(
             if args[0] as u32 & !Mxcsr::MASK != 0 {
                 return Err(Fault::GP0);
             }
-            env.cpu.mxcsr.0 = args[0] as u32;
+            env.cpu.frame.ints[var::MXCSR] = args[0] & 0xffff_ffff;
         }
-        STMXCSR => return Ok(env.cpu.mxcsr.0.into()),
+        STMXCSR => return Ok(env.cpu.frame.ints[var::MXCSR]),
         FXSAVE => fxsave(env, args[0], args[1] != 0)?,
         FXRSTOR => fxrstor(env, args[0], args[1] != 0)?,
         MASKMOV => {
@@ -188,8 +188,11 @@ fn x87_state<I: Isa<Cpu = X86, Trap = Fault>>(
 fn vector(cpu: &mut X86, args: &[u64; 6]) -> Result<u64, Fault> {
     let [op, d, a, b, imm, _] = args.map(|x| x as usize);
     let Some(op) = SimdOp::from_index(op as u16) else { return Err(Fault::UD) };
-    let vecs = &mut cpu.frame.vecs;
-    match simd(op, vecs[a & 63], vecs[b & 63], imm as u8, &mut cpu.mxcsr) {
+    let Frame { ints, vecs } = &mut cpu.frame;
+    let mut mxcsr = Mxcsr(ints[var::MXCSR] as u32);
+    let result = simd(op, vecs[a & 63], vecs[b & 63], imm as u8, &mut mxcsr);
+    ints[var::MXCSR] = mxcsr.0.into();
+    match result {
         Ok(value) => {
             vecs[d & 63] = value;
             Ok(value as u64)
@@ -219,7 +222,7 @@ fn fxsave<I: Isa<Cpu = X86, Trap = Fault>>(
     env.read_bytes(linear, &mut image, mmu)?;
     image[..24].fill(0);
     env.cpu.x87.put_fxsave(wide, &mut image);
-    image[24..28].copy_from_slice(&env.cpu.mxcsr.0.to_le_bytes());
+    image[24..28].copy_from_slice(&(env.cpu.frame.ints[var::MXCSR] as u32).to_le_bytes());
     image[28..32].copy_from_slice(&Mxcsr::MASK.to_le_bytes());
     for n in 0..xmm_count(env.cpu) {
         image[160 + 16 * n..176 + 16 * n].copy_from_slice(&env.cpu.frame.vecs[n].to_le_bytes());
@@ -242,7 +245,7 @@ fn fxrstor<I: Isa<Cpu = X86, Trap = Fault>>(
         return Err(Fault::GP0);
     }
     env.cpu.x87.load_fxsave(wide, &image);
-    env.cpu.mxcsr.0 = mxcsr;
+    env.cpu.frame.ints[var::MXCSR] = mxcsr.into();
     for n in 0..xmm_count(env.cpu) {
         let mut value = [0; 16];
         value.copy_from_slice(&image[160 + 16 * n..176 + 16 * n]);

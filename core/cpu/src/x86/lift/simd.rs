@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ir::VecVar;
-use crate::x86::sse::SimdOp;
+use crate::x86::sse::{SimdOp, float_op};
 use std::sync::LazyLock;
 
 /// A guest vector variable that no instruction sees: operands of helpers.
@@ -142,7 +142,10 @@ impl Lifter<'_> {
     /// `d = op(a, b)`, and its low 64 bits.
     fn vector_op(&mut self, op: SimdOp, d: VecVar, a: VecVar, b: VecVar) {
         let imm = self.i.imm as u8;
-        if op.uses_mxcsr() {
+        if let Some(float) = float_op(op, imm) {
+            let (f, kind) = (ext::SIMD, op as u16);
+            self.b.push(ir::Op::Float { op: float, d, a, b, imm, f, kind });
+        } else if op.uses_mxcsr() {
             let args = [op as u64, d.0.into(), a.0.into(), b.0.into(), imm.into()].map(Val::Imm);
             self.b.call(ext::SIMD, None, &args, Fx::FAULTS | Fx::READS | Fx::WRITES);
         } else {
@@ -153,7 +156,10 @@ impl Lifter<'_> {
     /// The integer that an operation answers.
     fn vector_value(&mut self, op: SimdOp, a: VecVar, b: VecVar) -> Var {
         let t = self.tmp();
-        if op.uses_mxcsr() {
+        if let Some(float) = float_op(op, 0) {
+            let (f, kind) = (ext::SIMD, op as u16);
+            self.b.push(ir::Op::FloatInt { op: float, d: t, v: SCRATCH, a, b, f, kind });
+        } else if op.uses_mxcsr() {
             let imm = self.i.imm as u8;
             let d = SCRATCH.0;
             let args = [op as u64, d.into(), a.0.into(), b.0.into(), imm.into()].map(Val::Imm);

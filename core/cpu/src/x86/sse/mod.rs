@@ -6,10 +6,12 @@
 mod aes;
 mod fp;
 mod int;
+mod known;
 mod ops;
 mod string;
 
 pub use int::crc32c;
+pub use known::{float_op, vec_kind};
 pub use ops::{SimdOp, simd, simd_pure, simd_pure_into};
 pub use string::{StringCompare, pcmpestr, pcmpistr};
 
