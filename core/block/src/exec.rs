@@ -33,7 +33,7 @@ struct Task {
 }
 
 enum TaskState {
-    Idle(BoxFuture<()>),
+    Idle(BoxFuture<'static, ()>),
     Running { again: bool },
     Done,
 }
@@ -108,7 +108,7 @@ impl Executor {
         self.spawn_boxed(Box::pin(future));
     }
 
-    pub(crate) fn spawn_boxed(&self, future: BoxFuture<()>) {
+    pub(crate) fn spawn_boxed(&self, future: BoxFuture<'static, ()>) {
         let task = {
             let mut tasks = lock(&self.0.tasks);
             tasks.0 += 1;

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Result of starting an operation: done in place, or to be waited for.
 ///
@@ -19,7 +19,7 @@ pub enum Op<T> {
     /// Finished before it returned.
     Done(Option<Result<T>>),
     /// Still going on; owns its memory.
-    Pending(BoxFuture<Result<T>>),
+    Pending(BoxFuture<'static, Result<T>>),
 }
 
 impl<T> Op<T> {
@@ -45,7 +45,10 @@ impl<T> From<Result<T>> for Op<T> {
     }
 }
 
-impl<T: Unpin> Future for Op<T> {
+// The value is moved out, never pinned.
+impl<T> Unpin for Op<T> {}
+
+impl<T> Future for Op<T> {
     type Output = Result<T>;
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         match self.get_mut() {
@@ -108,4 +111,18 @@ impl<T> Future for Waiting<T> {
         slot.waker = Some(cx.waker().clone());
         Poll::Pending
     }
+}
+
+/// Waits for whichever of two futures is first, and drops the other.
+pub(crate) async fn race<A: Future, B: Future>(
+    mut a: Pin<&mut A>,
+    mut b: Pin<&mut B>,
+) -> std::result::Result<A::Output, B::Output> {
+    std::future::poll_fn(move |cx| {
+        if let Poll::Ready(value) = a.as_mut().poll(cx) {
+            return Poll::Ready(Ok(value));
+        }
+        b.as_mut().poll(cx).map(Err)
+    })
+    .await
 }

@@ -95,6 +95,8 @@ pub struct OpenOptions {
     pub gate: Gate,
     /// Where unallocated clusters come from.
     pub backing: Backing,
+    /// Where data is, for images that keep it elsewhere; found by the image's name when absent.
+    pub data_file: Option<Arc<Node>>,
     /// Options of `raw`.
     pub raw: RawOptions,
     /// Options of `qcow2`.
@@ -155,9 +157,20 @@ impl BlockGraph {
         filename: &str,
         options: &OpenOptions,
     ) -> Result<Arc<Node>> {
-        let mut seen = vec![filename.to_owned()];
         let file = self.open_host_file(fs, filename, !options.read_only).await?;
-        let (top, mut image) = self.open_format(&file, options).await?;
+        self.open_on(fs, &file, options).await
+    }
+
+    /// Puts a format on a node that is open already, with what its image names.
+    pub async fn open_on(
+        &self,
+        fs: &dyn HostFs,
+        file: &Arc<Node>,
+        options: &OpenOptions,
+    ) -> Result<Arc<Node>> {
+        let mut seen = vec![file.filename().to_owned()];
+        let (top, mut image) = self.open_format(file, options).await?;
+        let mut data_file = options.data_file.clone();
         let mut overlay_node = top.clone();
         let mut wants = match &options.backing {
             Backing::FromImage => true,
@@ -172,6 +185,10 @@ impl BlockGraph {
         while let Some(overlay) = image.take() {
             let overlay_name = seen.last().expect("never empty").clone();
             for (index, stored) in overlay.extent_names().iter().enumerate() {
+                if let Some(file) = data_file.take() {
+                    overlay.clone().set_extent(index, file).await?;
+                    continue;
+                }
                 let open = ImplicitOpen { image: &overlay_name, name: stored, format: Some("raw") };
                 options.gate.check(&open)?;
                 let name = fs.resolve(&overlay_name, stored);

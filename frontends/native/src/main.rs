@@ -7,6 +7,7 @@
     reason = "this front end is where the host's files, clock and threads come in"
 )]
 
+mod block;
 mod event;
 mod host;
 #[cfg(feature = "window")]
@@ -28,6 +29,11 @@ fn main() -> ExitCode {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let args: Vec<String> = std::env::args().skip(1).collect();
+    let name = std::env::args().next().unwrap_or_default();
+    let name = name.rsplit('/').next().unwrap_or("orrery").to_owned();
+    if let Some(code) = block::program(&name, &args) {
+        return code;
+    }
     let result = match Options::parse(&args) {
         Ok(options) => match &options.print {
             Some(print) => describe(print),

@@ -4,16 +4,20 @@
 //! [`Edge`]s lead to the nodes it needs. A [`BlockGraph`] belongs to a machine: it knows nodes
 //! and backends by name and owns the executor that runs their requests.
 
+mod blockdev;
 mod change;
 mod edge;
 mod file;
 mod node;
+mod objects;
 mod raw;
+mod status;
 
 pub use crate::driver::BlockStatus;
 pub use change::Drained;
 pub use edge::{Edge, Grant, Perm, Role};
 pub use node::{DetectZeroes, Node, ThresholdHook};
+pub use objects::{OBJECT_TYPES, Object};
 pub use raw::RawOptions;
 
 use crate::Context;
@@ -34,6 +38,7 @@ pub struct BlockGraph(Arc<Inner>);
 struct Inner {
     context: Context,
     names: Mutex<Names>,
+    objects: Mutex<objects::Objects>,
 }
 
 #[derive(Default)]
@@ -139,6 +144,19 @@ impl BlockGraph {
     /// The node under a backend.
     pub fn root_of(&self, backend: &BlockBackend) -> Option<Arc<Node>> {
         backend.root()
+    }
+
+    fn check_node_name(&self, name: &str) -> Result<()> {
+        if !is_well_formed(name) || name.len() > 31 {
+            return Err(BlockError::invalid(format!("Invalid node-name: '{name}'")));
+        }
+        let mut names = lock(&self.0.names);
+        if names.backends.iter().any(|(n, _)| n == name) {
+            return Err(BlockError::invalid(format!("node-name={name} is conflicting with a device id")));
+        }
+        names
+            .check_free(name)
+            .map_err(|_| BlockError::invalid(format!("Duplicate nodes with node-name='{name}'")))
     }
 
     /// Puts a node around a driver. Without a name it gets one of its own.

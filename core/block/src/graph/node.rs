@@ -6,7 +6,7 @@ use crate::bitmap::DirtyBitmap;
 use crate::driver::{Access, BlockStatus, Driver, Lease, Map};
 use crate::formats::Image;
 use crate::sync::lock;
-use crate::{BlockError, IoBuf, Op, Result};
+use crate::{BlockError, IoBuf, NodeOptions, Op, Result};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -20,6 +20,7 @@ pub struct Node {
     /// [`flags`]; zero is the quick way.
     flags: AtomicU32,
     hooks: Arc<Mutex<Hooks>>,
+    options: Mutex<Option<NodeOptions>>,
 }
 
 /// What makes requests to a node leave the quick way.
@@ -89,6 +90,7 @@ impl Node {
             users: Mutex::default(),
             flags: AtomicU32::new(0),
             hooks: Arc::default(),
+            options: Mutex::default(),
         });
         node.adopt();
         node
@@ -213,6 +215,15 @@ impl Node {
     /// True while an edge points here.
     pub fn is_used(&self) -> bool {
         !lock(&self.users).is_empty()
+    }
+
+    /// What it was opened with, when that is known.
+    pub fn options(&self) -> Option<NodeOptions> {
+        lock(&self.options).clone()
+    }
+
+    pub(crate) fn set_options(&self, options: NodeOptions) {
+        *lock(&self.options) = Some(options);
     }
 
     fn set_flag(&self, flag: u32, on: bool) {

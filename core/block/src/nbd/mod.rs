@@ -1,0 +1,203 @@
+//! NBD, the network block device protocol: a server for nodes and a client that is a node.
+//!
+//! Reference: the protocol's own document, doc/proto.md of the NetworkBlockDevice project. Fixed
+//! newstyle negotiation, structured replies, extended headers, metadata contexts. Connections
+//! come from the host ([`crate::host::HostNet`]); nothing here knows a socket.
+
+mod client;
+mod export;
+mod negotiate;
+mod proto;
+mod server;
+mod transmit;
+
+pub(crate) use client::NbdClient;
+pub use client::{ExportInfo, list};
+pub use export::{Export, ExportOptions};
+pub use server::{Limits, NbdServer};
+
+#[cfg(test)]
+mod tests {
+    use super::proto::*;
+    use super::*;
+    use crate::graph::{BlockGraph, Node};
+    use crate::host::{Address, ByteStream, HostNet, Listener, MemFile, pipe};
+    use crate::img;
+    use crate::sync::lock;
+    use crate::{BlockError, IoBuf, NodeOptions, Op};
+    use serde_json::json;
+    use std::sync::{Arc, Mutex};
+
+    /// Connects to a server in the same program.
+    struct Loopback(Mutex<Option<NbdServer>>);
+
+    impl HostNet for Loopback {
+        fn connect(&self, _: &Address) -> Op<Arc<dyn ByteStream>> {
+            let (ours, theirs) = pipe();
+            match &*lock(&self.0) {
+                Some(server) => server.accept(theirs),
+                None => return Op::err(BlockError::Host("connection refused".into())),
+            }
+            Op::ok(ours)
+        }
+        fn listen(&self, _: &Address) -> Op<Arc<dyn Listener>> {
+            Op::err(BlockError::Host("not here".into()))
+        }
+    }
+
+    struct Bench {
+        graph: BlockGraph,
+        server: NbdServer,
+        net: Arc<Loopback>,
+    }
+
+    fn bench(options: ExportOptions, len: u64) -> (Bench, Arc<Node>) {
+        let graph = BlockGraph::new();
+        let net = Arc::new(Loopback(Mutex::default()));
+        graph.context().set_net(net.clone());
+        let server = NbdServer::new(&graph, Limits::default());
+        *lock(&net.0) = Some(server.clone());
+        let disk = graph.open_file(Some("disk"), "", Arc::new(MemFile::with_len(len))).unwrap();
+        server.add(Export::new(&graph, &disk, options).unwrap()).unwrap();
+        (Bench { graph, server, net }, disk)
+    }
+
+    fn open(bench: &Bench, more: serde_json::Value) -> crate::Result<Arc<Node>> {
+        let mut options = json!({
+            "driver": "nbd", "export": "x",
+            "server": {"type": "inet", "host": "here", "port": "1"},
+        });
+        for (key, value) in more.as_object().unwrap() {
+            options[key] = value.clone();
+        }
+        let options = NodeOptions::from_value(options)?;
+        let exec = bench.graph.executor().clone();
+        exec.run_in_place(bench.graph.open_options(&options)).expect("nothing waits")
+    }
+
+    fn writable() -> ExportOptions {
+        ExportOptions { name: "x".into(), writable: true, ..ExportOptions::default() }
+    }
+
+    #[test]
+    fn client_and_server_move_data_zeroes_and_status() {
+        let (bench, disk) = bench(writable(), 8 << 20);
+        let far = open(&bench, json!({"discard": "unmap"})).unwrap();
+        assert_eq!((far.len(), far.read_only()), (8 << 20, false));
+        let work = async {
+            far.write(1_000_001, vec![7; 3_000_000].into()).await?;
+            far.write_zeroes(2 << 20, 65536, true).await?;
+            far.flush().await?;
+            let here = disk.read(0, IoBuf::zeroed(8 << 20)).await?;
+            let there = far.read(0, IoBuf::zeroed(8 << 20)).await?;
+            assert!(here == there && here[1_000_001] == 7 && here[2 << 20] == 0);
+            let (status, _) = far.status_above(None, 0, 8 << 20).await?;
+            assert!(status.zero && status.len <= 1_000_001);
+            assert_eq!(img::compare(&far, &disk).await?, None);
+            far.discard(0, 8 << 20).await?;
+            assert_eq!(disk.read(1_000_001, IoBuf::zeroed(1)).await?[0], 0);
+            Ok::<_, BlockError>(())
+        };
+        bench.graph.executor().run_in_place(work).unwrap().unwrap();
+        assert_eq!(bench.server.connections(), 1);
+        drop(far);
+        bench.graph.poll();
+        assert_eq!(bench.server.connections(), 0, "the client said goodbye");
+    }
+
+    #[test]
+    fn a_read_only_export_refuses_and_an_unknown_one_is_not_found() {
+        let (bench, _disk) = bench(ExportOptions { name: "x".into(), ..Default::default() }, 4096);
+        assert!(open(&bench, json!({})).is_err(), "it cannot be written");
+        let far = open(&bench, json!({"read-only": true})).unwrap();
+        let write = bench.graph.executor().run_in_place(far.write(0, vec![1].into()));
+        assert_eq!(write, Some(Err(BlockError::ReadOnly)));
+        let missing = open(&bench, json!({"export": "y", "read-only": true})).err().unwrap();
+        assert!(missing.to_string().contains("not available"), "{missing}");
+    }
+
+    #[test]
+    fn a_dirty_bitmap_is_seen_through_its_context() {
+        let graph = BlockGraph::new();
+        let disk = graph.open_file(Some("d"), "", Arc::new(MemFile::with_len(1 << 20))).unwrap();
+        let bitmap = crate::bitmap::DirtyBitmap::new(Some("b"), 1 << 20, 65536).unwrap();
+        disk.add_bitmap(bitmap.clone()).unwrap();
+        graph.executor().run_in_place(disk.write(200_000, vec![1; 10].into())).unwrap().unwrap();
+        let net = Arc::new(Loopback(Mutex::default()));
+        graph.context().set_net(net.clone());
+        let server = NbdServer::new(&graph, Limits::default());
+        *lock(&net.0) = Some(server.clone());
+        let options = ExportOptions { bitmaps: vec![(None, "b".into())], ..writable() };
+        server.add(Export::new(&graph, &disk, options).unwrap()).unwrap();
+        assert!(bitmap.info().busy);
+        let bench = Bench { graph, server, net };
+        let more = json!({"x-dirty-bitmap": "qemu:dirty-bitmap:b"});
+        let far = open(&bench, more).unwrap();
+        let work = async {
+            // The flag "dirty" is in the place of "hole".
+            let first = far.status(0, 1 << 20).await?;
+            let second = far.status(196_608, 1 << 20).await?;
+            Ok::<_, BlockError>(((first.len, first.data), (second.len, second.data)))
+        };
+        let seen = bench.graph.executor().run_in_place(work).unwrap().unwrap();
+        assert_eq!(seen, ((196_608, true), (65536, false)));
+        drop(bench.server.remove("x", true));
+        drop(far);
+        bench.graph.poll();
+        assert!(!bitmap.info().busy);
+    }
+
+    #[test]
+    fn a_client_connects_again_when_it_may() {
+        let (bench, _disk) = bench(writable(), 1 << 20);
+        let once = open(&bench, json!({})).unwrap();
+        let again = open(&bench, json!({"reconnect-delay": 10})).unwrap();
+        bench.server.export("x").unwrap().disconnect();
+        bench.graph.poll();
+        let exec = bench.graph.executor();
+        assert!(exec.run_in_place(once.read(0, IoBuf::zeroed(4))).unwrap().is_err());
+        assert!(exec.run_in_place(again.write(0, vec![5; 4].into())).unwrap().is_ok());
+        assert_eq!(&exec.run_in_place(again.read(0, IoBuf::zeroed(4))).unwrap().unwrap()[..], [5; 4]);
+        *lock(&bench.net.0) = None;
+        bench.server.stop();
+        bench.graph.poll();
+        assert!(exec.run_in_place(again.read(0, IoBuf::zeroed(4))).unwrap().is_err());
+    }
+
+    #[test]
+    fn rude_clients_are_shown_the_door_and_nobody_else_minds() {
+        let (bench, _disk) = bench(writable(), 1 << 20);
+        let good = open(&bench, json!({})).unwrap();
+        let exec = bench.graph.executor().clone();
+        let option = |number: u32, len: u32| {
+            Pack::default().u32(1).u64(OPTION_MAGIC).u32(number).u32(len).0
+        };
+        let request = |command: u16, offset: u64, len: u32| {
+            let go = Pack::default().u32(3).u64(OPTION_MAGIC).u32(option::EXPORT_NAME).string("x");
+            go.u32(REQUEST).u16(0).u16(command).u64(1).u64(offset).u32(len).0
+        };
+        let lies = [
+            vec![0xff; 64],
+            option(option::LIST, 0xffff_ffff),
+            option(99, 0xffff),
+            option(option::GO, 6).into_iter().chain([0xff; 6]).collect(),
+            request(command::READ, u64::MAX, 16),
+            request(command::READ, 0, u32::MAX),
+            request(command::WRITE, 0, u32::MAX),
+            request(command::BLOCK_STATUS, 0, 16),
+            request(77, 0, 16),
+        ];
+        for _ in 0..12 {
+            for lie in &lies {
+                let (ours, theirs) = pipe();
+                bench.server.accept(theirs);
+                exec.run_in_place(send(&*ours, lie.clone())).unwrap().unwrap();
+                bench.graph.poll();
+                ours.shutdown();
+                bench.graph.poll();
+            }
+        }
+        assert_eq!(bench.server.connections(), 1);
+        assert!(exec.run_in_place(good.read(0, IoBuf::zeroed(512))).unwrap().is_ok());
+    }
+}

@@ -1,0 +1,225 @@
+//! Describing types to a client, as `query-qmp-schema` does.
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// A type that a client can be told about.
+pub(crate) trait Schema {
+    /// A member of this type may be left out.
+    const OPTIONAL: bool = false;
+
+    /// Notes the type and what it needs; gives its name.
+    fn define(registry: &mut Registry) -> String;
+}
+
+/// The member of an object.
+pub(crate) struct Member {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) optional: bool,
+}
+
+/// What a tag adds to an object.
+pub(crate) struct Variant {
+    pub(crate) case: String,
+    pub(crate) kind: String,
+}
+
+/// Types seen so far, by name.
+#[derive(Default)]
+pub(crate) struct Registry {
+    types: BTreeMap<String, Value>,
+}
+
+/// `read_only` as clients spell it.
+fn spelled(ident: &str) -> String {
+    ident.trim_start_matches("r#").replace('_', "-")
+}
+
+impl Registry {
+    pub(crate) fn member<T: Schema>(&mut self, ident: &str, wire: Option<&str>) -> Member {
+        let name = wire.map_or_else(|| spelled(ident), str::to_owned);
+        Member { name, kind: T::define(self), optional: T::OPTIONAL }
+    }
+
+    /// Notes an object once; `members` may come back to it.
+    pub(crate) fn object(
+        &mut self,
+        name: &str,
+        members: impl FnOnce(&mut Self) -> Vec<Member>,
+    ) -> String {
+        if !self.types.contains_key(name) {
+            self.types.insert(name.into(), Value::Null);
+            let members = members(self);
+            let members: Vec<Value> = members.iter().map(Member::describe).collect();
+            let object = json!({"name": name, "members": members, "meta-type": "object"});
+            self.types.insert(name.into(), object);
+        }
+        name.into()
+    }
+
+    /// An object whose member `tag` says what else it has.
+    pub(crate) fn union(
+        &mut self,
+        name: &str,
+        tag: &str,
+        build: impl FnOnce(&mut Self) -> (Vec<Member>, Vec<Variant>),
+    ) -> String {
+        if !self.types.contains_key(name) {
+            self.types.insert(name.into(), Value::Null);
+            let (members, variants) = build(self);
+            let members: Vec<Value> = members.iter().map(Member::describe).collect();
+            let variants: Vec<Value> =
+                variants.iter().map(|v| json!({"case": v.case, "type": v.kind})).collect();
+            let object = json!({
+                "name": name, "members": members, "meta-type": "object", "tag": tag,
+                "variants": variants,
+            });
+            self.types.insert(name.into(), object);
+        }
+        name.into()
+    }
+
+    pub(crate) fn enumeration(&mut self, name: &str, values: &[&str]) -> String {
+        let members: Vec<Value> = values.iter().map(|value| json!({"name": value})).collect();
+        let entry = json!({
+            "name": name, "members": members, "meta-type": "enum", "values": values,
+        });
+        self.types.insert(name.into(), entry);
+        name.into()
+    }
+
+    pub(crate) fn alternate(&mut self, name: &str, kinds: impl FnOnce(&mut Self) -> Vec<String>) -> String {
+        if !self.types.contains_key(name) {
+            self.types.insert(name.into(), Value::Null);
+            let members: Vec<Value> = kinds(self).iter().map(|kind| json!({"type": kind})).collect();
+            let entry = json!({"name": name, "members": members, "meta-type": "alternate"});
+            self.types.insert(name.into(), entry);
+        }
+        name.into()
+    }
+
+    pub(crate) fn builtin(&mut self, name: &str, json_type: &str) -> String {
+        let entry = json!({"name": name, "json-type": json_type, "meta-type": "builtin"});
+        self.types.insert(name.into(), entry);
+        name.into()
+    }
+
+    pub(crate) fn command(&mut self, name: &str, args: &str, ret: &str, oob: bool) -> Value {
+        let mut entry =
+            json!({"name": name, "arg-type": args, "ret-type": ret, "meta-type": "command"});
+        if oob {
+            entry["allow-oob"] = Value::Bool(true);
+        }
+        entry
+    }
+
+    pub(crate) fn into_types(self) -> Vec<Value> {
+        self.types.into_values().collect()
+    }
+}
+
+impl Member {
+    fn describe(&self) -> Value {
+        if self.optional {
+            json!({"name": self.name, "default": null, "type": self.kind})
+        } else {
+            json!({"name": self.name, "type": self.kind})
+        }
+    }
+}
+
+impl<T: Schema> Schema for Option<T> {
+    const OPTIONAL: bool = true;
+    fn define(registry: &mut Registry) -> String {
+        T::define(registry)
+    }
+}
+
+impl<T: Schema> Schema for Box<T> {
+    fn define(registry: &mut Registry) -> String {
+        T::define(registry)
+    }
+}
+
+impl<T: Schema> Schema for Vec<T> {
+    fn define(registry: &mut Registry) -> String {
+        let element = T::define(registry);
+        let name = format!("[{element}]");
+        let entry = json!({"name": name, "element-type": element, "meta-type": "array"});
+        registry.types.insert(name.clone(), entry);
+        name
+    }
+}
+
+macro_rules! builtins {
+    ($($type:ty: $name:literal $json:literal),* $(,)?) => { $(
+        impl Schema for $type {
+            fn define(registry: &mut Registry) -> String {
+                registry.builtin($name, $json)
+            }
+        }
+    )* };
+}
+
+builtins!(
+    String: "str" "string", bool: "bool" "boolean", u64: "int" "int", i64: "int" "int",
+    u32: "int" "int", i32: "int" "int", u16: "int" "int", f64: "number" "number",
+    Value: "any" "value",
+);
+
+/// Nothing: a command without arguments, or one that returns nothing.
+impl Schema for () {
+    fn define(registry: &mut Registry) -> String {
+        registry.object("Empty", |_| Vec::new())
+    }
+}
+
+/// Defines structures and enumerations with reader, writer and schema.
+///
+/// Members are spelled with dashes; `("name")` after a member gives another spelling.
+macro_rules! qapi {
+    () => {};
+    (@wire) => { None };
+    (@wire $wire:literal) => { Some($wire) };
+    ($(#[$meta:meta])* struct $name:ident {
+        $( $(#[$fmeta:meta])* $field:ident $(($wire:literal))? : $type:ty ),* $(,)?
+    } $($rest:tt)*) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+        pub(crate) struct $name {
+            $( $(#[$fmeta])* $(#[serde(rename = $wire)])? pub(crate) $field: $type ),*
+        }
+        impl $crate::qapi::Schema for $name {
+            fn define(registry: &mut $crate::qapi::Registry) -> String {
+                registry.object(stringify!($name), |registry| {
+                    let _ = &registry;
+                    vec![ $(
+                        registry.member::<$type>(
+                            stringify!($field),
+                            $crate::qapi::qapi!(@wire $($wire)?),
+                        )
+                    ),* ]
+                })
+            }
+        }
+        $crate::qapi::qapi! { $($rest)* }
+    };
+    ($(#[$meta:meta])* enum $name:ident {
+        $( $(#[$vmeta:meta])* $variant:ident = $wire:literal ),* $(,)?
+    } $($rest:tt)*) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+        pub(crate) enum $name {
+            $( $(#[$vmeta])* #[serde(rename = $wire)] $variant ),*
+        }
+        impl $crate::qapi::Schema for $name {
+            fn define(registry: &mut $crate::qapi::Registry) -> String {
+                registry.enumeration(stringify!($name), &[$($wire),*])
+            }
+        }
+        $crate::qapi::qapi! { $($rest)* }
+    };
+}
+pub(crate) use qapi;

@@ -1,0 +1,61 @@
+//! The block layer's programs: `orrery nbd` and `orrery storage-daemon`.
+
+mod args;
+mod nbd;
+mod net;
+mod reactor;
+mod signals;
+
+use crate::host::NativeFs;
+use orrery_block::graph::BlockGraph;
+use reactor::Reactor;
+use std::future::{Future, poll_fn};
+use std::task::Poll;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Waits for whichever is first.
+async fn either(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
+    let (mut a, mut b) = (std::pin::pin!(a), std::pin::pin!(b));
+    poll_fn(|cx| {
+        if a.as_mut().poll(cx).is_ready() || b.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// A graph with everything that this host lends, and the loop that drives it.
+#[derive(Clone)]
+struct Host {
+    graph: BlockGraph,
+    reactor: Arc<Reactor>,
+}
+
+impl Host {
+    fn new() -> std::io::Result<Self> {
+        let graph = BlockGraph::new();
+        let reactor = Arc::new(Reactor::new()?);
+        graph.context().set_clock(reactor.clone());
+        graph.context().set_fs(Arc::new(NativeFs));
+        graph.context().set_net(Arc::new(net::Net(reactor.clone())));
+        Ok(Self { graph, reactor })
+    }
+
+    /// Runs `future` to its end, and everything else meanwhile.
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.graph.executor().block_on(future, &|| self.reactor.turn())
+    }
+}
+
+/// Runs one of the programs, when the name under which this one was started or its first argument
+/// asks for it.
+pub(crate) fn program(name: &str, args: &[String]) -> Option<ExitCode> {
+    let first = args.first().map(String::as_str);
+    match (name, first) {
+        ("orrery-nbd" | "qemu-nbd", _) => Some(nbd::main(name, args)),
+        (_, Some("nbd")) => Some(nbd::main("orrery nbd", &args[1..])),
+        _ => None,
+    }
+}
