@@ -58,8 +58,10 @@ impl Wake for Task {
 impl Task {
     fn run(self: &Arc<Self>) {
         self.queued.store(false, Ordering::Release);
+        let before =
+            std::mem::replace(&mut *lock(&self.state), TaskState::Running { again: false });
         let mut future =
-            match std::mem::replace(&mut *lock(&self.state), TaskState::Running { again: false }) {
+            match before {
                 TaskState::Idle(future) => future,
                 TaskState::Running { .. } => {
                     *lock(&self.state) = TaskState::Running { again: true };
@@ -241,6 +243,23 @@ mod tests {
         assert_eq!(*lock(&seen), [1], "woken tasks run in poll, not in the waker");
         assert_eq!(exec.poll(), 1);
         assert_eq!(*lock(&seen), [1, 7]);
+        assert_eq!(exec.unfinished(), 0);
+    }
+
+    #[test]
+    fn a_task_that_is_woken_after_its_end_stays_ended() {
+        let exec = Executor::new();
+        let waker = Arc::new(Mutex::new(None));
+        let slot = waker.clone();
+        exec.spawn(std::future::poll_fn(move |cx| {
+            let first = lock(&slot).replace(cx.waker().clone()).is_none();
+            if first { Poll::Pending } else { Poll::Ready(()) }
+        }));
+        let wake = || lock(&waker).clone().expect("polled").wake();
+        wake();
+        assert_eq!(exec.poll(), 1);
+        wake();
+        exec.poll();
         assert_eq!(exec.unfinished(), 0);
     }
 

@@ -327,7 +327,11 @@ impl Drop for DoorInner {
 fn unix_address(path: &str) -> io::Result<std::os::unix::net::SocketAddr> {
     match path.strip_prefix('@') {
         #[cfg(target_os = "linux")]
-        Some(name) => std::os::linux::net::SocketAddrExt::from_abstract_name(name),
+        Some(name) => {
+            <std::os::unix::net::SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(
+                name,
+            )
+        }
         _ => std::os::unix::net::SocketAddr::from_pathname(path),
     }
 }
