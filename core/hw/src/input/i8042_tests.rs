@@ -346,3 +346,18 @@ fn keys_nobody_reads_are_dropped() {
 }
 
 orrery_system::conformance!(Bench::fresh().dev, [(DATA, Data::TABLE), (COMMAND, Command::TABLE)]);
+
+#[test]
+fn the_controllers_answers_do_not_interrupt_while_the_keyboard_is_off() {
+    let mut b = Bench::fresh();
+    b.command(0xad);
+    for (command, answer) in [(0xaa, 0x55), (0xab, 0), (0x20, 0x17)] {
+        b.command(command);
+        assert_eq!(b.data(), answer);
+    }
+    assert!(!b.irq1.has_edge(), "nothing stays behind in the interrupt controller");
+    b.command(0xae);
+    b.command(0x20);
+    assert!(b.irq1.level());
+    assert_eq!(b.data(), 0x07);
+}
