@@ -213,7 +213,7 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         let backend = diagnostic_disk(&blocks, host).await?;
         let id = "diagnostic".into();
         let interface = Interface::Ide;
-        config.drives.push(Drive { backend, interface, cdrom: false, index: Some(0), id });
+        config.drives.push(Drive { backend, interface, index: Some(0), id, ..Drive::default() });
     } else if !flash || options.bios.is_some() {
         let small = kind.name == "isapc";
         let default = if small { "bios.bin" } else { "bios-256k.bin" };
@@ -238,7 +238,7 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         let id = if drive.id.is_empty() { default_id(drive, i) } else { drive.id.clone() };
         let backend = open_drive(&blocks, host.fs(), drive, &id, options.snapshot).await?;
         let &DriveOption { interface, cdrom, index, .. } = drive;
-        config.drives.push(Drive { backend, interface, cdrom, index, id });
+        config.drives.push(Drive { backend, interface, cdrom, index, id, ..Drive::default() });
     }
     let built = (kind.build)(&config).map_err(|e| match (e, &options.kernel) {
         (BuildError::Kernel(reason), Some(file)) => LaunchError::File {

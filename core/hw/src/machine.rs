@@ -41,6 +41,24 @@ pub struct Drive {
     pub index: Option<u32>,
     /// Name other options refer to.
     pub id: String,
+    /// Place in the order of what firmware starts from.
+    pub bootindex: Option<u32>,
+    /// Serial number; `None`: the usual one.
+    pub serial: Option<String>,
+}
+
+impl Default for Drive {
+    fn default() -> Self {
+        Self {
+            backend: BlockBackend::detached(),
+            interface: Interface::None,
+            cdrom: false,
+            index: None,
+            id: String::new(),
+            bootindex: None,
+            serial: None,
+        }
+    }
 }
 
 /// A kernel that starts without a boot loader of its own.

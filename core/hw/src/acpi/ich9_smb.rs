@@ -4,11 +4,7 @@
 
 use super::smbus::{Eeprom, Smbus};
 use crate::pci;
-use orrery_system::device::Device;
-use orrery_system::{
-    Board, BusError, BusResult, DeviceId, Region, Registers, RestoreError, StateBlob,
-};
-use serde::{Deserialize, Serialize};
+use orrery_system::{Board, BusError, BusResult, DeviceId, Region, RestoreError};
 
 /// Bank of the I/O window (32 ports).
 pub const SMB: u32 = 0;
@@ -32,36 +28,17 @@ pub struct Config {
     pub spd: Vec<Vec<u8>>,
 }
 
-/// Pins and services the machine wires up.
-pub struct Wires {
-    /// Configuration space.
-    pub pci: pci::Function,
-}
-
-/// Everything the guest can observe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    pci: pci::ConfigState,
-    smbus: Smbus,
-}
-
-impl orrery_system::State for State {
-    const KIND: &'static str = "ICH9-SMB";
-    const VERSION: u16 = 1;
-}
-
 /// The device.
 pub struct Ich9Smb {
     config: Config,
-    wires: Wires,
-    state: State,
+    smbus: Smbus,
 }
 
 /// Puts the function at `devfn`.
 pub fn build(board: &mut Board, bus: &pci::Bus, devfn: u8, config: Config) -> DeviceId {
     let id = board.reserve("ICH9-SMB");
-    let wires = Wires { pci: function(board, bus, devfn, id) };
-    board.attach(id, Box::new(Ich9Smb::new(config, wires)));
+    let pci = function(board, bus, devfn, id);
+    board.attach(id, Box::new(pci::Card::new(pci, Ich9Smb::new(config))));
     id
 }
 
@@ -74,83 +51,70 @@ fn function(board: &Board, bus: &pci::Bus, devfn: u8, id: DeviceId) -> pci::Func
         .build(devfn)
 }
 
-impl State {
-    fn power_on(config: &Config, pci: &pci::Function) -> Self {
-        let module = |(i, spd): (usize, &Vec<u8>)| Eeprom::new(0x50 + i as u8, spd.clone());
-        let eeproms = config.spd.iter().enumerate().map(module).collect();
-        Self { pci: pci.power_on(), smbus: Smbus::power_on(eeproms) }
-    }
-
-    fn is_on(&self) -> bool {
-        self.pci.u8(HOSTC) & 1 != 0
-    }
-}
-
 impl Ich9Smb {
-    /// Builds the device in its power-on state.
-    fn new(config: Config, wires: Wires) -> Self {
-        let mut dev = Self { state: State::power_on(&config, &wires.pci), config, wires };
-        dev.drive();
-        dev
+    fn new(config: Config) -> Self {
+        Self { smbus: Self::power_on(&config), config }
     }
 
-    fn drive(&mut self) {
-        let level = self.state.smbus.interrupt();
-        self.wires.pci.drive(&mut self.state.pci, level);
+    fn power_on(config: &Config) -> Smbus {
+        let module = |(i, spd): (usize, &Vec<u8>)| Eeprom::new(0x50 + i as u8, spd.clone());
+        Smbus::power_on(config.spd.iter().enumerate().map(module).collect())
     }
 }
 
-impl Device for Ich9Smb {
-    fn name(&self) -> &'static str {
-        "ICH9-SMB"
-    }
+fn is_on(slot: &pci::Slot<'_>) -> bool {
+    slot.config.u8(HOSTC) & 1 != 0
+}
+
+impl pci::Chip for Ich9Smb {
+    type State = Smbus;
+    const NAME: &'static str = "ICH9-SMB";
 
     fn reset(&mut self) {
-        self.state = State::power_on(&self.config, &self.wires.pci);
-        self.drive();
+        self.smbus = Self::power_on(&self.config);
     }
 
-    fn save(&self) -> StateBlob {
-        StateBlob::encode(&self.state)
+    fn save(&self) -> Smbus {
+        self.smbus.clone()
     }
 
-    fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
-        let state: State = blob.decode()?;
-        self.wires.pci.check(&state.pci)?;
-        if !state.smbus.is_valid() {
+    fn restore(&mut self, state: Smbus) -> Result<(), RestoreError> {
+        if !state.is_valid() {
             return Err(RestoreError::Invalid("SMBus controller"));
         }
-        self.state = state;
-        self.drive();
+        self.smbus = state;
         Ok(())
     }
 
-    fn registers(&mut self) -> Option<&mut dyn Registers> {
-        Some(self)
-    }
-}
-
-impl Registers for Ich9Smb {
-    fn read(&mut self, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
-        if let Some(result) = self.wires.pci.read(&self.state.pci, bank, offset, width) {
-            return result;
-        }
-        if bank != SMB || !self.state.is_on() {
-            return Err(BusError::NoRegister);
-        }
-        self.state.smbus.read(offset, width)
+    fn drive(&mut self, _: &mut pci::Slot<'_>) -> bool {
+        self.smbus.interrupt()
     }
 
-    fn write(&mut self, bank: u32, offset: u64, width: u8, value: u64) -> BusResult<()> {
-        let result = match self.wires.pci.write(&mut self.state.pci, bank, offset, width, value) {
-            Some(result) => result,
-            None if bank == SMB && self.state.is_on() => {
-                self.state.smbus.write(offset, width, value)
-            }
-            None => Err(BusError::NoRegister),
-        };
-        self.drive();
-        result
+    fn read(
+        &mut self,
+        slot: &mut pci::Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+    ) -> BusResult<u64> {
+        match bank {
+            SMB if is_on(slot) => self.smbus.read(offset, width),
+            _ => Err(BusError::NoRegister),
+        }
+    }
+
+    fn write(
+        &mut self,
+        slot: &mut pci::Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+        value: u64,
+    ) -> BusResult<()> {
+        match bank {
+            SMB if is_on(slot) => self.smbus.write(offset, width, value),
+            _ => Err(BusError::NoRegister),
+        }
     }
 }
 
@@ -181,12 +145,12 @@ mod tests {
         assert_eq!((b.port_in(0x700, 1), b.port_in(0x705, 1)), (2, 7));
     }
 
-    fn device() -> Ich9Smb {
+    fn device() -> pci::Card<Ich9Smb> {
         let mut board = Board::new(BoardConfig { ram_capacity: 0, ..BoardConfig::default() });
         let bus = pci::Bus::simple(&board);
         let id = board.reserve("ICH9-SMB");
-        let wires = Wires { pci: function(&board, &bus, 0, id) };
-        Ich9Smb::new(Config { spd: vec![vec![1]] }, wires)
+        let pci = function(&board, &bus, 0, id);
+        pci::Card::new(pci, Ich9Smb::new(Config { spd: vec![vec![1]] }))
     }
 
     orrery_system::conformance!(device(), [(SMB, &[]), (pci::CONFIG_BANK, &[])]);

@@ -9,11 +9,10 @@ use super::WAKE_BANK;
 use super::pm::{Apm, Gpe, Pm, Sleep};
 use super::smbus::{Eeprom, Smbus};
 use crate::pci;
-use orrery_system::device::{Device, Settle};
 use orrery_system::pins::{Power, PowerRequest};
 use orrery_system::{
-    Board, BusError, BusResult, Clock, DeviceId, IrqInput, IrqLine, Region, Registers,
-    RestoreError, StateBlob, Timer, VmTime,
+    Board, BusError, BusResult, Clock, DeviceId, IrqInput, IrqLine, Region, RestoreError, Timer,
+    VmTime,
 };
 use serde::{Deserialize, Serialize};
 
@@ -62,8 +61,6 @@ pub struct Config {
 
 /// Pins and services the machine wires up.
 pub struct Wires {
-    /// Configuration space.
-    pub pci: pci::Function,
     /// System control interrupt, to IRQ 9.
     pub sci: IrqLine,
     /// SMI#.
@@ -82,19 +79,13 @@ pub struct Wires {
     pub smb: Region,
 }
 
-/// Everything the guest can observe.
+/// Everything the guest can observe, but for the configuration space.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    pci: pci::ConfigState,
     pm: Pm,
     gpe: Gpe,
     apm: Apm,
     smbus: Smbus,
-}
-
-impl orrery_system::State for State {
-    const KIND: &'static str = "PIIX4_PM";
-    const VERSION: u16 = 1;
 }
 
 /// The device.
@@ -133,7 +124,6 @@ pub fn build(
     board.io().add(GPE_PORT, &regions.device("acpi-gpe0", 2 * GPE_LEN, id, GPE));
     board.io().add(0xb2, &regions.device("apm", 2, id, APM));
     let wires = Wires {
-        pci,
         sci,
         smi: board.pins(0).smi.pin(),
         power_button,
@@ -143,7 +133,7 @@ pub fn build(
         pm: pm.clone(),
         smb,
     };
-    board.attach(id, Box::new(Piix4Pm::new(config, wires)));
+    board.attach(id, Box::new(pci::Card::new(pci, Piix4Pm::new(config, wires))));
     Built { id, pm }
 }
 
@@ -180,10 +170,9 @@ fn function(
 }
 
 impl State {
-    fn power_on(config: &Config, pci: &pci::Function, now: VmTime) -> Self {
+    fn power_on(config: &Config, now: VmTime) -> Self {
         let module = |(i, spd): (usize, &Vec<u8>)| Eeprom::new(0x50 + i as u8, spd.clone());
         Self {
-            pci: pci.power_on(),
             pm: Pm::power_on(now),
             gpe: Gpe::default(),
             apm: Apm::default(),
@@ -193,35 +182,19 @@ impl State {
 }
 
 impl Piix4Pm {
-    /// Builds the device in its power-on state.
     fn new(config: Config, wires: Wires) -> Self {
-        let state = State::power_on(&config, &wires.pci, wires.clock.now());
-        let mut dev = Self { config, wires, state };
-        dev.drive();
-        dev
+        let state = State::power_on(&config, wires.clock.now());
+        Self { config, wires, state }
     }
 
-    fn drive(&mut self) {
-        let s = &mut self.state;
-        // The SCI has its own wire; the function's INTA# is not used.
-        self.wires.pci.drive(&mut s.pci, false);
-        let io = s.pci.command().io();
-        self.wires.pm.set_base(u64::from(s.pci.u16(PMBA) & 0xffc0));
-        self.wires.pm.set_enabled(s.pci.u8(PMREGMISC) & 1 != 0 && s.pci.u16(PMBA) & 0xffc0 != 0);
-        self.wires.smb.set_base(u64::from(s.pci.u16(SMBBA) & 0xfff0));
-        self.wires.smb.set_enabled(io && s.pci.u8(SMBHSTCFG) & 1 != 0);
-        self.wires.sci.set(s.pm.sci() || s.pm.acpi_mode() && s.gpe.sci());
-        self.wires.timer.set(s.pm.deadline());
-    }
-
-    fn command(&mut self, command: u8) {
+    fn command(&mut self, slot: &pci::Slot<'_>, command: u8) {
         // The values that the FADT gives for ACPI_ENABLE and ACPI_DISABLE.
         match command {
             0xf1 => self.state.pm.set_acpi_mode(true),
             0xf0 => self.state.pm.set_acpi_mode(false),
             _ => {}
         }
-        if self.state.pci.u32(DEVACTB) & 0x0200_0000 != 0 && !self.config.no_smm {
+        if slot.config.u32(DEVACTB) & 0x0200_0000 != 0 && !self.config.no_smm {
             self.wires.smi.pulse();
         }
     }
@@ -236,74 +209,74 @@ pub(crate) fn request(power: &Power, sleep: Option<Sleep>) {
     }
 }
 
-impl Device for Piix4Pm {
-    fn name(&self) -> &'static str {
-        "PIIX4_PM"
-    }
+impl pci::Chip for Piix4Pm {
+    type State = State;
+    const NAME: &'static str = "PIIX4_PM";
+    const SETTLES: bool = true;
 
     fn reset(&mut self) {
-        self.state = State::power_on(&self.config, &self.wires.pci, self.wires.clock.now());
-        self.drive();
+        self.state = State::power_on(&self.config, self.wires.clock.now());
     }
 
-    fn save(&self) -> StateBlob {
-        StateBlob::encode(&self.state)
+    fn save(&self) -> State {
+        self.state.clone()
     }
 
-    fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
-        let state: State = blob.decode()?;
-        self.wires.pci.check(&state.pci)?;
+    fn restore(&mut self, state: State) -> Result<(), RestoreError> {
         if !state.smbus.is_valid() {
             return Err(RestoreError::Invalid("SMBus controller"));
         }
         self.state = state;
-        self.drive();
         Ok(())
     }
 
-    fn wake(&mut self, _: u32, now: VmTime) {
-        self.state.pm.catch_up(now);
-        self.drive();
+    /// The SCI has its own wire; the function's INTA# is not used.
+    fn drive(&mut self, slot: &mut pci::Slot<'_>) -> bool {
+        let (s, c) = (&self.state, &*slot.config);
+        self.wires.pm.set_base(u64::from(c.u16(PMBA) & 0xffc0));
+        self.wires.pm.set_enabled(c.u8(PMREGMISC) & 1 != 0 && c.u16(PMBA) & 0xffc0 != 0);
+        self.wires.smb.set_base(u64::from(c.u16(SMBBA) & 0xfff0));
+        self.wires.smb.set_enabled(c.command().io() && c.u8(SMBHSTCFG) & 1 != 0);
+        self.wires.sci.set(s.pm.sci() || s.pm.acpi_mode() && s.gpe.sci());
+        self.wires.timer.set(s.pm.deadline());
+        false
     }
 
-    fn registers(&mut self) -> Option<&mut dyn Registers> {
-        Some(self)
-    }
-
-    fn settle(&mut self) -> Option<&mut dyn Settle> {
-        Some(self)
-    }
-}
-
-impl Settle for Piix4Pm {
-    fn settle(&mut self) {
+    fn settle(&mut self, slot: &mut pci::Slot<'_>) {
         if self.wires.power_button.take_edge() {
             self.state.pm.press_power_button();
-            self.drive();
+            self.drive(slot);
         }
     }
-}
 
-impl Registers for Piix4Pm {
-    fn read(&mut self, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
+    fn wake(&mut self, _: &mut pci::Slot<'_>, now: VmTime) {
+        self.state.pm.catch_up(now);
+    }
+
+    fn read(
+        &mut self,
+        _: &mut pci::Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+    ) -> BusResult<u64> {
         match bank {
-            PM => {
-                let result = self.state.pm.read(offset, width, self.wires.clock.now());
-                self.drive();
-                result
-            }
+            PM => self.state.pm.read(offset, width, self.wires.clock.now()),
             GPE => self.state.gpe.read(GPE_LEN, offset, width),
             APM => self.state.apm.read(offset, width),
             SMB => self.state.smbus.read(offset, width),
-            _ => self
-                .wires
-                .pci
-                .read(&self.state.pci, bank, offset, width)
-                .unwrap_or(Err(BusError::NoRegister)),
+            _ => Err(BusError::NoRegister),
         }
     }
 
-    fn write(&mut self, bank: u32, offset: u64, width: u8, value: u64) -> BusResult<()> {
+    fn write(
+        &mut self,
+        slot: &mut pci::Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+        value: u64,
+    ) -> BusResult<()> {
         match bank {
             PM => {
                 let sleep = self.state.pm.write(offset, width, value, self.wires.clock.now())?;
@@ -312,19 +285,13 @@ impl Registers for Piix4Pm {
             GPE => self.state.gpe.write(GPE_LEN, offset, width, value)?,
             APM => {
                 if self.state.apm.write(offset, width, value)? {
-                    self.command(self.state.apm.command());
+                    self.command(slot, self.state.apm.command());
                 }
             }
             SMB => self.state.smbus.write(offset, width, value)?,
             WAKE_BANK => self.state.pm.wake(value as u16),
-            _ => {
-                let pci = &mut self.state.pci;
-                let result = self.wires.pci.write(pci, bank, offset, width, value);
-                self.drive();
-                return result.unwrap_or(Err(BusError::NoRegister));
-            }
+            _ => return Err(BusError::NoRegister),
         }
-        self.drive();
         Ok(())
     }
 }
@@ -402,13 +369,12 @@ mod tests {
         assert_eq!(b.board.power().take(), Some(PowerRequest::Suspend));
     }
 
-    fn device() -> Piix4Pm {
+    fn device() -> pci::Card<Piix4Pm> {
         let mut board = Board::new(BoardConfig { ram_capacity: 0, ..BoardConfig::default() });
         let bus = pci::Bus::simple(&board);
         let id = board.reserve("PIIX4_PM");
         let config = Config { spd: vec![vec![7; 16]], ..Config::default() };
         let wires = Wires {
-            pci: function(&board, &bus, 0, id, &config),
             sci: IrqLine::open(),
             smi: IrqLine::open(),
             power_button: board.wire(),
@@ -418,7 +384,8 @@ mod tests {
             pm: board.regions().container("pm", 64),
             smb: board.regions().container("smb", 16),
         };
-        Piix4Pm::new(config, wires)
+        let pci = function(&board, &bus, 0, id, &config);
+        pci::Card::new(pci, Piix4Pm::new(config, wires))
     }
 
     orrery_system::conformance!(

@@ -38,7 +38,7 @@ impl Eeprom {
 
 /// The controller's registers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Smbus {
+pub struct Smbus {
     status: u8,
     control: u8,
     command: u8,

@@ -4,15 +4,11 @@ use super::acpi_build::{self, HPET_BASE, IOAPIC_BASE, LAPIC_BASE};
 use super::cmos::Cmos;
 use super::smbios;
 use crate::audio::pcspk::{self, PcSpeaker};
-use crate::block::drive::DriveIo;
-use crate::block::fdc::{self, Fdc, media::DriveType};
-use crate::block::pflash_cfi01;
 use crate::char::parallel::{self, ISA_PARALLEL, Parallel};
 use crate::char::serial::{self, ISA_SERIAL, Serial};
 use crate::char::uart;
 use crate::display::vga;
 use crate::dma::i8237::{self, I8237, IsaDma};
-use crate::ide::{ata, channel::Plug};
 use crate::input::i8042::{self, I8042};
 use crate::intc::apic::{self, Apic};
 use crate::intc::i8259::{self, I8259};
@@ -21,16 +17,16 @@ use crate::machine::{
     BuildError, Built, DeviceSpec, Drive, Interface, MachineConfig, Netdev,
 };
 use crate::misc::debugcon::{self, DebugCon};
+use crate::misc::port::Ports;
 use crate::nvram::fw_cfg::{Items, key};
 use crate::pci;
 use crate::rtc::mc146818::{self, Mc146818};
 use crate::timer::hpet::{self, Hpet};
 use crate::timer::i8254::{self, I8254};
-use crate::virtio::blk;
-use orrery_block::backend::BlockBackend;
 use orrery_system::ports::{CharPort, NetPort};
 use orrery_system::ram::RamBlock;
 use orrery_system::{Board, DeviceId, IrqInput, IrqLine, Region};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Guest memory besides RAM: firmware, flash, video memory and option ROMs.
 const EXTRA_MEMORY: usize = 64 << 20;
@@ -73,18 +69,22 @@ pub(crate) struct Chassis<'a> {
     pub(crate) power_button: IrqInput,
     pub(crate) cmos: Cmos,
     pub(crate) items: Items,
-    drives: Vec<Option<Drive>>,
+    pub(super) drives: Vec<Option<Drive>>,
+    /// Devices asked for that are part of another one by now: drives.
+    pub(super) seated: BTreeSet<usize>,
+    /// What firmware starts from, and how early.
+    pub(super) boot: BTreeMap<u32, String>,
     netdevs: Vec<(String, Option<Netdev>)>,
     /// Network cards so far.
     pub(crate) cards: usize,
     pub(crate) built: Ends,
     /// The DMA controllers' channels.
-    dma: IsaDma,
+    pub(super) dma: IsaDma,
     /// Controllers that give vectors, in the order they are asked.
     pub(crate) int_ack: Vec<DeviceId>,
     pub(crate) floppy: bool,
     serial: [bool; 4],
-    parallel: bool,
+    parallels: [bool; 3],
 }
 
 /// The ends that stick out, as they come into being.
@@ -136,6 +136,8 @@ impl<'a> Chassis<'a> {
             cmos: Cmos::new(layout.low, layout.high, config.cpus, &config.boot_order),
             items: Items::default(),
             drives: config.drives.iter().cloned().map(Some).collect(),
+            seated: BTreeSet::new(),
+            boot: BTreeMap::new(),
             netdevs: config.netdevs.iter().cloned().map(|(id, n)| (id, Some(n))).collect(),
             cards: 0,
             built: Ends::default(),
@@ -143,7 +145,7 @@ impl<'a> Chassis<'a> {
             int_ack: Vec::new(),
             floppy: false,
             serial: [false; 4],
-            parallel: false,
+            parallels: [false; 3],
             board,
         })
     }
@@ -335,34 +337,87 @@ impl<'a> Chassis<'a> {
 
     fn serial_port(&mut self, n: usize) -> CharPort {
         let (base, irq) = ISA_SERIAL[n];
+        let line = self.irq(irq.into());
+        self.serial[n] = true;
+        self.serial_at(base, line)
+    }
+
+    /// A serial port somewhere.
+    fn serial_at(&mut self, base: u16, irq: IrqLine) -> CharPort {
         let board = &mut self.board;
         let id = board.reserve("isa-serial");
         board.io().add(base.into(), &board.regions().device("serial", 8, id, 0));
         let port = board.port();
         let wires = uart::Wires {
-            irq: self.isa[usize::from(irq)].pin(),
+            irq,
             port: port.clone(),
             clock: board.clock(),
             timers: [uart::TIMER_RX, uart::TIMER_TIMEOUT, uart::TIMER_TX]
                 .map(|i| board.timer(id, i)),
         };
         board.attach(id, Box::new(Serial::new(serial::Config::default(), wires)));
-        self.serial[n] = true;
         port
+    }
+
+    /// A serial port asked for as a device: number `n`, or the next one; elsewhere if told so.
+    pub(crate) fn more_serial(
+        &mut self,
+        n: Option<usize>,
+        base: Option<u16>,
+        irq: Option<u8>,
+    ) -> Result<CharPort, String> {
+        let n = n.or_else(|| self.serial.iter().position(|taken| !taken));
+        let Some(n) = n.filter(|n| *n < ISA_SERIAL.len()) else {
+            return Err("a PC has four serial ports at most".into());
+        };
+        if std::mem::replace(&mut self.serial[n], true) {
+            return Err(format!("serial port {n} is there already"));
+        }
+        let usual = ISA_SERIAL[n];
+        let (base, irq) = (base.unwrap_or(usual.0), irq.unwrap_or(usual.1));
+        // Firmware and ACPI know the usual places only.
+        self.serial[n] = (base, irq) == usual;
+        let line = self.irq(irq.into());
+        Ok(self.serial_at(base, line))
     }
 
     fn parallel_port(&mut self, n: usize) -> CharPort {
         let (base, irq) = ISA_PARALLEL[n];
+        self.parallels[n] = true;
+        let line = self.irq(irq.into());
+        self.parallel_at(base, line)
+    }
+
+    /// A parallel port somewhere.
+    fn parallel_at(&mut self, base: u16, irq: IrqLine) -> CharPort {
         let board = &mut self.board;
         let id = board.reserve("isa-parallel");
         // The third one has the display's ports after its own three.
-        let len = if n == 2 { 4 } else { 8 };
+        let len = if base == ISA_PARALLEL[2].0 { 4 } else { 8 };
         board.io().add(base.into(), &board.regions().device("parallel", len, id, 0));
         let port = board.port();
-        let irq = self.isa[usize::from(irq)].pin();
         board.attach(id, Box::new(Parallel::new(parallel::Wires { irq, port: port.clone() })));
-        self.parallel |= n == 0;
         port
+    }
+
+    /// A parallel port asked for as a device, like [`Chassis::more_serial`].
+    pub(crate) fn more_parallel(
+        &mut self,
+        n: Option<usize>,
+        base: Option<u16>,
+        irq: Option<u8>,
+    ) -> Result<CharPort, String> {
+        let n = n.or_else(|| self.parallels.iter().position(|taken| !taken));
+        let Some(n) = n.filter(|n| *n < ISA_PARALLEL.len()) else {
+            return Err("a PC has three parallel ports at most".into());
+        };
+        if std::mem::replace(&mut self.parallels[n], true) {
+            return Err(format!("parallel port {n} is there already"));
+        }
+        let usual = ISA_PARALLEL[n];
+        let (base, irq) = (base.unwrap_or(usual.0), irq.unwrap_or(usual.1));
+        let line = self.irq(irq.into());
+        Ok(self.parallel_at(base, line))
     }
 
     /// A debug console at port `at`; its output is the character device `name`.
@@ -372,7 +427,7 @@ impl<'a> Chassis<'a> {
         board.io().add_priority(at.into(), 1, &board.regions().device("debugcon", 1, id, 0));
         let port = board.port();
         self.built.chars.push((name.into(), port.clone()));
-        board.attach(id, Box::new(DebugCon::new(config, port)));
+        board.attach(id, Box::new(Ports(DebugCon::new(config, port))));
     }
 
     /// The high-precision timers. `replaces` is the wire that says so when they take over the
@@ -395,161 +450,11 @@ impl<'a> Chassis<'a> {
         board.attach(id, Box::new(Hpet::new(hpet::Config::default(), wires)));
     }
 
-    /// Takes the drives of an interface, each at its index; those without one fill the gaps.
-    fn take_drives(
-        &mut self,
-        places: usize,
-        interfaces: &[Interface],
-        what: &str,
-    ) -> Result<Vec<Option<Drive>>, BuildError> {
-        let mut out: Vec<Option<Drive>> = (0..places).map(|_| None).collect();
-        let mut rest = Vec::new();
-        for slot in &mut self.drives {
-            let Some(drive) = slot.take_if(|d| interfaces.contains(&d.interface)) else { continue };
-            match drive.index.map(|i| i as usize) {
-                None => rest.push(drive),
-                Some(i) if i < places => match &out[i] {
-                    None => out[i] = Some(drive),
-                    Some(first) => {
-                        return Err(BuildError::DriveTaken {
-                            place: format!("{what} place {i}"),
-                            first: first.id.clone(),
-                            second: drive.id,
-                        });
-                    }
-                },
-                Some(i) => {
-                    let reason = format!("there is no {what} place {i}");
-                    return Err(BuildError::Drive { id: drive.id, reason });
-                }
-            }
-        }
-        for drive in rest {
-            // CD-ROM drives are the third place by custom, so that a disk keeps the first two.
-            let from = if drive.cdrom && places > 2 && what == "IDE" { 2 } else { 0 };
-            let free = (from..places).chain(0..from).find(|&i| out[i].is_none());
-            let Some(i) = free else {
-                let reason = format!("every {what} place is taken");
-                return Err(BuildError::Drive { id: drive.id, reason });
-            };
-            out[i] = Some(drive);
-        }
-        Ok(out)
-    }
-
-    /// The drives on `N` disk places (ATA, or AHCI ports): what to plug in.
-    pub(crate) fn disks(&mut self, places: usize) -> Result<Vec<Plug>, BuildError> {
-        let mut drives = self.take_drives(places, &[Interface::Default, Interface::Ide], "IDE")?;
-        if !self.config.no_defaults && places > 2 && !self.config.drives.iter().any(|d| d.cdrom) {
-            // The usual empty CD-ROM drive.
-            drives[2].get_or_insert_with(|| Drive {
-                backend: BlockBackend::detached(),
-                interface: Interface::Ide,
-                cdrom: true,
-                index: None,
-                id: "ide1-cd0".into(),
-            });
-        }
-        let mut plugs = Vec::new();
-        for (n, drive) in drives.into_iter().enumerate() {
-            plugs.push(drive.map(|d| {
-                let number = n as u32;
-                let config =
-                    if d.cdrom { ata::Config::cdrom(number) } else { ata::Config::disk(number) };
-                if !d.cdrom && n < 4 {
-                    self.cmos.disk(n, d.backend.len() / 512);
-                }
-                (config, d.backend)
-            }));
-        }
-        Ok(plugs)
-    }
-
-    /// The floppy controller with its drives, if it is wanted.
-    pub(crate) fn floppies(&mut self) -> Result<(), BuildError> {
-        let drives = self.take_drives(2, &[Interface::Floppy], "floppy")?;
-        if self.config.no_defaults && drives.iter().all(Option::is_none) {
-            return Ok(());
-        }
-        let present: Vec<bool> =
-            drives.iter().enumerate().map(|(n, d)| d.is_some() || n == 0).collect();
-        let backends: Vec<BlockBackend> = drives
-            .into_iter()
-            .map(|d| d.map_or_else(BlockBackend::detached, |d| d.backend))
-            .collect();
-        let kinds = [0, 1].map(|n| {
-            if present[n] { DriveType::Auto.resolve(&backends[n]) } else { DriveType::None }
-        });
-        self.cmos.floppies(kinds.map(DriveType::cmos));
-        let irq = self.irq(6);
-        let dma = Box::new(self.dma.channel(2));
-        let board = &mut self.board;
-        let id = board.reserve("isa-fdc");
-        let ports = board.regions().device("fdc", 8, id, 0);
-        board.io().add(0x3f0, &board.regions().alias("fdc", &ports, 0, 6));
-        board.io().add(0x3f7, &board.regions().alias("fdc-dir", &ports, 7, 1));
-        let wires = fdc::Wires {
-            irq,
-            dma,
-            clock: board.clock(),
-            timer: board.timer(id, fdc::TIMER),
-            io: DriveIo::new(board, id, fdc::IO_TIMER, backends),
-        };
-        board.attach(id, Box::new(Fdc::new(fdc::Config { drives: kinds }, wires)));
-        self.floppy = true;
-        Ok(())
-    }
-
-    /// Puts flash below 4 GiB, unit 0 on top; false if there is none.
-    fn flash(&mut self, map: &Region) -> Result<bool, BuildError> {
-        let mut top = 1_u64 << 32;
-        for (n, drive) in
-            self.take_drives(2, &[Interface::Pflash], "flash")?.into_iter().enumerate()
-        {
-            let Some(drive) = drive else { continue };
-            let name = format!("system.flash{n}");
-            let (_, region) = pflash_cfi01::build(&mut self.board, &name, drive.backend)
-                .map_err(|e| BuildError::Drive { id: drive.id, reason: e.to_string() })?;
-            top -= region.size();
-            map.add(top, &region);
-            if n == 0 {
-                self.low_alias(map, &region);
-            }
-        }
-        Ok(top != 1 << 32)
-    }
-
     /// Shows the last 128 KiB of the firmware below 1 MiB.
-    fn low_alias(&self, map: &Region, firmware: &Region) {
+    pub(super) fn low_alias(&self, map: &Region, firmware: &Region) {
         let len = firmware.size().min(0x2_0000);
         let alias = self.board.regions().alias("isa-bios", firmware, firmware.size() - len, len);
         map.add_priority(0x10_0000 - len, 1, &alias);
-    }
-
-    /// A virtio-blk function for each virtio drive, on the free devices from `from`.
-    pub(crate) fn virtio_drives(&mut self, bus: &pci::Bus, from: u8) -> Result<(), BuildError> {
-        for i in 0..self.drives.len() {
-            let Some(d) = self.drives[i].take_if(|d| d.interface == Interface::Virtio) else {
-                continue;
-            };
-            let Some(device) = bus.free_device(from) else {
-                return Err(BuildError::Drive { id: d.id, reason: "the PCI bus is full".into() });
-            };
-            self.virtio_drive(bus, pci::devfn(device, 0), d, blk::Config::default());
-        }
-        Ok(())
-    }
-
-    /// A virtio-blk function for one drive.
-    pub(crate) fn virtio_drive(
-        &mut self,
-        bus: &pci::Bus,
-        devfn: u8,
-        drive: Drive,
-        config: blk::Config,
-    ) {
-        let transport = crate::virtio::pci::Config::default();
-        blk::build(&mut self.board, bus, devfn, transport, config, drive.backend);
     }
 
     /// The network cards that have no address of their own; `model` is the board's usual one.
@@ -561,10 +466,6 @@ impl<'a> Chassis<'a> {
         let config = self.config;
         for card in &config.nics {
             let kind = if card.kind.is_empty() { model } else { &card.kind };
-            if kind.is_empty() {
-                // The board's usual card is none, and nobody asked for another.
-                continue;
-            }
             crate::registry::build(self, bus, &DeviceSpec { kind: kind.into(), ..card.clone() })?;
         }
         Ok(())
@@ -593,12 +494,14 @@ impl<'a> Chassis<'a> {
         for spec in &config.devices {
             crate::registry::build(self, bus, spec)?;
         }
+        // Drives may sit on a controller that came after them.
+        for (n, spec) in config.devices.iter().enumerate() {
+            if crate::registry::is_drive(&spec.kind) && !self.seated.contains(&n) {
+                let reason = "there is no bus for it".into();
+                return Err(BuildError::Property { kind: spec.kind.clone(), reason });
+            }
+        }
         Ok(())
-    }
-
-    /// The drive that a device names.
-    pub(crate) fn drive_named(&mut self, id: &str) -> Option<Drive> {
-        self.drives.iter_mut().find_map(|s| s.take_if(|d| d.id == id))
     }
 
     /// The display adapter on a PCI bus.
@@ -638,7 +541,7 @@ impl<'a> Chassis<'a> {
             hpet,
             floppy: self.floppy,
             serial: self.serial,
-            parallel: self.parallel,
+            parallel: self.parallels[0],
         }
     }
 
@@ -680,6 +583,12 @@ impl<'a> Chassis<'a> {
         if let Some(kernel) = &self.config.kernel {
             let space = crate::loader::Space { low_ram: layout.low };
             crate::loader::load(kernel, space, items)?;
+        }
+        // A kernel goes before everything else.
+        let kernel = self.config.kernel.iter().map(|_| crate::loader::BOOT_PATH.to_string());
+        let order: Vec<String> = kernel.chain(self.boot.values().cloned()).collect();
+        if !order.is_empty() {
+            items.add_file("bootorder", order.join("\n") + "\0");
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! `isapc`: a PC/AT with an ISA bus and nothing else.
 
 use super::chassis::Chassis;
+use super::drives::DriveBus;
 use crate::ide::isa;
 use crate::machine::{BuildError, Built, MachineConfig};
 use crate::nvram::fw_cfg::{self, NothingMade};
@@ -16,7 +17,9 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     c.firmware(&map, true)?;
     let intr = c.board.pins(0).intr.pin();
     c.floppies()?;
-    let mut plugs = c.disks(4)?;
+    let path = "/isa/ide@01f0".into();
+    let cables = DriveBus { name: "ide", usual: true, cables: 2, units: 2, path };
+    let mut plugs = c.disks(&cables)?;
     for (base, control, irq) in CHANNELS {
         let drives = [plugs.remove(0), plugs.remove(0)];
         let config = isa::Config { iobase: base, iobase2: control, drives };
@@ -27,7 +30,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     c.keyboard();
     c.serial_and_parallel()?;
     c.isa_display()?;
-    c.network(None, "")?;
+    c.network(None, "ne2k_isa")?;
     c.devices(None)?;
     c.describe("isapc", "ISA-only PC")?;
     let items = std::mem::take(&mut c.items);

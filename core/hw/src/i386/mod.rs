@@ -3,6 +3,7 @@
 pub(crate) mod acpi_build;
 pub(crate) mod chassis;
 mod cmos;
+pub(crate) mod drives;
 mod isapc;
 mod pc;
 mod q35;

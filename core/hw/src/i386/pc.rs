@@ -2,6 +2,7 @@
 
 use super::acpi_build::AcpiFiles;
 use super::chassis::Chassis;
+use super::drives::DriveBus;
 use crate::acpi::piix4;
 use crate::ide::piix;
 use crate::isa::piix3;
@@ -30,7 +31,9 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     let int = c.board.wire();
 
     c.floppies()?;
-    let mut plugs = c.disks(4)?.into_iter();
+    let path = "/pci@i0cf8/ide@1,1".into();
+    let cables = DriveBus { name: "ide", usual: true, cables: 2, units: 2, path };
+    let mut plugs = c.disks(&cables)?.into_iter();
     let mut channel = || [plugs.next().flatten(), plugs.next().flatten()];
     let drives = [channel(), channel()];
     let ide = piix::Config { model: piix::Model::Piix3, drives };

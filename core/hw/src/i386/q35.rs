@@ -2,6 +2,7 @@
 
 use super::acpi_build::AcpiFiles;
 use super::chassis::Chassis;
+use super::drives::DriveBus;
 use crate::acpi::ich9_smb;
 use crate::ide::ahci;
 use crate::ide::channel::Plug;
@@ -33,8 +34,10 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     let int = c.board.wire();
 
     c.floppies()?;
+    let path = "/pci@i0cf8/pci8086,2922@1f,2".into();
+    let ports = DriveBus { name: "ide", usual: true, cables: ahci::PORTS, units: 1, path };
     let plugs: [Plug; ahci::PORTS] =
-        c.disks(ahci::PORTS)?.try_into().unwrap_or_else(|_| std::array::from_fn(|_| None));
+        c.disks(&ports)?.try_into().unwrap_or_else(|_| std::array::from_fn(|_| None));
     ahci::build(&mut c.board, &bus, devfn(31, 2), ahci::Config { drives: plugs });
     ich9_smb::build(&mut c.board, &bus, devfn(31, 3), ich9_smb::Config::default());
     let hpet = c.prop("hpet", true)?;

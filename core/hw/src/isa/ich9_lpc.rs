@@ -10,11 +10,10 @@ use crate::acpi::WAKE_BANK;
 use crate::acpi::piix4::request;
 use crate::acpi::pm::{Apm, Gpe, Pm};
 use crate::pci;
-use orrery_system::device::{Device, Settle};
 use orrery_system::pins::Power;
 use orrery_system::{
-    Board, BusError, BusResult, Clock, DeviceId, IrqInput, IrqLine, Region, Registers,
-    RestoreError, StateBlob, Timer, VmTime,
+    Board, BusError, BusResult, Clock, DeviceId, IrqInput, IrqLine, Region, RestoreError, Timer,
+    VmTime,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -80,8 +79,6 @@ pub struct Config {
 
 /// Pins and services the machine wires up.
 pub struct Wires {
-    /// Configuration space.
-    pub pci: pci::Function,
     /// The root bus' wires: [`BUS_WIRES`] of them.
     pub bus: Vec<IrqInput>,
     /// The sixteen ISA interrupts.
@@ -108,10 +105,9 @@ pub struct Wires {
     pub chipset: Region,
 }
 
-/// Everything the guest can observe.
+/// Everything the guest can observe, but for the configuration space.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    pci: pci::ConfigState,
     reset_control: u8,
     pm: Pm,
     gpe: Gpe,
@@ -125,11 +121,6 @@ pub struct State {
     routes: [u16; 7],
     /// General control and status at 3410.
     gcs: u32,
-}
-
-impl orrery_system::State for State {
-    const KIND: &'static str = "ICH9-LPC";
-    const VERSION: u16 = 1;
 }
 
 /// The device.
@@ -166,7 +157,6 @@ pub fn build(
     board.memory().add_priority(0, 1, &chipset);
     board.io().add(0xb2, &regions.device("apm", 2, id, APM));
     let wires = Wires {
-        pci,
         bus: bus.wires().to_vec(),
         isa,
         apic,
@@ -180,7 +170,7 @@ pub fn build(
         gpio,
         chipset,
     };
-    board.attach(id, Box::new(Ich9Lpc::new(config, wires)));
+    board.attach(id, Box::new(pci::Card::new(pci, Ich9Lpc::new(config, wires))));
     pm
 }
 
@@ -209,9 +199,8 @@ fn function(board: &Board, bus: &pci::Bus, devfn: u8, id: DeviceId) -> pci::Func
 }
 
 impl State {
-    fn power_on(pci: &pci::Function, now: VmTime) -> Self {
+    fn power_on(now: VmTime) -> Self {
         Self {
-            pci: pci.power_on(),
             reset_control: 0,
             pm: Pm::power_on(now),
             gpe: Gpe::default(),
@@ -225,8 +214,8 @@ impl State {
         }
     }
 
-    fn sci_irq(&self) -> usize {
-        match self.pci.u8(ACPI_CNTL) & 7 {
+    fn sci_irq(config: &pci::ConfigState) -> usize {
+        match config.u8(ACPI_CNTL) & 7 {
             1 => 10,
             2 => 11,
             4 => 20,
@@ -261,13 +250,19 @@ impl State {
         }
     }
 
-    fn write_pm(&mut self, offset: u64, width: u8, value: u64) -> BusResult<()> {
+    fn write_pm(
+        &mut self,
+        config: &pci::ConfigState,
+        offset: u64,
+        width: u8,
+        value: u64,
+    ) -> BusResult<()> {
         match (offset, width) {
             (0x20..0x30, _) => return self.gpe.write(GPE_LEN, offset - 0x20, width, value),
             // Bit 0 (global enable) stays once SMI_LOCK is set, which this chipset's firmware
             // does through GEN_PMCON_1 bit 4.
             (0x30, 4) => {
-                let locked = self.pci.u8(0xa0) & 0x10 != 0;
+                let locked = config.u8(0xa0) & 0x10 != 0;
                 let keep = if locked { self.smi_enable & 1 } else { 0 };
                 self.smi_enable = value as u32 | keep;
             }
@@ -312,31 +307,12 @@ impl State {
 }
 
 impl Ich9Lpc {
-    /// Builds the device in its power-on state.
     fn new(config: Config, wires: Wires) -> Self {
-        let state = State::power_on(&wires.pci, wires.clock.now());
-        let mut dev = Self { config, wires, state };
-        dev.drive();
-        dev
+        let state = State::power_on(wires.clock.now());
+        Self { config, wires, state }
     }
 
-    fn drive(&mut self) {
-        self.wires.pci.drive(&mut self.state.pci, false);
-        let s = &self.state;
-        let pm = u64::from(s.pci.u16(PMBASE) & 0xff80);
-        self.wires.pm.set_base(pm);
-        self.wires.pm.set_enabled(s.pci.u8(ACPI_CNTL) & 0x80 != 0 && pm != 0);
-        let gpio = u64::from(s.pci.u16(GPIOBASE) & 0xff80);
-        self.wires.gpio.set_base(gpio);
-        self.wires.gpio.set_enabled(s.pci.u8(GPIO_CNTL) & 0x10 != 0 && gpio != 0);
-        let rcba = s.pci.u32(RCBA);
-        self.wires.chipset.set_base(u64::from(rcba & !0x3fff));
-        self.wires.chipset.set_enabled(rcba & 1 != 0);
-        self.wires.timer.set(s.pm.deadline());
-        self.drive_interrupts();
-    }
-
-    fn drive_interrupts(&self) {
+    fn drive_interrupts(&self, config: &pci::ConfigState) {
         let s = &self.state;
         let mut pirq = [false; 8];
         for (i, wire) in self.wires.bus.iter().enumerate() {
@@ -345,12 +321,12 @@ impl Ich9Lpc {
         let mut isa = [false; 16];
         let mut apic = pirq;
         for (i, &level) in pirq.iter().enumerate() {
-            if let Some(irq) = route(s.pci.u8(PIRQ_ROUT[i / 4] + i % 4)) {
+            if let Some(irq) = route(config.u8(PIRQ_ROUT[i / 4] + i % 4)) {
                 isa[irq] |= level;
             }
         }
         if s.pm.sci() || s.pm.acpi_mode() && s.gpe.sci() {
-            match s.sci_irq() {
+            match State::sci_irq(config) {
                 irq @ 0..16 => isa[irq] = true,
                 irq => apic[irq - 16] = true,
             }
@@ -381,77 +357,80 @@ impl Ich9Lpc {
     }
 }
 
-impl Device for Ich9Lpc {
-    fn name(&self) -> &'static str {
-        "ICH9-LPC"
-    }
+impl pci::Chip for Ich9Lpc {
+    type State = State;
+    const NAME: &'static str = "ICH9-LPC";
+    const SETTLES: bool = true;
 
     fn reset(&mut self) {
-        self.state = State::power_on(&self.wires.pci, self.wires.clock.now());
-        self.drive();
+        self.state = State::power_on(self.wires.clock.now());
     }
 
-    fn save(&self) -> StateBlob {
-        StateBlob::encode(&self.state)
+    fn save(&self) -> State {
+        self.state.clone()
     }
 
-    fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
-        let state: State = blob.decode()?;
-        self.wires.pci.check(&state.pci)?;
+    fn restore(&mut self, state: State) -> Result<(), RestoreError> {
         if state.tco.len() != 32 || state.gpio.len() != 128 {
             return Err(RestoreError::Invalid("LPC bridge"));
         }
         self.state = state;
-        self.drive();
         Ok(())
     }
 
-    fn wake(&mut self, _: u32, now: VmTime) {
-        self.state.pm.catch_up(now);
-        self.drive();
+    fn drive(&mut self, slot: &mut pci::Slot<'_>) -> bool {
+        let c = &*slot.config;
+        let pm = u64::from(c.u16(PMBASE) & 0xff80);
+        self.wires.pm.set_base(pm);
+        self.wires.pm.set_enabled(c.u8(ACPI_CNTL) & 0x80 != 0 && pm != 0);
+        let gpio = u64::from(c.u16(GPIOBASE) & 0xff80);
+        self.wires.gpio.set_base(gpio);
+        self.wires.gpio.set_enabled(c.u8(GPIO_CNTL) & 0x10 != 0 && gpio != 0);
+        let rcba = c.u32(RCBA);
+        self.wires.chipset.set_base(u64::from(rcba & !0x3fff));
+        self.wires.chipset.set_enabled(rcba & 1 != 0);
+        self.wires.timer.set(self.state.pm.deadline());
+        self.drive_interrupts(c);
+        false
     }
 
-    fn registers(&mut self) -> Option<&mut dyn Registers> {
-        Some(self)
-    }
-
-    fn settle(&mut self) -> Option<&mut dyn Settle> {
-        Some(self)
-    }
-}
-
-impl Settle for Ich9Lpc {
-    fn settle(&mut self) {
+    fn settle(&mut self, slot: &mut pci::Slot<'_>) {
         if self.wires.power_button.take_edge() {
             self.state.pm.press_power_button();
         }
-        self.drive_interrupts();
+        self.drive_interrupts(slot.config);
     }
-}
 
-impl Registers for Ich9Lpc {
-    fn read(&mut self, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
+    fn wake(&mut self, _: &mut pci::Slot<'_>, now: VmTime) {
+        self.state.pm.catch_up(now);
+    }
+
+    fn read(
+        &mut self,
+        _: &mut pci::Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+    ) -> BusResult<u64> {
         match (bank, offset, width) {
             (RESET_CONTROL, 0, 1) => Ok(self.state.reset_control.into()),
-            (RESET_CONTROL, ..) => Err(BusError::NoRegister),
-            (PM, ..) => {
-                let result = self.state.read_pm(offset, width, self.wires.clock.now());
-                self.drive();
-                result
-            }
+            (PM, ..) => self.state.read_pm(offset, width, self.wires.clock.now()),
             (APM, ..) => self.state.apm.read(offset, width),
             (CHIPSET, ..) => self.state.read_chipset(offset, width),
             (GPIO, 0..128, 1) => Ok(self.state.gpio[offset as usize].into()),
             (GPIO, 0..128, _) => Err(BusError::Width),
-            _ => self
-                .wires
-                .pci
-                .read(&self.state.pci, bank, offset, width)
-                .unwrap_or(Err(BusError::NoRegister)),
+            _ => Err(BusError::NoRegister),
         }
     }
 
-    fn write(&mut self, bank: u32, offset: u64, width: u8, value: u64) -> BusResult<()> {
+    fn write(
+        &mut self,
+        slot: &mut pci::Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+        value: u64,
+    ) -> BusResult<()> {
         match (bank, offset, width) {
             (RESET_CONTROL, 0, 1) => {
                 let old = self.state.reset_control;
@@ -462,7 +441,7 @@ impl Registers for Ich9Lpc {
                 let sleep = self.state.pm.write(offset, width, value, now)?;
                 request(&self.wires.power, sleep);
             }
-            (PM, ..) => self.state.write_pm(offset, width, value)?,
+            (PM, ..) => self.state.write_pm(slot.config, offset, width, value)?,
             (APM, ..) => {
                 if self.state.apm.write(offset, width, value)? {
                     self.command(self.state.apm.command());
@@ -472,14 +451,8 @@ impl Registers for Ich9Lpc {
             (GPIO, 0..128, 1) => self.state.gpio[offset as usize] = value as u8,
             (GPIO, 0..128, _) => return Err(BusError::Width),
             (WAKE_BANK, ..) => self.state.pm.wake(value as u16),
-            _ => {
-                let pci = &mut self.state.pci;
-                let result = self.wires.pci.write(pci, bank, offset, width, value);
-                self.drive();
-                return result.unwrap_or(Err(BusError::NoRegister));
-            }
+            _ => return Err(BusError::NoRegister),
         }
-        self.drive();
         Ok(())
     }
 }
@@ -572,13 +545,12 @@ mod tests {
         assert!(!b.isa[9].level() && b.apic[4].level());
     }
 
-    fn device() -> Ich9Lpc {
+    fn device() -> pci::Card<Ich9Lpc> {
         let mut board = Board::new(BoardConfig { ram_capacity: 0, ..BoardConfig::default() });
         let bus = pci::Bus::simple(&board);
         let id = board.reserve("ICH9-LPC");
         let region = || board.regions().container("r", 128);
         let wires = Wires {
-            pci: function(&board, &bus, 0, id),
             bus: bus.wires().to_vec(),
             isa: Vec::new(),
             apic: Vec::new(),
@@ -592,7 +564,8 @@ mod tests {
             gpio: region(),
             chipset: region(),
         };
-        Ich9Lpc::new(Config::default(), wires)
+        let pci = function(&board, &bus, 0, id);
+        pci::Card::new(pci, Ich9Lpc::new(Config::default(), wires))
     }
 
     orrery_system::conformance!(

@@ -7,12 +7,8 @@
 //! (the power management function does that on this board).
 
 use crate::pci;
-use orrery_system::device::{Device, Settle};
 use orrery_system::pins::{Power, PowerRequest};
-use orrery_system::{
-    Board, BusError, BusResult, DeviceId, IrqInput, IrqLine, Registers, RestoreError, StateBlob,
-};
-use serde::{Deserialize, Serialize};
+use orrery_system::{Board, BusError, BusResult, DeviceId, IrqInput, IrqLine, RestoreError};
 
 /// Bank of port CF9.
 pub const RESET_CONTROL: u32 = 0;
@@ -31,8 +27,6 @@ const IDENTITY: pci::Identity = pci::Identity {
 
 /// Pins and services the machine wires up.
 pub struct Wires {
-    /// Configuration space.
-    pub pci: pci::Function,
     /// PIRQA# to PIRQD#.
     pub pirq: Vec<IrqInput>,
     /// The sixteen ISA interrupts.
@@ -41,30 +35,19 @@ pub struct Wires {
     pub power: Power,
 }
 
-/// Everything the guest can observe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    pci: pci::ConfigState,
-    reset_control: u8,
-}
-
-impl orrery_system::State for State {
-    const KIND: &'static str = "PIIX3";
-    const VERSION: u16 = 1;
-}
-
 /// The device.
 pub struct Piix3 {
     wires: Wires,
-    state: State,
+    reset_control: u8,
 }
 
 /// Puts the bridge at `devfn`. It routes the bus' four wires to `isa`. The host bridge takes port
 /// CF9 to bank [`RESET_CONTROL`] of it; `id` was reserved for that.
 pub fn build(board: &mut Board, bus: &pci::Bus, devfn: u8, id: DeviceId, isa: Vec<IrqLine>) {
     let pirq = bus.wires().iter().take(4).cloned().collect();
-    let wires = Wires { pci: function(board, bus, devfn, id), pirq, isa, power: board.power() };
-    board.attach(id, Box::new(Piix3::new(wires)));
+    let pci = function(board, bus, devfn, id);
+    let wires = Wires { pirq, isa, power: board.power() };
+    board.attach(id, Box::new(pci::Card::new(pci, Piix3 { wires, reset_control: 0 })));
 }
 
 fn function(board: &Board, bus: &pci::Bus, devfn: u8, id: DeviceId) -> pci::Function {
@@ -96,28 +79,6 @@ pub(super) fn route(register: u8) -> Option<usize> {
     (register & 0x80 == 0 && possible).then_some(irq.into())
 }
 
-impl Piix3 {
-    /// Builds the device in its power-on state.
-    fn new(wires: Wires) -> Self {
-        let mut dev = Self { state: State { pci: wires.pci.power_on(), reset_control: 0 }, wires };
-        dev.drive();
-        dev
-    }
-
-    fn drive(&mut self) {
-        self.wires.pci.drive(&mut self.state.pci, false);
-        let mut high = [false; 16];
-        for (i, wire) in self.wires.pirq.iter().enumerate() {
-            if let Some(irq) = route(self.state.pci.u8(PIRQRC + i)) {
-                high[irq] |= wire.level();
-            }
-        }
-        for (line, level) in self.wires.isa.iter().zip(high) {
-            line.set(level);
-        }
-    }
-}
-
 /// What writing `value` to port CF9 makes of `old`; resets on a rising bit 2.
 pub(super) fn write_reset_control(old: u8, value: u8, power: &Power) -> u8 {
     if value & 4 != 0 && old & 4 == 0 {
@@ -126,69 +87,68 @@ pub(super) fn write_reset_control(old: u8, value: u8, power: &Power) -> u8 {
     value & 0x02
 }
 
-impl Device for Piix3 {
-    fn name(&self) -> &'static str {
-        "PIIX3"
-    }
+impl pci::Chip for Piix3 {
+    type State = u8;
+    const NAME: &'static str = "PIIX3";
+    const SETTLES: bool = true;
 
     fn reset(&mut self) {
-        self.state = State { pci: self.wires.pci.power_on(), reset_control: 0 };
-        self.drive();
+        self.reset_control = 0;
     }
 
-    fn save(&self) -> StateBlob {
-        StateBlob::encode(&self.state)
+    fn save(&self) -> u8 {
+        self.reset_control
     }
 
-    fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
-        let state: State = blob.decode()?;
-        self.wires.pci.check(&state.pci)?;
-        self.state = state;
-        self.drive();
+    fn restore(&mut self, state: u8) -> Result<(), RestoreError> {
+        self.reset_control = state;
         Ok(())
     }
 
-    fn registers(&mut self) -> Option<&mut dyn Registers> {
-        Some(self)
-    }
-
-    fn settle(&mut self) -> Option<&mut dyn Settle> {
-        Some(self)
-    }
-}
-
-impl Settle for Piix3 {
-    fn settle(&mut self) {
-        self.drive();
-    }
-}
-
-impl Registers for Piix3 {
-    fn read(&mut self, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
-        if bank == RESET_CONTROL {
-            return match (offset, width) {
-                (0, 1) => Ok(self.state.reset_control.into()),
-                _ => Err(BusError::NoRegister),
-            };
-        }
-        self.wires
-            .pci
-            .read(&self.state.pci, bank, offset, width)
-            .unwrap_or(Err(BusError::NoRegister))
-    }
-
-    fn write(&mut self, bank: u32, offset: u64, width: u8, value: u64) -> BusResult<()> {
-        if bank == RESET_CONTROL {
-            if (offset, width) != (0, 1) {
-                return Err(BusError::NoRegister);
+    fn drive(&mut self, slot: &mut pci::Slot<'_>) -> bool {
+        let mut high = [false; 16];
+        for (i, wire) in self.wires.pirq.iter().enumerate() {
+            if let Some(irq) = route(slot.config.u8(PIRQRC + i)) {
+                high[irq] |= wire.level();
             }
-            let old = self.state.reset_control;
-            self.state.reset_control = write_reset_control(old, value as u8, &self.wires.power);
-            return Ok(());
         }
-        let result = self.wires.pci.write(&mut self.state.pci, bank, offset, width, value);
-        self.drive();
-        result.unwrap_or(Err(BusError::NoRegister))
+        for (line, level) in self.wires.isa.iter().zip(high) {
+            line.set(level);
+        }
+        false
+    }
+
+    fn settle(&mut self, slot: &mut pci::Slot<'_>) {
+        self.drive(slot);
+    }
+
+    fn read(
+        &mut self,
+        _: &mut pci::Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+    ) -> BusResult<u64> {
+        match (bank, offset, width) {
+            (RESET_CONTROL, 0, 1) => Ok(self.reset_control.into()),
+            _ => Err(BusError::NoRegister),
+        }
+    }
+
+    fn write(
+        &mut self,
+        _: &mut pci::Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+        value: u64,
+    ) -> BusResult<()> {
+        if (bank, offset, width) != (RESET_CONTROL, 0, 1) {
+            return Err(BusError::NoRegister);
+        }
+        let old = self.reset_control;
+        self.reset_control = write_reset_control(old, value as u8, &self.wires.power);
+        Ok(())
     }
 }
 
@@ -250,13 +210,14 @@ mod tests {
         assert_eq!(b.device_read(id, RESET_CONTROL, 0, 1), 2);
     }
 
-    fn device() -> Piix3 {
+    fn device() -> pci::Card<Piix3> {
         let mut board = Board::new(BoardConfig { ram_capacity: 0, ..BoardConfig::default() });
         let bus = pci::Bus::simple(&board);
         let id = board.reserve("PIIX3");
         let pci = function(&board, &bus, 0, id);
         let isa = (0..16).map(|_| IrqLine::open()).collect();
-        Piix3::new(Wires { pci, pirq: bus.wires().to_vec(), isa, power: Power::default() })
+        let wires = Wires { pirq: bus.wires().to_vec(), isa, power: Power::default() };
+        pci::Card::new(pci, Piix3 { wires, reset_control: 0 })
     }
 
     orrery_system::conformance!(device(), [(RESET_CONTROL, &[]), (pci::CONFIG_BANK, &[])]);

@@ -18,7 +18,10 @@ pub(crate) struct Space {
 /// Name of the file with the option ROM.
 const ROM_FILE: &str = "genroms/kernel.bin";
 
-/// Describes `kernel` to firmware, which boots it first of all.
+/// The option ROM in firmware's boot order.
+pub(crate) const BOOT_PATH: &str = "/rom@genroms/kernel.bin";
+
+/// Describes `kernel` to firmware, which finds it at [`BOOT_PATH`].
 pub(crate) fn load(kernel: &Kernel, space: Space, items: &mut Items) -> Result<(), BuildError> {
     if multiboot::is_multiboot(&kernel.image) {
         multiboot::load(kernel, space, items)?;
@@ -26,6 +29,5 @@ pub(crate) fn load(kernel: &Kernel, space: Space, items: &mut Items) -> Result<(
         linux::load(kernel, space, items)?;
     }
     items.add_file(ROM_FILE, rom::kernel_rom());
-    items.add_file("bootorder", format!("/rom@{ROM_FILE}\0"));
     Ok(())
 }

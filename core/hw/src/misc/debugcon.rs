@@ -2,11 +2,9 @@
 //!
 //! Firmware finds it by reading [`READBACK`] from the port, and writes its log there.
 
+use super::port::Stateless;
 use orrery_system::bus::{BusResult, Registers};
-use orrery_system::device::Device;
 use orrery_system::ports::CharPort;
-use orrery_system::{RestoreError, State as _, StateBlob};
-use serde::{Deserialize, Serialize};
 
 orrery_system::reg_map! {
     /// The port, usually e9h or 402h.
@@ -32,15 +30,6 @@ impl Default for Config {
     }
 }
 
-/// Everything the guest can observe: nothing changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State;
-
-impl orrery_system::State for State {
-    const KIND: &'static str = "isa-debugcon";
-    const VERSION: u16 = 1;
-}
-
 /// The device.
 pub struct DebugCon {
     config: Config,
@@ -54,24 +43,8 @@ impl DebugCon {
     }
 }
 
-impl Device for DebugCon {
-    fn name(&self) -> &'static str {
-        State::KIND
-    }
-
-    fn reset(&mut self) {}
-
-    fn save(&self) -> StateBlob {
-        StateBlob::encode(&State)
-    }
-
-    fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
-        blob.decode::<State>().map(|State| ())
-    }
-
-    fn registers(&mut self) -> Option<&mut dyn Registers> {
-        Some(self)
-    }
+impl Stateless for DebugCon {
+    const NAME: &'static str = "isa-debugcon";
 }
 
 impl Registers for DebugCon {
@@ -102,5 +75,8 @@ mod tests {
         assert_eq!(port.drain(), b"ok");
     }
 
-    orrery_system::conformance!(DebugCon::new(Config::default(), CharPort::default()), Reg::TABLE);
+    orrery_system::conformance!(
+        super::super::port::Ports(DebugCon::new(Config::default(), CharPort::default())),
+        Reg::TABLE
+    );
 }

@@ -2,23 +2,12 @@
 //!
 //! Writing `v` exits with status `v << 1 | 1`, so that no value looks like success.
 
+use super::port::Stateless;
 use orrery_system::bus::{BusError, BusResult, Registers};
-use orrery_system::device::Device;
 use orrery_system::pins::{Power, PowerRequest};
-use orrery_system::{RestoreError, State as _, StateBlob};
-use serde::{Deserialize, Serialize};
 
 /// The port it usually sits at, four bytes long.
 pub const PORT: u16 = 0x501;
-
-/// Everything the guest can observe: nothing changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State;
-
-impl orrery_system::State for State {
-    const KIND: &'static str = "isa-debug-exit";
-    const VERSION: u16 = 1;
-}
 
 /// The device. It answers at every offset and width.
 pub struct DebugExit {
@@ -32,24 +21,8 @@ impl DebugExit {
     }
 }
 
-impl Device for DebugExit {
-    fn name(&self) -> &'static str {
-        State::KIND
-    }
-
-    fn reset(&mut self) {}
-
-    fn save(&self) -> StateBlob {
-        StateBlob::encode(&State)
-    }
-
-    fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
-        blob.decode::<State>().map(|State| ())
-    }
-
-    fn registers(&mut self) -> Option<&mut dyn Registers> {
-        Some(self)
-    }
+impl Stateless for DebugExit {
+    const NAME: &'static str = "isa-debug-exit";
 }
 
 impl Registers for DebugExit {
@@ -79,5 +52,5 @@ mod tests {
         assert_eq!(power.take(), Some(PowerRequest::Exit(0x21)));
     }
 
-    orrery_system::conformance!(DebugExit::new(Power::default()), []);
+    orrery_system::conformance!(super::super::port::Ports(DebugExit::new(Power::default())), []);
 }

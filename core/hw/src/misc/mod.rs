@@ -3,4 +3,5 @@
 pub mod debugcon;
 pub mod debugexit;
 pub mod edu;
+pub mod port;
 pub mod pvpanic;

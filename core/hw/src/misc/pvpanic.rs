@@ -3,11 +3,9 @@
 //! Reference: the pvpanic device specification in QEMU's documentation (interface, not code):
 //! the port reads the events it knows, and takes them.
 
+use super::port::Stateless;
 use orrery_system::bus::{BusResult, Registers};
-use orrery_system::device::Device;
 use orrery_system::pins::{Power, PowerRequest};
-use orrery_system::{RestoreError, State as _, StateBlob};
-use serde::{Deserialize, Serialize};
 
 orrery_system::reg_map! {
     /// The port, 505h on ISA.
@@ -24,15 +22,6 @@ const CRASH_LOADED: u8 = 2;
 /// The guest shut down in good order.
 const SHUTDOWN: u8 = 4;
 
-/// Everything the guest can observe: nothing changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State;
-
-impl orrery_system::State for State {
-    const KIND: &'static str = "pvpanic";
-    const VERSION: u16 = 1;
-}
-
 /// The device.
 pub struct PvPanic {
     power: Power,
@@ -45,24 +34,8 @@ impl PvPanic {
     }
 }
 
-impl Device for PvPanic {
-    fn name(&self) -> &'static str {
-        State::KIND
-    }
-
-    fn reset(&mut self) {}
-
-    fn save(&self) -> StateBlob {
-        StateBlob::encode(&State)
-    }
-
-    fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
-        blob.decode::<State>().map(|State| ())
-    }
-
-    fn registers(&mut self) -> Option<&mut dyn Registers> {
-        Some(self)
-    }
+impl Stateless for PvPanic {
+    const NAME: &'static str = "pvpanic";
 }
 
 impl Registers for PvPanic {
@@ -103,5 +76,5 @@ mod tests {
         }
     }
 
-    orrery_system::conformance!(PvPanic::new(Power::default()), Reg::TABLE);
+    orrery_system::conformance!(super::super::port::Ports(PvPanic::new(Power::default())), Reg::TABLE);
 }

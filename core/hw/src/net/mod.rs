@@ -5,6 +5,7 @@
 
 pub mod e1000;
 pub mod frame;
+pub mod ne2000;
 pub mod user;
 
 /// The address of the first network card; the others count on from it.

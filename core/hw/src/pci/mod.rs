@@ -6,14 +6,11 @@
 //! # A PCI device is one file
 //!
 //! A function's configuration space is a bank of its registers, [`CONFIG_BANK`]; the host bridge
-//! forwards configuration cycles there. The fixed part (identity, masks, BAR regions, pin, DMA)
-//! is a [`Function`] among the device's wires, the part the guest changes a [`ConfigState`] in
-//! its state:
+//! forwards configuration cycles there. The device writes down what it has besides, as a [`Chip`], and a
+//! [`Card`] around it holds the configuration space: the fixed part (identity, masks, BAR regions, pin,
+//! DMA) is a [`Function`], the part the guest changes a [`ConfigState`].
 //!
 //! ```ignore
-//! pub struct Wires { pub pci: pci::Function, .. }
-//! pub struct State { pci: pci::ConfigState, .. }   // starts as `wires.pci.power_on()`
-//!
 //! /// Puts the device on a bus.
 //! pub fn build(board: &mut Board, bus: &pci::Bus, devfn: u8, config: Config) -> DeviceId {
 //!     let id = board.reserve("my-device");
@@ -22,43 +19,39 @@
 //!         .io_bar(1, BANK_IO, 0x40)
 //!         .msi(1)
 //!         .build(devfn);
-//!     board.attach(id, Box::new(Chip::new(config, Wires { pci })));
+//!     board.attach(id, Box::new(pci::Card::new(pci, MyChip::new(config))));
 //!     id
 //! }
 //!
-//! fn drive(&mut self) {                           // BARs, bus mastering, INTx or MSI
-//!     let level = self.state.irq_status & self.state.irq_mask != 0;
-//!     self.wires.pci.drive(&mut self.state.pci, level);
-//! }
+//! impl pci::Chip for MyChip {
+//!     type State = State;
+//!     const NAME: &'static str = "my-device";
 //!
-//! fn read(&mut self, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
-//!     if let Some(result) = self.wires.pci.read(&self.state.pci, bank, offset, width) {
-//!         return result;                          // configuration space, MSI-X table
+//!     fn drive(&mut self, slot: &mut pci::Slot<'_>) -> bool {
+//!         self.state.irq_status & self.state.irq_mask != 0     // INTx, or MSI vector 0
+//!     }
+//!
+//!     fn read(&mut self, slot: &mut pci::Slot<'_>, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
+//!         ..                                       // banks of its own
 //!     }
 //!     ..
 //! }
-//!
-//! fn write(&mut self, bank: u32, offset: u64, width: u8, value: u64) -> BusResult<()> {
-//!     if let Some(result) = self.wires.pci.write(&mut self.state.pci, bank, offset, width, value) {
-//!         self.drive();
-//!         return result;
-//!     }
-//!     ..
-//! }
-//!
-//! // reset:   state.pci = wires.pci.power_on(); drive()
-//! // restore: wires.pci.check(&state.pci)?; then take the state and drive()
 //! ```
 //!
-//! DMA goes through `wires.pci.dma()`, which the command register switches. A device with several
+//! A device that needs more of the board's interface embeds a [`Function`] among its wires and a
+//! [`ConfigState`] in its state, and calls their `read`, `write`, `drive`, `power_on` and `check` itself.
+//!
+//! DMA goes through `slot.function.dma()`, which the command register switches. A device with several
 //! message vectors calls [`Function::signal`] besides.
 
 mod bus;
 mod config;
+mod device;
 mod msi;
 
 pub use bus::{Bus, PinMap, devfn};
 pub use config::{BarKind, Builder, Command, ConfigState, Function, Identity};
+pub use device::{Card, Chip, Slot};
 
 /// The bank of a function's configuration space.
 pub const CONFIG_BANK: u32 = 0xffff_0000;

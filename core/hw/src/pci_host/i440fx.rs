@@ -8,11 +8,7 @@
 use super::mechanism::{Mechanism, MechanismWires};
 use super::pam::{LowMap, write_smram};
 use crate::pci;
-use orrery_system::device::{Device, Settle};
-use orrery_system::{
-    Board, BusError, BusResult, DeviceId, IrqInput, Region, Registers, RestoreError, StateBlob,
-};
-use serde::{Deserialize, Serialize};
+use orrery_system::{Board, BusError, BusResult, DeviceId, IrqInput, Region, RestoreError};
 
 /// Bank of ports CF8–CFF.
 pub const PORTS: u32 = 0;
@@ -33,8 +29,6 @@ const IDENTITY: pci::Identity = pci::Identity {
 
 /// What the machine wires up.
 pub struct Wires {
-    /// The bridge's own configuration space.
-    pub pci: pci::Function,
     /// The root bus, which is bus 0.
     pub bus: pci::Bus,
     /// Where port CF9 goes: a bank of the ISA bridge.
@@ -44,22 +38,10 @@ pub struct Wires {
     low: LowMap,
 }
 
-/// Everything the guest can observe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    pci: pci::ConfigState,
-    mechanism: Mechanism,
-}
-
-impl orrery_system::State for State {
-    const KIND: &'static str = "i440FX";
-    const VERSION: u16 = 1;
-}
-
 /// The device.
 pub struct I440fx {
     wires: Wires,
-    state: State,
+    mechanism: Mechanism,
 }
 
 /// Puts the bridge at 00:00.0 of the root bus, its ports and PCI's windows into the board's maps.
@@ -88,107 +70,91 @@ pub fn build(
         .build(pci::devfn(0, 0));
     board.io().add(0xcf8, &board.regions().device("pci-conf", 8, id, PORTS));
     let wires = Wires {
-        pci: function,
         bus: bus.clone(),
         reset_control,
         smiact: board.smiact(),
         low: LowMap::new(board, pci, id),
     };
-    board.attach(id, Box::new(I440fx::new(wires)));
+    board.attach(id, Box::new(pci::Card::new(function, I440fx::new(wires))));
     id
 }
 
-impl State {
-    fn power_on(pci: &pci::Function) -> Self {
-        Self { pci: pci.power_on(), mechanism: Mechanism::default() }
-    }
-}
-
 impl I440fx {
-    /// Builds the device in its power-on state.
     fn new(wires: Wires) -> Self {
-        let mut dev = Self { state: State::power_on(&wires.pci), wires };
-        dev.drive();
-        dev
-    }
-
-    fn drive(&mut self) {
-        self.wires.pci.drive(&mut self.state.pci, false);
-        let s = &self.state.pci;
-        let smram = s.u8(SMRAM);
-        // D_OPEN, or the CPU is in SMM; both need G_SMRAME.
-        let open = smram & 8 != 0 && (smram & 0x40 != 0 || self.wires.smiact.level());
-        self.wires.low.drive(std::array::from_fn(|i| s.u8(PAM0 + i)), open);
-    }
-
-    fn mechanism(wires: &Wires) -> MechanismWires<'_> {
-        MechanismWires { bus: &wires.bus, reset_control: wires.reset_control }
+        Self { wires, mechanism: Mechanism::default() }
     }
 }
 
-impl Device for I440fx {
-    fn name(&self) -> &'static str {
-        "i440FX"
-    }
+impl pci::Chip for I440fx {
+    type State = Mechanism;
+    const NAME: &'static str = "i440FX";
+    const SETTLES: bool = true;
 
     fn reset(&mut self) {
-        self.state = State::power_on(&self.wires.pci);
-        self.drive();
+        self.mechanism = Mechanism::default();
     }
 
-    fn save(&self) -> StateBlob {
-        StateBlob::encode(&self.state)
+    fn save(&self) -> Mechanism {
+        self.mechanism
     }
 
-    fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
-        let state: State = blob.decode()?;
-        self.wires.pci.check(&state.pci)?;
-        self.state = state;
-        self.drive();
+    fn restore(&mut self, state: Mechanism) -> Result<(), RestoreError> {
+        self.mechanism = state;
         Ok(())
     }
 
-    fn registers(&mut self) -> Option<&mut dyn Registers> {
-        Some(self)
+    fn drive(&mut self, slot: &mut pci::Slot<'_>) -> bool {
+        let smram = slot.config.u8(SMRAM);
+        // D_OPEN, or the CPU is in SMM; both need G_SMRAME.
+        let open = smram & 8 != 0 && (smram & 0x40 != 0 || self.wires.smiact.level());
+        self.wires.low.drive(std::array::from_fn(|i| slot.config.u8(PAM0 + i)), open);
+        false
     }
 
-    fn settle(&mut self) -> Option<&mut dyn Settle> {
-        Some(self)
-    }
-}
-
-impl Settle for I440fx {
-    fn settle(&mut self) {
-        self.drive();
-    }
-}
-
-impl Registers for I440fx {
-    fn read(&mut self, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
-        if bank == PORTS {
-            return self.state.mechanism.read(&Self::mechanism(&self.wires), offset, width);
-        }
-        self.wires
-            .pci
-            .read(&self.state.pci, bank, offset, width)
-            .unwrap_or(Err(BusError::NoRegister))
+    fn settle(&mut self, slot: &mut pci::Slot<'_>) {
+        self.drive(slot);
     }
 
-    fn write(&mut self, bank: u32, offset: u64, width: u8, value: u64) -> BusResult<()> {
-        if bank == PORTS {
-            return self.state.mechanism.write(&Self::mechanism(&self.wires), offset, width, value);
-        }
-        let smram = self.state.pci.u8(SMRAM);
-        let Some(result) = self.wires.pci.write(&mut self.state.pci, bank, offset, width, value)
-        else {
-            return Err(BusError::NoRegister);
-        };
-        let written = self.state.pci.u8(SMRAM);
+    fn configured(&mut self, before: &pci::ConfigState, slot: &mut pci::Slot<'_>) {
+        let (smram, written) = (before.u8(SMRAM), slot.config.u8(SMRAM));
         if written != smram {
-            self.state.pci.set_u8(SMRAM, write_smram(smram, written));
+            slot.config.set_u8(SMRAM, write_smram(smram, written));
         }
-        self.drive();
-        result
+    }
+
+    fn read(
+        &mut self,
+        _: &mut pci::Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+    ) -> BusResult<u64> {
+        let Wires { bus, reset_control, .. } = &self.wires;
+        match bank {
+            PORTS => {
+                let wires = MechanismWires { bus, reset_control: *reset_control };
+                self.mechanism.read(&wires, offset, width)
+            }
+            _ => Err(BusError::NoRegister),
+        }
+    }
+
+    fn write(
+        &mut self,
+        _: &mut pci::Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+        value: u64,
+    ) -> BusResult<()> {
+        let Wires { bus, reset_control, .. } = &self.wires;
+        match bank {
+            PORTS => {
+                let wires = MechanismWires { bus, reset_control: *reset_control };
+                self.mechanism.write(&wires, offset, width, value)
+            }
+            _ => Err(BusError::NoRegister),
+        }
     }
 }
 
@@ -265,7 +231,7 @@ mod tests {
         assert_eq!(b.read(0xa_0000, 1), 0xff);
     }
 
-    fn device() -> I440fx {
+    fn device() -> pci::Card<I440fx> {
         let mut b = Board::new(BoardConfig { ram_capacity: 0x1000, ..BoardConfig::default() });
         let id = b.reserve("i440FX");
         let bus = pci::Bus::simple(&b);
@@ -275,7 +241,8 @@ mod tests {
             .register(SMRAM, 1, 0x02, 0xff)
             .build(0);
         let low = LowMap::new(&b, b.memory(), id);
-        I440fx::new(Wires { pci, bus, reset_control: None, smiact: b.smiact(), low })
+        let wires = Wires { bus, reset_control: None, smiact: b.smiact(), low };
+        pci::Card::new(pci, I440fx::new(wires))
     }
 
     orrery_system::conformance!(device(), [(PORTS, &[]), (pci::CONFIG_BANK, &[])]);

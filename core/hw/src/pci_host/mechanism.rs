@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The address register at CF8.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Mechanism {
+pub struct Mechanism {
     address: u32,
 }
 

@@ -9,11 +9,7 @@
 use super::mechanism::{Mechanism, MechanismWires};
 use super::pam::{EMPTY, LowMap, write_smram};
 use crate::pci::{self, CONFIG_BANK};
-use orrery_system::device::{Device, Settle};
-use orrery_system::{
-    Board, BusError, BusResult, DeviceId, IrqInput, Region, Registers, RestoreError, StateBlob,
-};
-use serde::{Deserialize, Serialize};
+use orrery_system::{Board, BusError, BusResult, DeviceId, IrqInput, Region, RestoreError};
 
 /// Bank of ports CF8–CFF.
 pub const PORTS: u32 = 0;
@@ -51,8 +47,6 @@ pub struct Config {
 
 /// What the machine wires up.
 pub struct Wires {
-    /// The bridge's own configuration space.
-    pub pci: pci::Function,
     /// The root bus, which is bus 0.
     pub bus: pci::Bus,
     /// Where port CF9 goes: a bank of the LPC bridge.
@@ -67,23 +61,11 @@ pub struct Wires {
     tseg: Region,
 }
 
-/// Everything the guest can observe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    pci: pci::ConfigState,
-    mechanism: Mechanism,
-}
-
-impl orrery_system::State for State {
-    const KIND: &'static str = "mch";
-    const VERSION: u16 = 1;
-}
-
 /// The device.
 pub struct Mch {
     config: Config,
     wires: Wires,
-    state: State,
+    mechanism: Mechanism,
 }
 
 /// Puts the bridge at 00:00.0 of the root bus and its windows into the board's maps. `pci` is the
@@ -111,9 +93,8 @@ pub fn build(
     let smiact = board.smiact();
     let bus = bus.clone();
     let window = ecam.clone();
-    let wires =
-        Wires { pci: pci_function, bus, reset_control, smiact, low, ecam, high_smram, tseg };
-    board.attach(id, Box::new(Mch::new(config, wires)));
+    let wires = Wires { bus, reset_control, smiact, low, ecam, high_smram, tseg };
+    board.attach(id, Box::new(pci::Card::new(pci_function, Mch::new(config, wires))));
     window
 }
 
@@ -131,69 +112,35 @@ fn function(board: &Board, bus: &pci::Bus, id: DeviceId) -> pci::Function {
         .build(pci::devfn(0, 0))
 }
 
-impl State {
-    fn power_on(pci: &pci::Function) -> Self {
-        Self { pci: pci.power_on(), mechanism: Mechanism::default() }
-    }
+/// Base and size of the memory-mapped configuration space, if it is on.
+fn ecam(config: &pci::ConfigState) -> Option<(u64, u64)> {
+    let low = config.u32(PCIEXBAR);
+    let size: u64 = match low >> 1 & 3 {
+        0 => 256 << 20,
+        1 => 128 << 20,
+        2 => 64 << 20,
+        _ => return None,
+    };
+    let base = u64::from(low) | u64::from(config.u32(PCIEXBAR + 4)) << 32;
+    (low & 1 != 0).then_some((base & !(size - 1), size))
+}
 
-    /// Base and size of the memory-mapped configuration space, if it is on.
-    fn ecam(&self) -> Option<(u64, u64)> {
-        let low = self.pci.u32(PCIEXBAR);
-        let size: u64 = match low >> 1 & 3 {
-            0 => 256 << 20,
-            1 => 128 << 20,
-            2 => 64 << 20,
-            _ => return None,
-        };
-        let base = u64::from(low) | u64::from(self.pci.u32(PCIEXBAR + 4)) << 32;
-        (low & 1 != 0).then_some((base & !(size - 1), size))
+/// Bytes of TSEG.
+fn tseg(config: &pci::ConfigState) -> u64 {
+    if config.u8(SMRAM) & 8 == 0 || config.u8(ESMRAMC) & 1 == 0 {
+        return 0;
     }
-
-    /// Bytes of TSEG.
-    fn tseg(&self) -> u64 {
-        if self.pci.u8(SMRAM) & 8 == 0 || self.pci.u8(ESMRAMC) & 1 == 0 {
-            return 0;
-        }
-        match self.pci.u8(ESMRAMC) >> 1 & 3 {
-            0 => 1 << 20,
-            1 => 2 << 20,
-            2 => 8 << 20,
-            _ => u64::from(self.pci.u16(EXT_TSEG)) << 20,
-        }
+    match config.u8(ESMRAMC) >> 1 & 3 {
+        0 => 1 << 20,
+        1 => 2 << 20,
+        2 => 8 << 20,
+        _ => u64::from(config.u16(EXT_TSEG)) << 20,
     }
 }
 
 impl Mch {
-    /// Builds the device in its power-on state.
     fn new(config: Config, wires: Wires) -> Self {
-        let mut dev = Self { config, state: State::power_on(&wires.pci), wires };
-        dev.drive();
-        dev
-    }
-
-    fn drive(&mut self) {
-        self.wires.pci.drive(&mut self.state.pci, false);
-        let s = &self.state.pci;
-        let (smram, extended) = (s.u8(SMRAM), s.u8(ESMRAMC));
-        let inside = self.wires.smiact.level();
-        let open = smram & 8 != 0 && (smram & 0x40 != 0 || inside);
-        let high = extended & 0x80 != 0;
-        self.wires.low.drive(std::array::from_fn(|i| s.u8(PAM0 + i)), open && !high);
-        self.wires.high_smram.set_enabled(open && high);
-        let ecam = self.state.ecam();
-        if let Some((base, size)) = ecam {
-            self.wires.ecam.set_base(base);
-            self.wires.ecam.set_size(size);
-        }
-        self.wires.ecam.set_enabled(ecam.is_some());
-        let tseg = self.state.tseg().min(self.config.low_ram);
-        self.wires.tseg.set_base(self.config.low_ram - tseg);
-        self.wires.tseg.set_size(tseg);
-        self.wires.tseg.set_enabled(tseg != 0 && !inside);
-    }
-
-    fn mechanism(wires: &Wires) -> MechanismWires<'_> {
-        MechanismWires { bus: &wires.bus, reset_control: wires.reset_control }
+        Self { config, wires, mechanism: Mechanism::default() }
     }
 
     /// The register of the function that an offset in the memory-mapped space means.
@@ -203,89 +150,98 @@ impl Mch {
     }
 }
 
-impl Device for Mch {
-    fn name(&self) -> &'static str {
-        "mch"
-    }
+impl pci::Chip for Mch {
+    type State = Mechanism;
+    const NAME: &'static str = "mch";
+    const SETTLES: bool = true;
 
     fn reset(&mut self) {
-        self.state = State::power_on(&self.wires.pci);
-        self.drive();
+        self.mechanism = Mechanism::default();
     }
 
-    fn save(&self) -> StateBlob {
-        StateBlob::encode(&self.state)
+    fn save(&self) -> Mechanism {
+        self.mechanism
     }
 
-    fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
-        let state: State = blob.decode()?;
-        self.wires.pci.check(&state.pci)?;
-        self.state = state;
-        self.drive();
+    fn restore(&mut self, state: Mechanism) -> Result<(), RestoreError> {
+        self.mechanism = state;
         Ok(())
     }
 
-    fn registers(&mut self) -> Option<&mut dyn Registers> {
-        Some(self)
-    }
-
-    fn settle(&mut self) -> Option<&mut dyn Settle> {
-        Some(self)
-    }
-}
-
-impl Settle for Mch {
-    fn settle(&mut self) {
-        self.drive();
-    }
-}
-
-impl Registers for Mch {
-    fn read(&mut self, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
-        match bank {
-            PORTS => self.state.mechanism.read(&Self::mechanism(&self.wires), offset, width),
-            ECAM => self.ecam(offset).map_or(Ok(u64::MAX), Err),
-            EMPTY => Err(BusError::NoRegister),
-            _ => self
-                .wires
-                .pci
-                .read(&self.state.pci, bank, offset, width)
-                .unwrap_or(Err(BusError::NoRegister)),
-        }
-    }
-
-    fn write(&mut self, bank: u32, offset: u64, width: u8, value: u64) -> BusResult<()> {
-        match bank {
-            PORTS => {
-                return self.state.mechanism.write(
-                    &Self::mechanism(&self.wires),
-                    offset,
-                    width,
-                    value,
-                );
-            }
-            ECAM => return self.ecam(offset).map_or(Ok(()), Err),
-            _ => {}
-        }
-        let s = &self.state.pci;
+    fn drive(&mut self, slot: &mut pci::Slot<'_>) -> bool {
+        let s = &*slot.config;
         let (smram, extended) = (s.u8(SMRAM), s.u8(ESMRAMC));
-        let Some(result) = self.wires.pci.write(&mut self.state.pci, bank, offset, width, value)
-        else {
-            return Err(BusError::NoRegister);
-        };
-        let s = &mut self.state.pci;
+        let inside = self.wires.smiact.level();
+        let open = smram & 8 != 0 && (smram & 0x40 != 0 || inside);
+        let high = extended & 0x80 != 0;
+        self.wires.low.drive(std::array::from_fn(|i| s.u8(PAM0 + i)), open && !high);
+        self.wires.high_smram.set_enabled(open && high);
+        let ecam = ecam(s);
+        if let Some((base, size)) = ecam {
+            self.wires.ecam.set_base(base);
+            self.wires.ecam.set_size(size);
+        }
+        self.wires.ecam.set_enabled(ecam.is_some());
+        let tseg = tseg(s).min(self.config.low_ram);
+        self.wires.tseg.set_base(self.config.low_ram - tseg);
+        self.wires.tseg.set_size(tseg);
+        self.wires.tseg.set_enabled(tseg != 0 && !inside);
+        false
+    }
+
+    fn settle(&mut self, slot: &mut pci::Slot<'_>) {
+        self.drive(slot);
+    }
+
+    fn configured(&mut self, before: &pci::ConfigState, slot: &mut pci::Slot<'_>) {
+        let (smram, s) = (before.u8(SMRAM), &mut *slot.config);
         if s.u8(SMRAM) != smram {
             s.set_u8(SMRAM, write_smram(smram, s.u8(SMRAM)));
         }
         // D_LCK fixes the extended register too.
         if smram & 0x10 != 0 {
-            s.set_u8(ESMRAMC, extended);
+            s.set_u8(ESMRAMC, before.u8(ESMRAMC));
         }
         if s.u16(EXT_TSEG) == 0xffff {
             s.set_u16(EXT_TSEG, EXT_TSEG_MIB);
         }
-        self.drive();
-        result
+    }
+
+    fn read(
+        &mut self,
+        _: &mut pci::Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+    ) -> BusResult<u64> {
+        let Wires { bus, reset_control, .. } = &self.wires;
+        match bank {
+            PORTS => {
+                let wires = MechanismWires { bus, reset_control: *reset_control };
+                self.mechanism.read(&wires, offset, width)
+            }
+            ECAM => self.ecam(offset).map_or(Ok(u64::MAX), Err),
+            _ => Err(BusError::NoRegister),
+        }
+    }
+
+    fn write(
+        &mut self,
+        _: &mut pci::Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+        value: u64,
+    ) -> BusResult<()> {
+        let Wires { bus, reset_control, .. } = &self.wires;
+        match bank {
+            PORTS => {
+                let wires = MechanismWires { bus, reset_control: *reset_control };
+                self.mechanism.write(&wires, offset, width, value)
+            }
+            ECAM => self.ecam(offset).map_or(Ok(()), Err),
+            _ => Err(BusError::NoRegister),
+        }
     }
 }
 
@@ -341,14 +297,13 @@ mod tests {
         assert_eq!(b.read(LOW_RAM - 8, 4), 0x1234);
     }
 
-    fn device() -> Mch {
+    fn device() -> pci::Card<Mch> {
         let mut b = Board::new(BoardConfig { ram_capacity: 0x1000, ..BoardConfig::default() });
         let id = b.reserve("mch");
         let bus = pci::Bus::simple(&b);
         let pci = function(&b, &bus, id);
         let region = || b.regions().container("r", 0);
         let wires = Wires {
-            pci,
             bus,
             reset_control: None,
             smiact: b.smiact(),
@@ -357,7 +312,7 @@ mod tests {
             high_smram: region(),
             tseg: region(),
         };
-        Mch::new(Config { low_ram: 64 << 20 }, wires)
+        pci::Card::new(pci, Mch::new(Config { low_ram: 64 << 20 }, wires))
     }
 
     orrery_system::conformance!(device(), [(PORTS, &[]), (ECAM, &[]), (CONFIG_BANK, &[])]);

@@ -7,6 +7,9 @@ mod pci;
 use crate::i386::chassis::Chassis;
 use crate::machine::{BuildError, DeviceSpec};
 use crate::pci::{Bus, devfn};
+use crate::virtio;
+use orrery_system::IrqLine;
+use orrery_system::ports::CharPort;
 
 /// A property of a device type.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +24,7 @@ pub struct Property {
 pub struct DeviceType {
     /// Name.
     pub name: &'static str,
-    /// The bus it goes on: `PCI` or `ISA`.
+    /// The bus it goes on: `PCI`, `ISA`, `IDE` or `floppy-bus`.
     pub bus: &'static str,
     /// One line.
     pub description: &'static str,
@@ -47,6 +50,8 @@ impl DeviceType {
     }
 }
 
+const BOOTINDEX: Property =
+    property("bootindex", "place in the order of what firmware starts from, 0 first");
 const ADDR: Property = property("addr", "device number on the bus, or device.function");
 
 /// Where a device goes, and how it was described.
@@ -92,6 +97,55 @@ impl Place<'_, '_> {
         }
     }
 
+    /// A small number, if it is given.
+    fn given<T: TryFrom<u64>>(&self, name: &str) -> Result<Option<T>, BuildError> {
+        if self.get(name).is_none() {
+            return Ok(None);
+        }
+        match T::try_from(self.number(name, 0)?) {
+            Ok(n) => Ok(Some(n)),
+            Err(_) => self.wrong(&format!("{name} is too large")),
+        }
+    }
+
+    /// Makes a character device of the machine, under the name that connects it.
+    fn character(&mut self, port: CharPort, usual: &str) {
+        let name = self.get("chardev").or(self.get("id")).unwrap_or(usual).to_string();
+        self.chassis.built.chars.push((name, port));
+    }
+
+    /// Enters the device at `devfn` in the boot order, if it says so: `kind` and `rest` are parts of
+    /// the name firmware has for it.
+    fn boots(&mut self, kind: &str, devfn: u8, rest: &str) -> Result<(), BuildError> {
+        let index = self.given("bootindex")?;
+        let (device, function) = (devfn >> 3, devfn & 7);
+        let place =
+            if function == 0 { format!("{device:x}") } else { format!("{device:x},{function:x}") };
+        self.chassis.boot_from(index, format!("/pci@i0cf8/{kind}@{place}{rest}"))
+    }
+
+    /// How a virtio device presents itself.
+    fn transport(&self, vectors: u16) -> Result<virtio::pci::Config, BuildError> {
+        Ok(virtio::pci::Config {
+            legacy: !self.switch("disable-legacy", false)?,
+            vectors: self.given("vectors")?.unwrap_or(vectors).min(64),
+        })
+    }
+
+    /// A port number.
+    fn port(&self, name: &str, default: u16) -> Result<u16, BuildError> {
+        let n = self.number(name, default.into())?;
+        u16::try_from(n).or_else(|_| self.wrong(&format!("{name} is at most 0xffff")))
+    }
+
+    /// A pin on an ISA interrupt.
+    fn isa_irq(&self, name: &str, default: u64) -> Result<IrqLine, BuildError> {
+        match self.number(name, default)? {
+            n @ 0..16 => Ok(self.chassis.irq(n as usize)),
+            n => self.wrong(&format!("{name} is at most 15, not {n}")),
+        }
+    }
+
     /// A switch.
     fn switch(&self, name: &str, default: bool) -> Result<bool, BuildError> {
         match self.get(name) {
@@ -127,6 +181,11 @@ impl Place<'_, '_> {
     }
 }
 
+/// Whether a type is a drive, which is built with the controller it is plugged into.
+pub(crate) fn is_drive(kind: &str) -> bool {
+    find(kind).is_some_and(|d| matches!(d.bus, "IDE" | "floppy-bus"))
+}
+
 /// Puts the device that `spec` describes into the machine.
 pub(crate) fn build(
     chassis: &mut Chassis<'_>,
@@ -144,7 +203,7 @@ pub(crate) fn build(
     for (name, value) in &spec.props {
         let wrong = match name.as_str() {
             "id" => None,
-            "bus" if kind.buses().contains(&value.as_str()) => None,
+            "bus" if is_drive(kind.name) || kind.buses().contains(&value.as_str()) => None,
             "bus" => Some(format!("there is no bus '{value}' for it")),
             _ if kind.properties().any(|p| p.name == name) => None,
             _ => Some(format!("there is no property '{name}'")),
@@ -176,7 +235,7 @@ fn distance(a: &str, b: &str) -> usize {
 mod tests {
     use super::*;
     use crate::i386::MACHINES;
-    use crate::machine::{Built, MachineConfig};
+    use crate::machine::{Built, Drive, MachineConfig};
 
     fn machine(name: &str, kind: &str, props: &[(&str, &str)]) -> Result<Built, BuildError> {
         let props = props.iter().map(|&(k, v)| (k.into(), v.into())).collect();
@@ -200,13 +259,84 @@ mod tests {
     }
 
     #[test]
+    fn every_type_can_be_had_on_a_board_that_has_its_bus() {
+        for kind in devices() {
+            let board = if kind.name == "isa-vga" { "isapc" } else { "pc" };
+            let needs: &[_] = match kind.name {
+                "virtio-blk-pci" | "ide-hd" => &[("drive", "d")],
+                "ide-cd" => &[("bus", "ide.1")],
+                _ => &[],
+            };
+            let props = needs.iter().map(|&(k, v)| (k.into(), v.into())).collect();
+            let drive = Drive { id: "d".into(), ..Drive::default() };
+            let config = MachineConfig {
+                memory: 4 << 20,
+                firmware: vec![0xf4; 0x1_0000],
+                vga: "none".into(),
+                serials: vec![],
+                parallels: vec![],
+                drives: vec![drive],
+                devices: vec![DeviceSpec { kind: kind.name.into(), props }],
+                ..MachineConfig::default()
+            };
+            let machine = MACHINES.iter().find(|m| m.name == board).unwrap();
+            let built = (machine.build)(&config);
+            assert!(built.is_ok(), "{}: {}", kind.name, built.err().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_function_goes_where_addr_says_and_what_boots_first_is_told_to_firmware() {
+        let spec = |kind: &str, props: &[(&str, &str)]| DeviceSpec {
+            kind: kind.into(),
+            props: props.iter().map(|&(k, v)| (k.into(), v.into())).collect(),
+        };
+        let config = MachineConfig {
+            memory: 4 << 20,
+            firmware: vec![0xf4; 0x1_0000],
+            drives: ["a", "b"].map(|id| Drive { id: id.into(), ..Drive::default() }).into(),
+            devices: vec![
+                spec("e1000", &[("addr", "1f.1"), ("bootindex", "7")]),
+                spec("ide-hd", &[("drive", "b"), ("bus", "ide.1"), ("unit", "1"), ("bootindex", "2")]),
+                spec("virtio-blk-pci", &[("drive", "a"), ("addr", "0x5"), ("bootindex", "1")]),
+            ],
+            ..MachineConfig::default()
+        };
+        let mut board = (MACHINES[0].build)(&config).unwrap().board;
+        board.port_out(0xcf8, 4, 0x8000_f900);
+        assert_eq!(board.port_in(0xcfc, 4), 0x100e_8086);
+        // The file is found through fw_cfg's directory, as firmware does.
+        board.port_out(0x510, 2, 0x19);
+        let mut byte = || board.port_in(0x511, 1) as u8;
+        let mut bytes = |n: usize| (0..n).map(|_| byte()).collect::<Vec<u8>>();
+        let be = |b: Vec<u8>| b.iter().fold(0_u32, |v, &b| v << 8 | u32::from(b));
+        let files: Vec<_> = (0..be(bytes(4)))
+            .map(|_| (be(bytes(4)), be(bytes(2)), bytes(2), bytes(56)))
+            .collect();
+        let name = |f: &[u8]| f.split(|&b| b == 0).next().unwrap() == b"bootorder";
+        let (size, key, ..) = files.iter().find(|f| name(&f.3)).unwrap();
+        board.port_out(0x510, 2, *key);
+        let text: Vec<u8> = (0..*size).map(|_| board.port_in(0x511, 1) as u8).collect();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "/pci@i0cf8/scsi@5/disk@0,0\n/pci@i0cf8/ide@1,1/drive@1/disk@1\n\
+             /pci@i0cf8/ethernet@1f,1/ethernet-phy@0\0"
+        );
+    }
+
+    #[test]
     fn a_misspelt_device_names_the_nearest_and_a_wrong_property_is_refused() {
-        let error = |kind, props| machine("pc", kind, props).err().unwrap().to_string();
+        let error = |kind, props: &[_]| machine("pc", kind, props).err().unwrap().to_string();
         assert_eq!(
             error("isa-debugkon", &[]),
             "there is no device 'isa-debugkon'; did you mean 'isa-debugcon'?"
         );
         assert!(error("pvpanic", &[("iopart", "1")]).contains("there is no property 'iopart'"));
         assert!(error("virtio-blk-pci", &[("drive", "x")]).contains("no free drive 'x'"));
+        assert!(error("e1000", &[("addr", "1.0")]).contains("another device at '1.0'"));
+        assert!(error("e1000", &[("bus", "pci.9")]).contains("no bus 'pci.9'"));
+        assert!(error("ide-cd", &[("bus", "ide.7")]).contains("no bus 'ide.7'"));
+        assert!(error("ide-cd", &[("bus", "sata.0")]).contains("no bus"));
+        assert!(error("isa-serial", &[("index", "4")]).contains("four"));
     }
 }

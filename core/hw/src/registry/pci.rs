@@ -1,8 +1,18 @@
 //! Devices on a PCI bus, but for network cards.
 
-use super::{DeviceType, property};
+use super::{BOOTINDEX, DeviceType, Property, property};
+use crate::char::serial_pci;
 use crate::display::vga;
+use crate::i386::drives::DriveBus;
+use crate::ide::{ahci, channel::Plug};
+use crate::misc::edu;
 use crate::virtio::blk;
+
+/// Properties of every virtio device.
+pub(super) const LEGACY: Property =
+    property("disable-legacy", "without the interface of before version 1 (off)");
+/// As above.
+pub(super) const VECTORS: Property = property("vectors", "MSI-X vectors, 0 for none");
 
 pub(super) const DEVICES: &[DeviceType] = &[
     DeviceType {
@@ -12,6 +22,12 @@ pub(super) const DEVICES: &[DeviceType] = &[
         properties: &[
             property("drive", "id of the drive"),
             property("serial", "serial number"),
+            property("queue-size", "entries of the queue, a power of two (256)"),
+            property("logical_block_size", "block size that the guest sees (512)"),
+            property("discard", "takes discard and write-zeroes requests (on)"),
+            LEGACY,
+            VECTORS,
+            BOOTINDEX,
         ],
         build: |p| {
             let (bus, devfn) = p.slot()?;
@@ -20,9 +36,62 @@ pub(super) const DEVICES: &[DeviceType] = &[
             let Some(drive) = p.chassis.drive_named(&name) else {
                 return p.wrong(&format!("there is no free drive '{name}'"));
             };
-            let serial = p.get("serial").unwrap_or("").to_string();
-            let config = blk::Config { serial, ..blk::Config::default() };
-            p.chassis.virtio_drive(&bus, devfn, drive, config);
+            let config = blk::Config {
+                serial: p.get("serial").unwrap_or("").to_string(),
+                queue_size: p.given("queue-size")?.unwrap_or(256),
+                block_size: p.given("logical_block_size")?.unwrap_or(512),
+                discard: p.switch("discard", true)?,
+            };
+            if !config.queue_size.is_power_of_two() || !(4..=1024).contains(&config.queue_size) {
+                return p.wrong("queue-size is a power of two from 4 to 1024");
+            }
+            if !config.block_size.is_power_of_two() || !(512..=32768).contains(&config.block_size) {
+                return p.wrong("logical_block_size is a power of two from 512 to 32768");
+            }
+            p.boots("scsi", devfn, "/disk@0,0")?;
+            let transport = p.transport(2)?;
+            p.chassis.virtio_drive(&bus, devfn, drive, transport, config);
+            Ok(())
+        },
+    },
+    DeviceType {
+        name: "ich9-ahci",
+        bus: "PCI",
+        description: "an AHCI controller with six ports",
+        properties: &[],
+        build: |p| {
+            let (bus, devfn) = p.slot()?;
+            let name = p.get("id").unwrap_or("ahci").to_string();
+            let path = format!("/pci@i0cf8/pci8086,2922@{:x}", devfn >> 3);
+            let cables = ahci::PORTS;
+            let ports = DriveBus { name: &name, usual: false, cables, units: 1, path };
+            let mut plugs = p.chassis.disks(&ports)?.into_iter();
+            let drives: [Plug; ahci::PORTS] = std::array::from_fn(|_| plugs.next().flatten());
+            ahci::build(&mut p.chassis.board, &bus, devfn, ahci::Config { drives });
+            Ok(())
+        },
+    },
+    DeviceType {
+        name: "pci-serial",
+        bus: "PCI",
+        description: "a serial port (16550A)",
+        properties: &[property("chardev", "where the output goes")],
+        build: |p| {
+            let (bus, devfn) = p.slot()?;
+            let port = p.chassis.board.port();
+            serial_pci::build(&mut p.chassis.board, &bus, devfn, port.clone());
+            p.character(port, "pci-serial");
+            Ok(())
+        },
+    },
+    DeviceType {
+        name: "edu",
+        bus: "PCI",
+        description: "a device for learning to write drivers",
+        properties: &[],
+        build: |p| {
+            let (bus, devfn) = p.slot()?;
+            edu::build(&mut p.chassis.board, &bus, devfn);
             Ok(())
         },
     },
@@ -30,19 +99,14 @@ pub(super) const DEVICES: &[DeviceType] = &[
         name: "VGA",
         bus: "PCI",
         description: "a display adapter with the Bochs interface",
-        properties: &[
-            property("vgamem_mb", "MiB of video memory (16)"),
-        ],
+        properties: &[property("vgamem_mb", "MiB of video memory (16)")],
         build: |p| {
             let (bus, devfn) = p.slot()?;
-            let mib = p.number("vgamem_mb", 16)?;
-            if !mib.is_power_of_two() || mib > 32 {
-                return p.wrong("vgamem_mb is a power of two up to 32");
-            }
+            let len = p.video_memory(16)?;
             let rom = p.chassis.config.video_bios.clone();
             let memory = bus.memory().clone();
             let board = &mut p.chassis.board;
-            let id = vga::build_pci(board, &bus, devfn, &memory, (mib as usize) << 20, &rom)?;
+            let id = vga::build_pci(board, &bus, devfn, &memory, len, &rom)?;
             p.chassis.built.display.get_or_insert(id);
             Ok(())
         },

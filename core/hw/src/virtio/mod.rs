@@ -4,6 +4,7 @@
 //! negotiates features, and turns what the device gives back into interrupts.
 
 pub mod blk;
+pub mod net;
 pub mod pci;
 pub mod queue;
 

@@ -3,11 +3,10 @@
 use super::{Config, MMIO, PORTS, State, VBE_PORTS, Vga, WINDOW, Wires};
 use crate::pci;
 use orrery_system::device::Device;
-use orrery_system::display::{Display, Surface};
+use orrery_system::display::Display;
 use orrery_system::map::Region;
 use orrery_system::ram::RamFull;
-use orrery_system::{Board, BusResult, DeviceId, Registers, RestoreError, StateBlob};
-use serde::{Deserialize, Serialize};
+use orrery_system::{Board, BusResult, DeviceId, Registers, RestoreError};
 
 const IDENTITY: pci::Identity = pci::Identity {
     vendor: 0x1234,
@@ -17,24 +16,6 @@ const IDENTITY: pci::Identity = pci::Identity {
     subsystem: pci::Identity::SUBSYSTEM,
     pin: 0,
 };
-
-/// The `VGA` PCI function.
-pub struct PciVga {
-    pci: pci::Function,
-    pci_state: pci::ConfigState,
-    vga: Vga,
-}
-
-#[derive(Serialize, Deserialize)]
-struct CardState {
-    pci: pci::ConfigState,
-    vga: State,
-}
-
-impl orrery_system::State for CardState {
-    const KIND: &'static str = "VGA";
-    const VERSION: u16 = 1;
-}
 
 /// Makes the adapter's memory, ports and windows. `memory` is where A0000–BFFFF is looked for:
 /// PCI's memory space, or the board's.
@@ -86,10 +67,7 @@ pub fn build_pci(
         builder = builder.rom(&board.regions().rom("vga.rom", block));
     }
     let pci = builder.build(devfn);
-    let pci_state = pci.power_on();
-    let mut card = PciVga { pci, pci_state, vga: Vga::new(Config::default(), wires) };
-    card.drive();
-    board.attach(id, Box::new(card));
+    board.attach(id, Box::new(pci::Card::new(pci, PciVga(Vga::new(Config::default(), wires)))));
     Ok(id)
 }
 
@@ -108,71 +86,52 @@ pub fn build_isa(board: &mut Board, vram: usize, rom: &[u8]) -> Result<DeviceId,
     Ok(id)
 }
 
-impl PciVga {
-    fn drive(&mut self) {
-        self.pci.drive(&mut self.pci_state, false);
-        self.vga.drive();
-    }
-}
+/// The `VGA` PCI function.
+pub struct PciVga(Vga);
 
-impl Device for PciVga {
-    fn name(&self) -> &'static str {
-        "VGA"
-    }
+impl pci::Chip for PciVga {
+    type State = State;
+    const NAME: &'static str = "VGA";
 
     fn reset(&mut self) {
-        self.pci_state = self.pci.power_on();
-        self.vga.reset();
-        self.drive();
+        self.0.reset();
     }
 
-    fn save(&self) -> StateBlob {
-        StateBlob::encode(&CardState { pci: self.pci_state.clone(), vga: self.vga.state.clone() })
+    fn save(&self) -> State {
+        self.0.state.clone()
     }
 
-    fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
-        let CardState { pci, vga } = blob.decode()?;
-        self.pci.check(&pci)?;
-        self.vga.take(vga)?;
-        self.pci_state = pci;
-        self.drive();
-        Ok(())
+    fn restore(&mut self, state: State) -> Result<(), RestoreError> {
+        self.0.take(state)
     }
 
-    fn registers(&mut self) -> Option<&mut dyn Registers> {
-        Some(self)
+    fn drive(&mut self, _: &mut pci::Slot<'_>) -> bool {
+        self.0.drive();
+        false
+    }
+
+    fn read(
+        &mut self,
+        _: &mut pci::Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+    ) -> BusResult<u64> {
+        self.0.read(bank, offset, width)
+    }
+
+    fn write(
+        &mut self,
+        _: &mut pci::Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+        value: u64,
+    ) -> BusResult<()> {
+        self.0.write(bank, offset, width, value)
     }
 
     fn display(&mut self) -> Option<&mut dyn Display> {
-        Some(self)
-    }
-}
-
-impl Registers for PciVga {
-    fn read(&mut self, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
-        match self.pci.read(&self.pci_state, bank, offset, width) {
-            Some(result) => result,
-            None => self.vga.read(bank, offset, width),
-        }
-    }
-
-    fn write(&mut self, bank: u32, offset: u64, width: u8, value: u64) -> BusResult<()> {
-        match self.pci.write(&mut self.pci_state, bank, offset, width, value) {
-            Some(result) => {
-                self.drive();
-                result
-            }
-            None => self.vga.write(bank, offset, width, value),
-        }
-    }
-}
-
-impl Display for PciVga {
-    fn render(&mut self, surface: &mut Surface, full: bool) {
-        self.vga.render(surface, full);
-    }
-
-    fn text(&mut self) -> Option<Vec<String>> {
-        self.vga.text()
+        Some(&mut self.0)
     }
 }

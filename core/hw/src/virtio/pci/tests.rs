@@ -337,9 +337,7 @@ fn alone() -> VirtioPci<blk::Blk> {
     let drives = vec![BlockBackend::ram(vec![0; 1 << 20])];
     let io = crate::block::drive::DriveIo::new(&mut board, id, 0, drives);
     let device = blk::Blk::new(blk::Config::default(), io);
-    let config = Config::default();
-    let (pci, window) = function(&board, &bus, id, 8, config, &device);
-    VirtioPci::new(config, pci, window, device)
+    standing_alone(&board, &bus, device)
 }
 
 orrery_system::conformance!(
