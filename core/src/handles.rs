@@ -18,6 +18,8 @@ pub struct Handles {
     pub nets: Vec<(String, NetPort)>,
     /// The device that shows the picture.
     pub display: Option<DeviceId>,
+    /// How it suspends to RAM.
+    pub suspend: Option<orrery_hw::machine::Suspend>,
     /// Devices that take keys and pointer movement, in the order they are asked.
     pub inputs: Vec<DeviceId>,
 }

@@ -3,8 +3,8 @@
 use crate::handles::Handles;
 use crate::machine::{Machine, Policy};
 use crate::options::{
-    CharTarget, DriveOption, FwCfgValue, IcountOption, Interface, NetdevOption, Options, Print, RtcBase, help,
-    hint,
+    CharTarget, DriveOption, FwCfgValue, IcountOption, Interface, NetdevOption, Options, Print,
+    RtcBase, help, hint,
 };
 use orrery_block::backend::BlockBackend;
 use orrery_block::graph::{BlockGraph, Node};
@@ -310,6 +310,7 @@ fn assemble(
         nets: built.nets,
         display: built.display,
         inputs: built.inputs,
+        suspend: built.suspend,
     };
     let mut machine = Machine::new(built.board, cpus, blocks, handles);
     machine.policy = Policy { no_reboot: options.no_reboot, no_shutdown: options.no_shutdown };

@@ -10,6 +10,7 @@
 #[macro_use]
 extern crate orrery_browser_test;
 
+pub mod audio;
 pub mod handles;
 pub mod keyboard;
 pub mod launch;

@@ -9,6 +9,8 @@ use crate::handles::Handles;
 use orrery_block::backend::Request;
 use orrery_block::graph::BlockGraph;
 use orrery_cpu::Cpus;
+use orrery_hw::acpi::{WAKE_BANK, WOKE};
+use orrery_hw::pci::CONFIG_BANK;
 use orrery_system::board::{Board, ClockMode};
 use orrery_system::display::Surface;
 use orrery_system::input::InputEvent;
@@ -82,6 +84,8 @@ pub struct Machine {
     /// What ends it.
     pub policy: Policy,
     stopped: Option<Stop>,
+    /// Suspended to RAM: time passes, CPUs have no power.
+    suspended: bool,
     limit: u64,
     turn: usize,
     /// Realtime: host time that virtual time zero stands for.
@@ -134,6 +138,7 @@ impl Machine {
             handles,
             policy: Policy::default(),
             stopped: None,
+            suspended: false,
             limit: u64::MAX,
             turn: 0,
             host_base: None,
@@ -151,6 +156,41 @@ impl Machine {
         self.board.reset();
         self.cpus.reset(&mut self.board);
         self.turn = 0;
+        self.suspended = false;
+    }
+
+    /// Whether it is suspended to RAM.
+    pub fn suspended(&self) -> bool {
+        self.suspended
+    }
+
+    pub(crate) fn set_suspended(&mut self, suspended: bool) {
+        self.suspended = suspended;
+    }
+
+    /// Ends a suspend: everything but memory starts anew, and firmware resumes the guest.
+    pub fn wake(&mut self) {
+        let (true, Some(how)) = (self.suspended, self.handles.suspend) else { return };
+        let board = &mut self.board;
+        let events = board.device_read(how.pm, WAKE_BANK, 0, 2);
+        let registers = how.attributes..how.attributes + 7;
+        let kept: Vec<u64> =
+            registers.clone().map(|at| board.device_read(how.host, CONFIG_BANK, at, 1)).collect();
+        self.reset();
+        let board = &mut self.board;
+        for (at, value) in registers.zip(kept) {
+            board.device_write(how.host, CONFIG_BANK, at, 1, value);
+        }
+        // The shutdown status byte of the clock's memory says why firmware starts.
+        board.port_out(0x70, 1, 0x0f);
+        board.port_out(0x71, 1, 0xfe);
+        board.device_write(how.pm, WAKE_BANK, 0, 2, events | u64::from(WOKE));
+        board.settle();
+    }
+
+    fn wake_events(&mut self) -> bool {
+        let pm = self.handles.suspend.map(|s| s.pm);
+        pm.is_some_and(|pm| self.board.device_read(pm, WAKE_BANK, 0, 2) != 0)
     }
 
     /// Stops before the next instruction, until [`Machine::resume`].
@@ -219,6 +259,16 @@ impl Machine {
                 self.stopped = Some(Stop::Limit);
                 return Outcome::Stopped(Stop::Limit);
             }
+            if self.suspended {
+                if self.wake_events() {
+                    self.wake();
+                    continue;
+                }
+                match self.sleep_until(end, realtime) {
+                    Some(outcome) => return outcome,
+                    None => continue,
+                }
+            }
             let mut deadline = self.board.next_deadline();
             if realtime && deadline <= now {
                 // A host operation is under way: look again soon.
@@ -233,19 +283,27 @@ impl Machine {
             if self.board.attention() {
                 continue;
             }
-            let next = self.board.next_deadline();
-            if realtime {
-                self.blocks.poll();
-                let idle =
-                    if next == VmTime::NEVER { None } else { Some(next.since(self.board.now())) };
-                self.idle = true;
-                return Outcome::Idle(idle);
+            if let Some(outcome) = self.sleep_until(end, realtime) {
+                return outcome;
             }
-            if next == VmTime::NEVER {
-                return Outcome::Idle(None);
-            }
-            self.board.warp_to(next.min(end));
         }
+    }
+
+    /// Lets time pass until something happens, at most until `end`; gives the outcome if that is
+    /// for the front end to wait for.
+    fn sleep_until(&mut self, end: VmTime, realtime: bool) -> Option<Outcome> {
+        let next = self.board.next_deadline();
+        if realtime {
+            self.blocks.poll();
+            self.idle = true;
+            let idle = (next != VmTime::NEVER).then(|| next.since(self.board.now()));
+            return Some(Outcome::Idle(idle));
+        }
+        if next == VmTime::NEVER {
+            return Some(Outcome::Idle(None));
+        }
+        self.board.warp_to(next.min(end));
+        None
     }
 
     /// Gives CPUs their turns until `deadline`, attention, or all of them wait. True if all wait.
@@ -324,10 +382,8 @@ impl Machine {
             }
             PowerRequest::Shutdown if self.policy.no_shutdown => Some(Stop::Paused),
             PowerRequest::Shutdown => Some(Stop::Shutdown),
-            // Nothing runs while suspended, so the machine waits like a halted one until a wake-up
-            // event; firmware resumes through the reset vector.
             PowerRequest::Suspend => {
-                self.reset();
+                self.suspended = self.handles.suspend.is_some();
                 None
             }
             PowerRequest::Panicked => Some(Stop::Panicked),
@@ -337,6 +393,10 @@ impl Machine {
 
     /// Gives an input event to the first device that wants it.
     pub fn input(&mut self, event: InputEvent) {
+        if self.suspended && matches!(event, InputEvent::Key { down: true, .. }) {
+            // The keyboard wakes the machine, and that is all it does.
+            return self.wake();
+        }
         for i in 0..self.handles.inputs.len() {
             let id = self.handles.inputs[i];
             let Some(sink) = self.board.device(id).and_then(|d| d.input()) else { continue };

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 const MAGIC: &[u8; 8] = b"ORRERYSS";
 /// Bumped when the body's layout changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Pages compressed together.
 const CHUNK: usize = 4096;
 /// Bytes of the largest memory.
@@ -62,6 +62,7 @@ struct Body {
     devices: DeviceStates,
     cpus: Vec<StateBlob>,
     turn: u32,
+    suspended: bool,
     memory: Vec<Block>,
 }
 
@@ -103,6 +104,7 @@ impl Machine {
             devices,
             cpus: self.cpus.save(),
             turn: self.turn() as u32,
+            suspended: self.suspended(),
             memory: ram.blocks().into_iter().map(pack).collect(),
         };
         let body = postcard::to_allocvec(&body).expect("plain data encodes");
@@ -153,6 +155,7 @@ impl Machine {
         self.board.restore(&body.board, &body.devices)?;
         self.cpus.restore(&mut self.board, &body.cpus)?;
         self.set_turn(body.turn as usize);
+        self.set_suspended(body.suspended);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ mod machines;
 mod media;
 mod picture;
 mod program;
+mod sound;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::process::ExitCode;
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
     tests.extend(determinism::tests());
     tests.extend(bad_input::tests());
     tests.extend(disks::tests());
+    tests.extend(sound::tests());
     if std::env::var_os("ORRERY_FAST").is_some() {
         tests.retain(|t| !t.slow);
     }

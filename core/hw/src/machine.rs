@@ -185,6 +185,19 @@ impl MachineConfig {
     }
 }
 
+/// What suspending to RAM (ACPI S3) takes on a board. Memory outlasts it; devices are reset when
+/// the machine wakes, and firmware finds its way from the clock's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Suspend {
+    /// The power management device, with a bank [`crate::acpi::WAKE_BANK`].
+    pub pm: DeviceId,
+    /// The host bridge.
+    pub host: DeviceId,
+    /// The first of its seven attribute registers, which keep their values: firmware goes on in the
+    /// copy of itself that it made in RAM.
+    pub attributes: u64,
+}
+
 /// A wired board and the ends that stick out of it.
 pub struct Built {
     /// The board.
@@ -203,6 +216,8 @@ pub struct Built {
     pub inputs: Vec<DeviceId>,
     /// The power button: [`IrqLine::pulse`] presses it.
     pub power_button: Option<IrqLine>,
+    /// How it suspends to RAM; `None`: it does not.
+    pub suspend: Option<Suspend>,
 }
 
 /// Why a machine could not be built.

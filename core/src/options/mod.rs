@@ -3,6 +3,7 @@
 //! Nothing is opened here. [`crate::launch`] turns [`Options`] into a machine with files that a
 //! front end lends.
 
+mod audio;
 mod help;
 mod keyval;
 mod net;
@@ -126,6 +127,28 @@ pub enum CharTarget {
     Vc,
 }
 
+/// Where sound goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AudioTarget {
+    /// Nowhere.
+    None,
+    /// A WAV file.
+    Wav(String),
+    /// What the host plays sound with.
+    Host,
+}
+
+/// A place for the machine's sound (`-audiodev`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AudioOption {
+    /// Name that other options refer to.
+    pub id: String,
+    /// Where it goes.
+    pub target: AudioTarget,
+    /// Frames a second.
+    pub rate: u32,
+}
+
 /// What a network card is connected to (`-netdev`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetdevOption {
@@ -216,6 +239,8 @@ pub struct Options {
     pub nics: Vec<DeviceSpec>,
     /// Something was said about the network, if only that there is none.
     pub network: bool,
+    /// `-audiodev`.
+    pub audiodevs: Vec<AudioOption>,
     /// `-boot order=`.
     pub boot_order: Option<String>,
     /// `-boot menu=`.
@@ -322,6 +347,12 @@ impl Options {
             }
             if self.initrd.is_some() {
                 return Err(OptionError::refused("-initrd", "it needs -kernel"));
+            }
+        }
+        for (name, id) in self.machine_props.iter().filter(|p| p.0 == "pcspk-audiodev") {
+            if !self.audiodevs.iter().any(|a| a.id == *id) {
+                let reason = format!("'{name}': there is no -audiodev with the id '{id}'");
+                return Err(OptionError::refused("-machine", reason));
             }
         }
         let muxed = self.serials.iter().chain(&self.parallels);

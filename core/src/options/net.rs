@@ -6,8 +6,19 @@ use super::{DeviceSpec, KeyVals, NetdevOption, OptionError, Options, Print};
 const KINDS: &[&str] = &["user"];
 /// Those of QEMU's that do not exist here yet.
 const ABSENT: &[&str] = &[
-    "tap", "bridge", "socket", "stream", "dgram", "vde", "hubport", "l2tpv3", "netmap", "vhost-user",
-    "vhost-vdpa", "passt", "af-xdp",
+    "tap",
+    "bridge",
+    "socket",
+    "stream",
+    "dgram",
+    "vde",
+    "hubport",
+    "l2tpv3",
+    "netmap",
+    "vhost-user",
+    "vhost-vdpa",
+    "passt",
+    "af-xdp",
 ];
 
 fn check_kind(option: &str, kind: &str, more: &str) -> Result<(), OptionError> {
@@ -28,7 +39,10 @@ pub(super) fn netdev(o: &mut Options, v: &str) -> Result<(), OptionError> {
     check_kind("-netdev", &kind, "")?;
     let id = k.take("id").ok_or_else(|| OptionError::refused("-netdev", "'id' is missing"))?;
     if o.netdevs.iter().any(|n| n.id == id) {
-        return Err(OptionError::refused("-netdev", format!("there is another one with the id '{id}'")));
+        return Err(OptionError::refused(
+            "-netdev",
+            format!("there is another one with the id '{id}'"),
+        ));
     }
     o.network = true;
     o.netdevs.push(NetdevOption { id, kind, props: k.rest() });

@@ -1,11 +1,11 @@
 //! Every option: one row each, from which parser and help are made.
 
 use super::keyval::{KeyVals, number};
-use super::net;
 use super::{
     CharTarget, DeviceSpec, DisplayOption, DriveOption, FwCfgValue, IcountOption, Interface,
     OptionError, Options, Print, RtcBase,
 };
+use super::{audio, net};
 
 type Apply = fn(&mut Options, &str) -> Result<(), OptionError>;
 
@@ -177,7 +177,9 @@ pub(super) const TABLE: &[Row] = &[
     ),
     row(
         "netdev",
-        Some("user,id=ID[,net=ADDR[/MASK]][,host=ADDR][,dns=ADDR][,dhcpstart=ADDR][,hostname=NAME]"),
+        Some(
+            "user,id=ID[,net=ADDR[/MASK]][,host=ADDR][,dns=ADDR][,dhcpstart=ADDR][,hostname=NAME]",
+        ),
         "a network for the card that names it (-device e1000,netdev=ID)",
         net::netdev,
     ),
@@ -186,6 +188,12 @@ pub(super) const TABLE: &[Row] = &[
         Some("none|nic[,model=NAME][,macaddr=ADDR]|user[,...]"),
         "network card and network, old spelling",
         net::net,
+    ),
+    row(
+        "audiodev",
+        Some("none|wav|alsa,id=ID[,path=FILE][,out.frequency=HZ]"),
+        "where the machine's sound goes",
+        audio::audiodev,
     ),
     row("fw_cfg", Some("[name=]NAME,string=TEXT|file=FILE"), "an entry for the firmware", fw_cfg),
     row("no-reboot", None, "end when the guest resets", |o, _| {

@@ -14,6 +14,9 @@ mod host;
 mod keys;
 mod run;
 mod runner;
+mod sound;
+#[cfg(feature = "sound")]
+mod speaker;
 mod terminal;
 #[cfg(feature = "window")]
 mod window;

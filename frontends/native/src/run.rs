@@ -3,6 +3,7 @@
 use crate::event::Event;
 use crate::host::NativeFs;
 use crate::runner::{Line, Runner, Sink};
+use crate::sound;
 use crate::terminal;
 use anyhow::{Context as _, Result, bail};
 use orrery_block::exec::Executor;
@@ -82,7 +83,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         }
     })));
     let (host_lines, raw) = connect(lines, &sender)?;
-    let runner = Runner { machine, lines: host_lines, events, show: None, script };
+    let sounds = sound::open(&options.audiodevs, &machine)?;
+    let runner = Runner { machine, lines: host_lines, events, show: None, sounds, script };
     let windowed = match options.display {
         DisplayOption::None => false,
         DisplayOption::Window => true,

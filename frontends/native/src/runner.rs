@@ -2,6 +2,7 @@
 
 use crate::event::Event;
 use crate::run::perform;
+use crate::sound::Sound;
 use crate::terminal::{self, Typed};
 use anyhow::{Context as _, Result};
 use orrery_core::script::Script;
@@ -47,6 +48,8 @@ pub(crate) struct Runner {
     pub events: Receiver<Event>,
     /// Called with each new picture.
     pub show: Option<Show>,
+    /// Where its sound goes.
+    pub sounds: Vec<Sound>,
     /// Acts in place of a person.
     pub script: Option<Script>,
 }
@@ -60,6 +63,9 @@ impl Runner {
             let host = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let outcome = self.machine.run(host, self.slice());
             self.drain()?;
+            for sound in &mut self.sounds {
+                sound.play(&mut self.machine)?;
+            }
             if let Some(code) = self.step_script()? {
                 return self.finish(Stop::Script(code));
             }
@@ -172,6 +178,10 @@ impl Runner {
     /// Writes everything out: nothing the guest wrote is lost by ending in order.
     fn finish(mut self, stop: Stop) -> Result<Stop> {
         self.drain()?;
+        for mut sound in std::mem::take(&mut self.sounds) {
+            sound.play(&mut self.machine)?;
+            sound.finish()?;
+        }
         if let Some(show) = &mut self.show {
             show(&mut self.machine);
         }

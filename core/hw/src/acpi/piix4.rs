@@ -5,14 +5,13 @@
 //!
 //! Not modelled: device monitors, clock throttling, the burst and global standby timers.
 
-use super::WAKE_BANK;
 use super::pm::{Apm, Gpe, Pm, Sleep};
 use super::smbus::{Eeprom, Smbus};
+use super::{Events, WAKE_BANK};
 use crate::pci;
 use orrery_system::pins::{Power, PowerRequest};
 use orrery_system::{
-    Board, BusError, BusResult, Clock, DeviceId, IrqInput, IrqLine, Region, RestoreError, Timer,
-    VmTime,
+    Board, BusError, BusResult, Clock, DeviceId, IrqLine, Region, RestoreError, Timer, VmTime,
 };
 use serde::{Deserialize, Serialize};
 
@@ -65,8 +64,8 @@ pub struct Wires {
     pub sci: IrqLine,
     /// SMI#.
     pub smi: IrqLine,
-    /// Rises when the power button is pressed.
-    pub power_button: IrqInput,
+    /// What makes PM1 events.
+    pub events: Events,
     /// Where sleep states go.
     pub power: Power,
     /// Virtual time.
@@ -110,7 +109,7 @@ pub fn build(
     devfn: u8,
     config: Config,
     sci: IrqLine,
-    power_button: IrqInput,
+    events: Events,
 ) -> Built {
     let id = board.reserve("PIIX4_PM");
     let pci = function(board, bus, devfn, id, &config);
@@ -126,7 +125,7 @@ pub fn build(
     let wires = Wires {
         sci,
         smi: board.pins(0).smi.pin(),
-        power_button,
+        events,
         power: board.power(),
         clock: board.clock(),
         timer: board.timer(id, 0),
@@ -243,8 +242,7 @@ impl pci::Chip for Piix4Pm {
     }
 
     fn settle(&mut self, slot: &mut pci::Slot<'_>) {
-        if self.wires.power_button.take_edge() {
-            self.state.pm.press_power_button();
+        if self.wires.events.take(&mut self.state.pm) {
             self.drive(slot);
         }
     }
@@ -253,18 +251,13 @@ impl pci::Chip for Piix4Pm {
         self.state.pm.catch_up(now);
     }
 
-    fn read(
-        &mut self,
-        _: &mut pci::Slot<'_>,
-        bank: u32,
-        offset: u64,
-        width: u8,
-    ) -> BusResult<u64> {
+    fn read(&mut self, _: &mut pci::Slot<'_>, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
         match bank {
             PM => self.state.pm.read(offset, width, self.wires.clock.now()),
             GPE => self.state.gpe.read(GPE_LEN, offset, width),
             APM => self.state.apm.read(offset, width),
             SMB => self.state.smbus.read(offset, width),
+            WAKE_BANK => Ok(self.state.pm.wakes().into()),
             _ => Err(BusError::NoRegister),
         }
     }
@@ -299,6 +292,7 @@ impl pci::Chip for Piix4Pm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orrery_system::IrqInput;
     use orrery_system::board::BoardConfig;
 
     struct Bench {
@@ -314,7 +308,8 @@ mod tests {
             let bus = pci::Bus::simple(&board);
             let (sci, button) = (board.wire(), board.wire());
             let (line, pin) = (sci.pin(), button.pin());
-            let id = build(&mut board, &bus, pci::devfn(1, 3), config, line, button).id;
+            let events = Events { power_button: button, rtc: board.wire() };
+            let id = build(&mut board, &bus, pci::devfn(1, 3), config, line, events).id;
             board.settle();
             let mut b = Self { board, sci, button: pin, id };
             b.config(PMBA, 4, 0x0601);
@@ -377,7 +372,7 @@ mod tests {
         let wires = Wires {
             sci: IrqLine::open(),
             smi: IrqLine::open(),
-            power_button: board.wire(),
+            events: Events { power_button: board.wire(), rtc: board.wire() },
             power: board.power(),
             clock: board.clock(),
             timer: Timer::default(),

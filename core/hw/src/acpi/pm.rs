@@ -133,6 +133,16 @@ impl Pm {
         self.status |= event::POWER_BUTTON;
     }
 
+    /// The clock's alarm rang.
+    pub(crate) fn ring_alarm(&mut self) {
+        self.status |= event::RTC;
+    }
+
+    /// The events that end a suspend: the button always, others if they are enabled.
+    pub(crate) fn wakes(&self) -> u16 {
+        self.status & (event::POWER_BUTTON | self.enable & event::RTC)
+    }
+
     /// The machine woke from suspend: sets these status bits.
     pub(crate) fn wake(&mut self, status: u16) {
         self.status |= status & (event::ALL | event::WAKE);

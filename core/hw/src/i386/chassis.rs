@@ -3,6 +3,7 @@
 use super::acpi_build::{self, HPET_BASE, IOAPIC_BASE, LAPIC_BASE};
 use super::cmos::Cmos;
 use super::smbios;
+use crate::acpi::Events;
 use crate::audio::pcspk::{self, PcSpeaker};
 use crate::char::parallel::{self, ISA_PARALLEL, Parallel};
 use crate::char::serial::{self, ISA_SERIAL, Serial};
@@ -14,7 +15,7 @@ use crate::intc::apic::{self, Apic};
 use crate::intc::i8259::{self, I8259};
 use crate::intc::ioapic::{self, IoApic};
 use crate::machine::{
-    BuildError, Built, DeviceSpec, Drive, Interface, MachineConfig, Netdev,
+    BuildError, Built, DeviceSpec, Drive, Interface, MachineConfig, Netdev, Suspend,
 };
 use crate::misc::debugcon::{self, DebugCon};
 use crate::misc::port::Ports;
@@ -67,6 +68,8 @@ pub(crate) struct Chassis<'a> {
     /// The sixteen ISA interrupt wires.
     pub(crate) isa: Vec<IrqInput>,
     pub(crate) power_button: IrqInput,
+    /// How the machine sleeps.
+    pub(crate) suspend: Option<Suspend>,
     pub(crate) cmos: Cmos,
     pub(crate) items: Items,
     pub(super) drives: Vec<Option<Drive>>,
@@ -133,6 +136,7 @@ impl<'a> Chassis<'a> {
             ram,
             isa,
             power_button,
+            suspend: None,
             cmos: Cmos::new(layout.low, layout.high, config.cpus, &config.boot_order),
             items: Items::default(),
             drives: config.drives.iter().cloned().map(Some).collect(),
@@ -160,6 +164,11 @@ impl<'a> Chassis<'a> {
                 v => Err(BuildError::Machine(format!("'{name}' is on or off, not '{v}'"))),
             },
         }
+    }
+
+    /// What a power management device looks at.
+    pub(crate) fn power_events(&self) -> Events {
+        Events { power_button: self.power_button.clone(), rtc: self.isa[8].tap() }
     }
 
     /// A pin on ISA interrupt `n`.
@@ -609,6 +618,7 @@ impl<'a> Chassis<'a> {
             display: self.built.display,
             inputs: self.built.inputs,
             power_button: Some(self.power_button.pin()),
+            suspend: self.suspend,
             board: self.board,
         })
     }

@@ -6,8 +6,8 @@ use crate::block::fdc::{self, Fdc, media::DriveType};
 use crate::block::pflash_cfi01;
 use crate::ide::{ata, channel::Plug};
 use crate::machine::{BuildError, DeviceSpec, Drive, Interface};
-use crate::virtio::{self, blk};
 use crate::pci;
+use crate::virtio::{self, blk};
 use orrery_block::backend::BlockBackend;
 use orrery_system::Region;
 

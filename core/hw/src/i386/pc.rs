@@ -6,7 +6,7 @@ use super::drives::DriveBus;
 use crate::acpi::piix4;
 use crate::ide::piix;
 use crate::isa::piix3;
-use crate::machine::{BuildError, Built, MachineConfig};
+use crate::machine::{BuildError, Built, MachineConfig, Suspend};
 use crate::nvram::fw_cfg;
 use crate::pci::{self, devfn};
 use crate::pci_host::i440fx;
@@ -24,7 +24,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     let wires = (0..4).map(|_| c.board.wire()).collect();
     let bus = pci::Bus::new(&space, c.board.io(), wires, pin_map);
     let bridge = c.board.reserve("PIIX3");
-    i440fx::build(&mut c.board, &bus, &space, Some((bridge, piix3::RESET_CONTROL)));
+    let host = i440fx::build(&mut c.board, &bus, &space, Some((bridge, piix3::RESET_CONTROL)));
     let isa = c.irqs();
     piix3::build(&mut c.board, &bus, devfn(1, 0), bridge, isa);
     c.firmware(&space, false)?;
@@ -40,9 +40,10 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     let lines = [c.irq(14), c.irq(15)];
     piix::build(&mut c.board, &bus, devfn(1, 1), ide, lines);
     let no_smm = !c.prop("smm", true)?;
-    let (sci, button) = (c.irq(9), c.power_button.clone());
+    let (sci, events) = (c.irq(9), c.power_events());
     let pm = piix4::Config { no_smm, spd: Vec::new() };
-    let pm = piix4::build(&mut c.board, &bus, devfn(1, 3), pm, sci, button);
+    let pm = piix4::build(&mut c.board, &bus, devfn(1, 3), pm, sci, events);
+    c.suspend = Some(Suspend { pm: pm.id, host, attributes: i440fx::PAM0 as u64 });
 
     let hpet = c.prop("hpet", true)?;
     let replaced = c.board.wire();

@@ -7,7 +7,7 @@ use crate::acpi::ich9_smb;
 use crate::ide::ahci;
 use crate::ide::channel::Plug;
 use crate::isa::ich9_lpc;
-use crate::machine::{BuildError, Built, MachineConfig};
+use crate::machine::{BuildError, Built, MachineConfig, Suspend};
 use crate::nvram::fw_cfg;
 use crate::pci::{self, devfn};
 use crate::pci_host::q35;
@@ -23,13 +23,14 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     let lpc = c.board.reserve("ICH9-LPC");
     let mch = q35::Config { low_ram: c.layout.low };
     let reset = Some((lpc, ich9_lpc::RESET_CONTROL));
-    let ecam = q35::build(&mut c.board, &bus, &space, &c.ram, mch, reset);
+    let (host, ecam) = q35::build(&mut c.board, &bus, &space, &c.ram, mch, reset);
     let apic: Vec<IrqInput> = (0..8).map(|_| c.board.wire()).collect();
     let no_smm = !c.prop("smm", true)?;
     let (isa, pins) = (c.irqs(), apic.iter().map(IrqInput::pin).collect());
-    let button = c.power_button.clone();
+    let events = c.power_events();
     let config = ich9_lpc::Config { no_smm };
-    let pm = ich9_lpc::build(&mut c.board, &bus, devfn(31, 0), lpc, config, isa, pins, button);
+    let pm = ich9_lpc::build(&mut c.board, &bus, devfn(31, 0), lpc, config, isa, pins, events);
+    c.suspend = Some(Suspend { pm: lpc, host, attributes: q35::PAM0 as u64 });
     c.firmware(&space, false)?;
     let int = c.board.wire();
 

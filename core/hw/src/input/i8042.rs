@@ -304,9 +304,7 @@ impl I8042 {
         // The controller's own answers come as the keyboard's do, but drivers switch the keyboard
         // off before they ask, and expect no interrupt then: it would stay latched in the 8259.
         let keyboard_on = s.ccb & ccb::KBD_OFF == 0;
-        self.wires
-            .irq_keyboard
-            .set(keyboard_on && interrupts(Source::Keyboard, ccb::KBD_INT));
+        self.wires.irq_keyboard.set(keyboard_on && interrupts(Source::Keyboard, ccb::KBD_INT));
         self.wires.irq_mouse.set(interrupts(Source::Mouse, ccb::AUX_INT));
         if s.gated {
             self.wires.a20.set(s.port & port::A20 != 0);

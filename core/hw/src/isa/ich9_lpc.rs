@@ -6,9 +6,9 @@
 //! decoded), high-precision timer relocation.
 
 use super::piix3::{route, write_reset_control};
-use crate::acpi::WAKE_BANK;
 use crate::acpi::piix4::request;
 use crate::acpi::pm::{Apm, Gpe, Pm};
+use crate::acpi::{Events, WAKE_BANK};
 use crate::pci;
 use orrery_system::pins::Power;
 use orrery_system::{
@@ -89,8 +89,8 @@ pub struct Wires {
     pub smi: Vec<IrqLine>,
     /// Which CPU makes the current access.
     pub current_cpu: Arc<AtomicUsize>,
-    /// Rises when the power button is pressed.
-    pub power_button: IrqInput,
+    /// What makes PM1 events.
+    pub events: Events,
     /// Where resets and sleep states go.
     pub power: Power,
     /// Virtual time.
@@ -142,7 +142,7 @@ pub fn build(
     config: Config,
     isa: Vec<IrqLine>,
     apic: Vec<IrqLine>,
-    power_button: IrqInput,
+    events: Events,
 ) -> Region {
     let pci = function(board, bus, devfn, id);
     let regions = board.regions();
@@ -162,7 +162,7 @@ pub fn build(
         apic,
         smi: (0..board.cpus()).map(|i| board.pins(i).smi.pin()).collect(),
         current_cpu: board.current_cpu(),
-        power_button,
+        events,
         power: board.power(),
         clock: board.clock(),
         timer: board.timer(id, 0),
@@ -395,9 +395,7 @@ impl pci::Chip for Ich9Lpc {
     }
 
     fn settle(&mut self, slot: &mut pci::Slot<'_>) {
-        if self.wires.power_button.take_edge() {
-            self.state.pm.press_power_button();
-        }
+        self.wires.events.take(&mut self.state.pm);
         self.drive_interrupts(slot.config);
     }
 
@@ -405,13 +403,7 @@ impl pci::Chip for Ich9Lpc {
         self.state.pm.catch_up(now);
     }
 
-    fn read(
-        &mut self,
-        _: &mut pci::Slot<'_>,
-        bank: u32,
-        offset: u64,
-        width: u8,
-    ) -> BusResult<u64> {
+    fn read(&mut self, _: &mut pci::Slot<'_>, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
         match (bank, offset, width) {
             (RESET_CONTROL, 0, 1) => Ok(self.state.reset_control.into()),
             (PM, ..) => self.state.read_pm(offset, width, self.wires.clock.now()),
@@ -419,6 +411,7 @@ impl pci::Chip for Ich9Lpc {
             (CHIPSET, ..) => self.state.read_chipset(offset, width),
             (GPIO, 0..128, 1) => Ok(self.state.gpio[offset as usize].into()),
             (GPIO, 0..128, _) => Err(BusError::Width),
+            (WAKE_BANK, ..) => Ok(self.state.pm.wakes().into()),
             _ => Err(BusError::NoRegister),
         }
     }
@@ -481,7 +474,8 @@ mod tests {
             let pins = |w: &[IrqInput]| w.iter().map(IrqInput::pin).collect();
             let button = board.wire();
             let (i, a) = (pins(&isa), pins(&apic));
-            build(&mut board, &bus, pci::devfn(31, 0), id, Config::default(), i, a, button);
+            let events = Events { power_button: button, rtc: board.wire() };
+            build(&mut board, &bus, pci::devfn(31, 0), id, Config::default(), i, a, events);
             board.settle();
             Self { board, bus, isa, apic, id }
         }
@@ -556,7 +550,7 @@ mod tests {
             apic: Vec::new(),
             smi: Vec::new(),
             current_cpu: board.current_cpu(),
-            power_button: board.wire(),
+            events: Events { power_button: board.wire(), rtc: board.wire() },
             power: Power::default(),
             clock: board.clock(),
             timer: Timer::default(),

@@ -122,13 +122,7 @@ impl pci::Chip for Piix3 {
         self.drive(slot);
     }
 
-    fn read(
-        &mut self,
-        _: &mut pci::Slot<'_>,
-        bank: u32,
-        offset: u64,
-        width: u8,
-    ) -> BusResult<u64> {
+    fn read(&mut self, _: &mut pci::Slot<'_>, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
         match (bank, offset, width) {
             (RESET_CONTROL, 0, 1) => Ok(self.reset_control.into()),
             _ => Err(BusError::NoRegister),

@@ -76,5 +76,8 @@ mod tests {
         }
     }
 
-    orrery_system::conformance!(super::super::port::Ports(PvPanic::new(Power::default())), Reg::TABLE);
+    orrery_system::conformance!(
+        super::super::port::Ports(PvPanic::new(Power::default())),
+        Reg::TABLE
+    );
 }

@@ -53,9 +53,7 @@ pub fn put16(frame: &mut [u8], at: usize, value: u16) {
 
 /// The frame check sequence (802.3 3.2.9): bits go out lowest first.
 pub fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, &b| {
-        crc >> 8 ^ CRC_TABLE[usize::from(crc as u8 ^ b)]
-    })
+    !bytes.iter().fold(u32::MAX, |crc, &b| crc >> 8 ^ CRC_TABLE[usize::from(crc as u8 ^ b)])
 }
 
 const CRC_TABLE: [u32; 256] = {
@@ -173,7 +171,8 @@ mod tests {
     fn an_address_is_six_bytes_of_one_station() {
         assert_eq!(parse_mac("52:54:00:12:34:56"), Some(FIRST));
         assert_eq!(parse_mac("52-54-0-12-34-56"), Some(FIRST));
-        for bad in ["", "52:54:00:12:34", "52:54:00:12:34:56:78", "01:00:00:00:00:00", "a:b:c:d:e:xx"]
+        for bad in
+            ["", "52:54:00:12:34", "52:54:00:12:34:56:78", "01:00:00:00:00:00", "a:b:c:d:e:xx"]
         {
             assert_eq!(parse_mac(bad), None, "{bad}");
         }

@@ -5,9 +5,7 @@ use super::config::{ConfigState, Function};
 use super::{CONFIG_BANK, MSIX_BANK};
 use orrery_system::device::{HostIo, Settle};
 use orrery_system::display::Display;
-use orrery_system::{
-    BusError, BusResult, Registers, RestoreError, StateBlob, VmTime,
-};
+use orrery_system::{BusError, BusResult, Registers, RestoreError, StateBlob, VmTime};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::marker::PhantomData;
 

@@ -13,8 +13,8 @@ use orrery_system::{Board, BusError, BusResult, DeviceId, IrqInput, Region, Rest
 /// Bank of ports CF8–CFF.
 pub const PORTS: u32 = 0;
 
-/// First attribute register.
-const PAM0: usize = 0x59;
+/// First of seven attribute registers.
+pub(crate) const PAM0: usize = 0x59;
 /// SMRAM control.
 const SMRAM: usize = 0x72;
 
@@ -122,13 +122,7 @@ impl pci::Chip for I440fx {
         }
     }
 
-    fn read(
-        &mut self,
-        _: &mut pci::Slot<'_>,
-        bank: u32,
-        offset: u64,
-        width: u8,
-    ) -> BusResult<u64> {
+    fn read(&mut self, _: &mut pci::Slot<'_>, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
         let Wires { bus, reset_control, .. } = &self.wires;
         match bank {
             PORTS => {

@@ -19,8 +19,8 @@ pub const ECAM: u32 = 1;
 const EXT_TSEG: usize = 0x50;
 /// Base and length of the memory-mapped configuration space.
 const PCIEXBAR: usize = 0x60;
-/// First attribute register.
-const PAM0: usize = 0x90;
+/// First of seven attribute registers.
+pub(crate) const PAM0: usize = 0x90;
 /// SMRAM control.
 const SMRAM: usize = 0x9d;
 /// Extended SMRAM control.
@@ -69,8 +69,8 @@ pub struct Mch {
 }
 
 /// Puts the bridge at 00:00.0 of the root bus and its windows into the board's maps. `pci` is the
-/// memory space of the bus; `ram` the RAM block's region, from address 0. Gives the window of the
-/// memory-mapped configuration space, whose base firmware chooses.
+/// memory space of the bus; `ram` the RAM block's region, from address 0. Gives the device and the
+/// window of the memory-mapped configuration space, whose base firmware chooses.
 pub fn build(
     board: &mut Board,
     bus: &pci::Bus,
@@ -78,7 +78,7 @@ pub fn build(
     ram: &Region,
     config: Config,
     reset_control: Option<(DeviceId, u32)>,
-) -> Region {
+) -> (DeviceId, Region) {
     let id = board.reserve("mch");
     let pci_function = function(board, bus, id);
     board.io().add(0xcf8, &board.regions().device("pci-conf", 8, id, PORTS));
@@ -95,7 +95,7 @@ pub fn build(
     let window = ecam.clone();
     let wires = Wires { bus, reset_control, smiact, low, ecam, high_smram, tseg };
     board.attach(id, Box::new(pci::Card::new(pci_function, Mch::new(config, wires))));
-    window
+    (id, window)
 }
 
 fn function(board: &Board, bus: &pci::Bus, id: DeviceId) -> pci::Function {
@@ -207,13 +207,7 @@ impl pci::Chip for Mch {
         }
     }
 
-    fn read(
-        &mut self,
-        _: &mut pci::Slot<'_>,
-        bank: u32,
-        offset: u64,
-        width: u8,
-    ) -> BusResult<u64> {
+    fn read(&mut self, _: &mut pci::Slot<'_>, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
         let Wires { bus, reset_control, .. } = &self.wires;
         match bank {
             PORTS => {

@@ -172,7 +172,10 @@ impl Place<'_, '_> {
         let hex = |t: &str| u8::from_str_radix(t.strip_prefix("0x").unwrap_or(t), 16).ok();
         let place = match (hex(device), hex(function)) {
             (Some(d @ 0..32), Some(f @ 0..8)) => devfn(d, f),
-            _ => return self.wrong(&format!("addr is a device number such as 5 or 5.0, not '{text}'")),
+            _ => {
+                return self
+                    .wrong(&format!("addr is a device number such as 5 or 5.0, not '{text}'"));
+            }
         };
         if bus.functions().iter().any(|f| f.0 == place) {
             return self.wrong(&format!("there is another device at '{text}'"));
@@ -297,7 +300,10 @@ mod tests {
             drives: ["a", "b"].map(|id| Drive { id: id.into(), ..Drive::default() }).into(),
             devices: vec![
                 spec("e1000", &[("addr", "1f.1"), ("bootindex", "7")]),
-                spec("ide-hd", &[("drive", "b"), ("bus", "ide.1"), ("unit", "1"), ("bootindex", "2")]),
+                spec(
+                    "ide-hd",
+                    &[("drive", "b"), ("bus", "ide.1"), ("unit", "1"), ("bootindex", "2")],
+                ),
                 spec("virtio-blk-pci", &[("drive", "a"), ("addr", "0x5"), ("bootindex", "1")]),
             ],
             ..MachineConfig::default()
@@ -310,9 +316,8 @@ mod tests {
         let mut byte = || board.port_in(0x511, 1) as u8;
         let mut bytes = |n: usize| (0..n).map(|_| byte()).collect::<Vec<u8>>();
         let be = |b: Vec<u8>| b.iter().fold(0_u32, |v, &b| v << 8 | u32::from(b));
-        let files: Vec<_> = (0..be(bytes(4)))
-            .map(|_| (be(bytes(4)), be(bytes(2)), bytes(2), bytes(56)))
-            .collect();
+        let files: Vec<_> =
+            (0..be(bytes(4))).map(|_| (be(bytes(4)), be(bytes(2)), bytes(2), bytes(56))).collect();
         let name = |f: &[u8]| f.split(|&b| b == 0).next().unwrap() == b"bootorder";
         let (size, key, ..) = files.iter().find(|f| name(&f.3)).unwrap();
         board.port_out(0x510, 2, *key);

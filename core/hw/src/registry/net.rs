@@ -80,7 +80,9 @@ impl Place<'_, '_> {
             None => frame::nth_mac(FIRST_MAC, n),
             Some(text) => match frame::parse_mac(text) {
                 Some(mac) => mac,
-                None => return self.wrong(&format!("'{text}' is no hardware address of a station")),
+                None => {
+                    return self.wrong(&format!("'{text}' is no hardware address of a station"));
+                }
             },
         };
         let cable = self.chassis.board.cable();

@@ -124,8 +124,7 @@ impl State {
         } else if to == BROADCAST {
             !self.modes[NO_BROADCAST]
         } else if to[0] & 1 != 0 {
-            !self.modes[NO_MULTICAST]
-                && (self.modes[ALL_MULTICAST] || self.multicast.contains(&to))
+            !self.modes[NO_MULTICAST] && (self.modes[ALL_MULTICAST] || self.multicast.contains(&to))
         } else {
             !self.modes[NO_UNICAST]
                 && (self.modes[ALL_UNICAST] || to == self.mac || self.unicast.contains(&to))
@@ -230,7 +229,8 @@ impl Net {
             }
             let mut data = packet.split_off(header);
             if packet[0] & NEEDS_CSUM != 0 && self.state.features & feature::CSUM != 0 {
-                let field = |at: usize| usize::from(u16::from_le_bytes([packet[at], packet[at + 1]]));
+                let field =
+                    |at: usize| usize::from(u16::from_le_bytes([packet[at], packet[at + 1]]));
                 let start = field(6);
                 frame::insert_checksum(&mut data, start, start + field(8), 0);
             }
@@ -371,8 +371,7 @@ mod tests {
 
         fn with<T>(&mut self, f: impl FnOnce(&mut Net, &mut Context<'_>) -> T) -> T {
             let (features, queues) = (self.dev.state.features, &mut self.queues);
-            let mut context =
-                Context { dma: &self.dma, features, queues, given: 0, broken: None };
+            let mut context = Context { dma: &self.dma, features, queues, given: 0, broken: None };
             let out = f(&mut self.dev, &mut context);
             assert!(context.broken.is_none());
             out

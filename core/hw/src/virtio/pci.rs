@@ -674,11 +674,7 @@ impl<D: VirtioDevice + 'static> HostIo for VirtioPci<D> {
 
 /// A device on no board's list, for the conformance suites of devices.
 #[cfg(test)]
-pub(super) fn standing_alone<D: VirtioDevice>(
-    board: &Board,
-    bus: &Bus,
-    device: D,
-) -> VirtioPci<D> {
+pub(super) fn standing_alone<D: VirtioDevice>(board: &Board, bus: &Bus, device: D) -> VirtioPci<D> {
     let config = Config::default();
     let (pci, window) = function(board, bus, DeviceId(0), 8, config, &device);
     VirtioPci::new(config, pci, window, device)

@@ -110,13 +110,7 @@ impl pci::Chip for PciVga {
         false
     }
 
-    fn read(
-        &mut self,
-        _: &mut pci::Slot<'_>,
-        bank: u32,
-        offset: u64,
-        width: u8,
-    ) -> BusResult<u64> {
+    fn read(&mut self, _: &mut pci::Slot<'_>, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
         self.0.read(bank, offset, width)
     }
 

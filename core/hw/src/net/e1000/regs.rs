@@ -232,7 +232,8 @@ reg_map! {
 }
 
 /// Arrays of registers that are memory: first and last byte's offset.
-pub(super) const ARRAYS: [(u64, u64); 5] = [MULTICAST, ADDRESSES, VLANS, (0x5840, 0x588f), (0x5f00, 0x5f27)];
+pub(super) const ARRAYS: [(u64, u64); 5] =
+    [MULTICAST, ADDRESSES, VLANS, (0x5840, 0x588f), (0x5f00, 0x5f27)];
 /// Multicast hash bits: 128 registers.
 pub(super) const MULTICAST: (u64, u64) = (0x5200, 0x53ff);
 /// Receive addresses: 16 of two registers.

@@ -1,8 +1,8 @@
 //! The receiver: address filters, the packet buffer, and the ring of buffers in memory (8254x
 //! SDM 3.2).
 
-use super::regs::{MULTICAST, RXCSUM_IP, RXCSUM_TCP, VLANS};
 use super::regs::{ADDRESS_VALID, ADDRESSES, Reg, cause};
+use super::regs::{MULTICAST, RXCSUM_IP, RXCSUM_TCP, VLANS};
 use super::{Delay, State};
 use crate::net::frame::{self, BROADCAST, MAX_TAGGED, Mac, be16, destination};
 use orrery_system::{Dma, RestoreError, VmTime};

@@ -24,12 +24,8 @@ impl Bench {
         let pci = function(&board, &bus, 3 << 3, DeviceId(0));
         let clock = board.clock();
         let cable = NetPort::default();
-        let wires = Wires {
-            pci,
-            cable: cable.clone(),
-            clock: clock.clone(),
-            timer: Timer::default(),
-        };
+        let wires =
+            Wires { pci, cable: cable.clone(), clock: clock.clone(), timer: Timer::default() };
         let dev = E1000::new(Config { mac: FIRST_MAC }, wires);
         Self { dev, board, bus, clock, cable }
     }

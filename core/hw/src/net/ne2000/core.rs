@@ -115,7 +115,8 @@ impl State {
 
     /// First byte and end of the receive ring; none if it is not all in memory.
     fn ring(&self) -> Option<(usize, usize)> {
-        let (start, stop) = (usize::from(self.page_start) * PAGE, usize::from(self.page_stop) * PAGE);
+        let (start, stop) =
+            (usize::from(self.page_start) * PAGE, usize::from(self.page_stop) * PAGE);
         (start >= MEMORY && start < stop && stop <= END).then_some((start, stop))
     }
 
@@ -173,7 +174,11 @@ impl State {
     /// Bytes between where the next frame goes and what the guest has not read.
     fn room(&self, start: usize, stop: usize) -> usize {
         let (at, end) = (usize::from(self.current) * PAGE, usize::from(self.boundary) * PAGE);
-        if at == end { stop - start } else { (end + (stop - start)).saturating_sub(at) % (stop - start) }
+        if at == end {
+            stop - start
+        } else {
+            (end + (stop - start)).saturating_sub(at) % (stop - start)
+        }
     }
 
     fn read(&mut self, reg: u8) -> u8 {

@@ -23,13 +23,7 @@ pub(super) struct IsaNe2000 {
 }
 
 /// Puts a card at ports `at` to `at + 31`.
-pub fn build(
-    board: &mut Board,
-    at: u16,
-    irq: IrqLine,
-    config: Config,
-    cable: NetPort,
-) -> DeviceId {
+pub fn build(board: &mut Board, at: u16, irq: IrqLine, config: Config, cable: NetPort) -> DeviceId {
     let id = board.reserve("ne2k_isa");
     let ports = board.regions().device("ne2000", PORTS, id, 0);
     board.io().add_priority(at.into(), 1, &ports);

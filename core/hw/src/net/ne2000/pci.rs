@@ -57,13 +57,7 @@ impl pci::Chip for Ne2000 {
         self.interrupts()
     }
 
-    fn read(
-        &mut self,
-        _: &mut pci::Slot<'_>,
-        bank: u32,
-        offset: u64,
-        width: u8,
-    ) -> BusResult<u64> {
+    fn read(&mut self, _: &mut pci::Slot<'_>, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
         match (bank, offset) {
             (IO, 0..PORTS) => Self::read(self, offset, width),
             _ => Err(BusError::NoRegister),

@@ -17,9 +17,7 @@ use super::frame::Mac;
 use dhcp::Leases;
 use orrery_system::device::{Device, Settle};
 use orrery_system::ports::NetPort;
-use orrery_system::{
-    Board, Clock, DeviceId, RestoreError, State as _, StateBlob, Timer, VmTime,
-};
+use orrery_system::{Board, Clock, DeviceId, RestoreError, State as _, StateBlob, Timer, VmTime};
 use packet::Packet;
 use serde::{Deserialize, Serialize};
 use smoltcp::wire::{
@@ -158,7 +156,9 @@ impl UserNet {
         if to_port == 53 && packet.to == self.config.dns {
             return packet.dns_failure(data, from_port);
         }
-        if packet.to.is_broadcast() || packet.to.is_multicast() || packet.to == self.config.broadcast()
+        if packet.to.is_broadcast()
+            || packet.to.is_multicast()
+            || packet.to == self.config.broadcast()
         {
             return None;
         }

@@ -113,8 +113,7 @@ impl<'a> Packet<'a> {
     /// Ports and data of a datagram.
     pub(super) fn udp(&self) -> Option<(u16, u16, &'a [u8])> {
         let packet = UdpPacket::new_checked(self.payload).ok()?;
-        let good =
-            packet.verify_checksum(&IpAddress::Ipv4(self.from), &IpAddress::Ipv4(self.to));
+        let good = packet.verify_checksum(&IpAddress::Ipv4(self.from), &IpAddress::Ipv4(self.to));
         good.then(|| (packet.src_port(), packet.dst_port(), packet.payload()))
     }
 
@@ -138,10 +137,7 @@ impl<'a> Packet<'a> {
         let data = &self.payload[..self.payload.len().min(8)];
         let repr = Icmpv4Repr::DstUnreachable { reason, header: self.header, data };
         let mut bytes = vec![0; repr.buffer_len()];
-        repr.emit(
-            &mut Icmpv4Packet::new_unchecked(&mut bytes),
-            &ChecksumCapabilities::default(),
-        );
+        repr.emit(&mut Icmpv4Packet::new_unchecked(&mut bytes), &ChecksumCapabilities::default());
         Some(self.back(IpProtocol::Icmp, bytes))
     }
 
