@@ -24,8 +24,9 @@ const TURN: u64 = 10_000;
 /// forgotten (the host was suspended, the tab was hidden), in nanoseconds.
 const FORGET: u64 = 500_000_000;
 /// In realtime mode, how fast virtual time catches up while the guest computes: a difference of
-/// this many nanoseconds doubles its pace. It does not jump then, because guests that compare two
-/// clocks (timer calibration, watchdogs of clock sources) take a jump for a fault.
+/// this many nanoseconds doubles its pace, or halves it when it is ahead. It does not jump then,
+/// because guests that compare two clocks (timer calibration, watchdogs of clock sources) take a
+/// jump for a fault.
 const CATCH_UP: u64 = 20_000_000;
 
 /// What a call of [`Machine::run`] ended with.
@@ -91,8 +92,8 @@ pub struct Machine {
     /// Realtime: host time that virtual time zero stands for.
     host_base: Option<u64>,
     last_call: Option<(u64, u64)>,
-    /// Realtime: measured time of an instruction, as [`Board::set_ns_per_insn_q16`] takes it.
-    rate: Option<u64>,
+    /// Realtime: host nanoseconds and instructions of late, the older the less they weigh.
+    pace: (u64, u64),
     /// The last call ended with every CPU waiting.
     idle: bool,
     write_back: WriteBack,
@@ -143,7 +144,7 @@ impl Machine {
             turn: 0,
             host_base: None,
             last_call: None,
-            rate: None,
+            pace: (0, 0),
             idle: true,
             write_back: WriteBack::default(),
         };
@@ -354,20 +355,19 @@ impl Machine {
         } else if target > now && target < u64::MAX / 2 && self.idle {
             self.board.warp_to(VmTime(target));
         }
-        if let Some((then, insns)) = self.last_call {
-            let (ns, ran) = (host.saturating_sub(then), self.board.icount() - insns);
-            // Only a slice full of instructions says how long one takes.
-            if ran > 10_000 && ns > 0 {
-                let old = self.board.config().ns_per_insn_q16;
-                let ahead = now > target.saturating_add(20_000_000);
-                let measured =
-                    ((u128::from(ns) << 16) / u128::from(ran)).clamp(1 << 8, 1 << 26) as u64;
-                let rate = self.rate.unwrap_or(old);
-                let rate = (rate * 7 + measured.min(rate * 4)) / 8;
-                self.rate = Some(rate);
-                let rate = if ahead { (rate / 2).max(1) } else { rate };
-                let behind = target.saturating_sub(self.board.now().0).min(3 * CATCH_UP);
-                self.board.set_ns_per_insn_q16(rate + rate * behind / CATCH_UP);
+        if let Some((then, insns)) = self.last_call.filter(|_| !self.idle) {
+            // The quotient of sums, not the mean of quotients: a slice in which the host took the
+            // processor away weighs no more than its time.
+            self.pace.0 = self.pace.0 - self.pace.0 / 16 + host.saturating_sub(then);
+            self.pace.1 = self.pace.1 - self.pace.1 / 16 + (self.board.icount() - insns);
+            let (ns, ran) = self.pace;
+            if ran > 10_000 {
+                let rate = ((u128::from(ns) << 16) / u128::from(ran)).clamp(1 << 8, 1 << 26) as u64;
+                let now = self.board.now().0;
+                let behind = target.saturating_sub(now).min(3 * CATCH_UP);
+                let ahead = now.saturating_sub(target).min(1_000 * CATCH_UP);
+                let rate = rate + rate * behind / CATCH_UP;
+                self.board.set_ns_per_insn_q16((rate * CATCH_UP / (CATCH_UP + ahead)).max(1));
             }
         }
         self.last_call = Some((host, self.board.icount()));

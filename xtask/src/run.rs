@@ -14,7 +14,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         match guests::fetch(&["firmware".into(), "debian-i386".into()]) {
             Ok(()) => {
                 let window = graphic && desktop();
-                let console = if window { "vga=normal" } else { "console=ttyS0 TERM=vt100" };
+                let console = if window { "vga=normal" } else { "console=ttyS0 TERM=xterm" };
                 let words = [
                     "-m",
                     "512",
