@@ -11,6 +11,8 @@ use orrery_block::graph::{BlockGraph, Node};
 use orrery_block::host::{Gate, HostFs, MemFile};
 use orrery_block::{Backing, BlockError, Format, IoBuf, OpenOptions};
 use orrery_cpu::x86::cpuid::{Model, ModelError};
+use orrery_cpu::jit::abi::Shims;
+use orrery_cpu::jit::{self, Compiler};
 use orrery_cpu::x86::{X86, X86Isa};
 use orrery_cpu::{Cluster, Cpus};
 use orrery_hw::i386::MACHINES;
@@ -31,6 +33,12 @@ pub trait Host {
     /// Name of the disk on which the diagnostic ROM counts its starts; it is made when it is not
     /// there. `None`: a disk in memory.
     fn diagnostic_disk(&self) -> Option<String> {
+        None
+    }
+    /// A compiler for hot code that calls these shims; `wait`: one that is done when it returns.
+    /// `None`: everything is interpreted.
+    fn compiler(&self, shims: Shims, wait: bool) -> Option<Box<dyn Compiler>> {
+        let _ = (shims, wait);
         None
     }
 }
@@ -248,8 +256,18 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         },
         (e, _) => e.into(),
     })?;
-    let cluster: Cluster<X86Isa> =
+    let mut cluster: Cluster<X86Isa> =
         Cluster::new((0..cpus).map(|i| X86::new(model.clone(), i, options.seed)));
+    let accel = &options.accel;
+    if !accel.interp
+        && let Some(compiler) = host.compiler(Cluster::<X86Isa>::shims(), accel.eager)
+    {
+        let mut policy = jit::Policy { eager: accel.eager, ..jit::Policy::default() };
+        if let Some(heat) = accel.heat {
+            policy.heat = heat.clamp(1, 255) as u8;
+        }
+        cluster.set_compiler(compiler, policy);
+    }
     Ok(assemble(kind, built, Box::new(cluster), blocks, options, &serials, &parallels, warnings))
 }
 

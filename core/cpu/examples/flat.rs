@@ -1,5 +1,5 @@
 //! Runs a flat 32-bit binary on one CPU with nothing but RAM and says how fast: for tuning the
-//! engine. `flat FILE [INSTRUCTIONS]`; the file is loaded and entered at 0x10000, ends with HLT,
+//! engine. `flat FILE [INSTRUCTIONS] [jit]`; the file is loaded and entered at 0x10000, ends with HLT,
 //! and leaves a checksum in EAX.
 #![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "a tool, not the core")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool, not the core")]
@@ -20,7 +20,7 @@ fn main() {
         eprintln!("usage: flat FILE [INSTRUCTIONS]");
         std::process::exit(1);
     };
-    let limit: u64 = args.next().map_or(u64::MAX, |n| n.parse().expect("a number of instructions"));
+    let limit: u64 = args.next().map_or(u64::MAX, |n| n.parse().unwrap_or(u64::MAX));
     let code = std::fs::read(&file).expect("the program");
 
     let mut cpu = X86::new(Model::named("max").expect("a model"), 0, 1);
@@ -39,6 +39,12 @@ fn main() {
     let mut board = Board::with_ram(64 << 20);
     board.ram().write_bytes(CODE as usize, &code);
     let mut cluster: Cluster<X86Isa> = Cluster::new([cpu]);
+    #[cfg(feature = "jit-native")]
+    if std::env::args().any(|a| a == "jit") {
+        let native = orrery_cpu::jit::native::Native::new(Cluster::<X86Isa>::shims(), true)
+            .expect("a compiler");
+        cluster.set_compiler(Box::new(native), Default::default());
+    }
     let start = Instant::now();
     let mut total = 0;
     while total < limit {
@@ -59,4 +65,5 @@ fn main() {
         if cpu.sys.activity == Activity::Halted { "" } else { " (not halted)" }
     );
     println!("{:?}, {} blocks", cluster.stats, cluster.blocks());
+    println!("{:?}", cluster.jit_stats());
 }

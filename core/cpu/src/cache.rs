@@ -6,9 +6,13 @@
 //! spaces shares its blocks. Exits are linked directly to blocks of the same page only:
 //! what lies in one page stays together whatever the page tables say.
 
+use std::cell::Cell;
+
 use rustc_hash::FxHashMap;
 
 use crate::ir::Args;
+use crate::jit::abi::Entry;
+use crate::region::RPage;
 use crate::uop::Uop;
 
 const PAGE: usize = 4096;
@@ -37,7 +41,24 @@ pub(crate) struct Block {
     /// First of its marks and exits; they end where the next block's begin.
     marks: u32,
     exits: u32,
-    alive: bool,
+    pub(crate) alive: bool,
+    /// How often it was found to be running.
+    pub(crate) heat: u8,
+    /// A region that starts here was formed.
+    pub(crate) formed: bool,
+}
+
+/// A region of which a block is the entry.
+pub(crate) struct Slot {
+    pub(crate) block: u32,
+    pub(crate) pages: Vec<RPage>,
+    /// The compiled code, once it is there.
+    pub(crate) code: Option<Entry>,
+    /// What it replaced at the start of the block.
+    first: Uop,
+    pub(crate) alive: bool,
+    /// For this CPU in this epoch, all its pages were found in place.
+    pub(crate) checked: Cell<(usize, u64)>,
 }
 
 /// Where an instruction begins in the operations.
@@ -58,6 +79,7 @@ pub(crate) struct Exit {
 /// Which bytes of a page translated code was made from.
 struct PageCode {
     blocks: Vec<u32>,
+    regions: Vec<u32>,
     covered: Box<[u64; PAGE / 64]>,
 }
 
@@ -71,6 +93,14 @@ pub struct CodeMap {
 }
 
 impl CodeMap {
+    fn page(&mut self, page: usize) -> &mut PageCode {
+        self.pages.entry(page).or_insert_with(|| PageCode {
+            blocks: Vec::new(),
+            regions: Vec::new(),
+            covered: Box::new([0; PAGE / 64]),
+        })
+    }
+
     /// Whether any of `len` bytes at arena offset `off` (within one page) is translated.
     pub fn covers(&self, off: usize, len: usize) -> bool {
         let Some(page) = self.pages.get(&(off / PAGE)) else { return false };
@@ -86,6 +116,9 @@ pub(crate) struct CodeCache {
     pub(crate) exits: Vec<Exit>,
     marks: Vec<Mark>,
     blocks: Vec<Block>,
+    slots: Vec<Slot>,
+    /// Regions that went away since they were last asked for.
+    dead: Vec<u32>,
     by_key: FxHashMap<Key, u32>,
     pub(crate) map: CodeMap,
     /// Changes whenever a block went away.
@@ -110,6 +143,8 @@ impl CodeCache {
             exits: Vec::new(),
             marks: Vec::new(),
             blocks: Vec::new(),
+            slots: Vec::new(),
+            dead: Vec::new(),
             by_key: FxHashMap::default(),
             map: CodeMap::default(),
             epoch: 0,
@@ -135,6 +170,8 @@ impl CodeCache {
         self.exits.clear();
         self.marks.clear();
         self.blocks.clear();
+        self.slots.clear();
+        self.dead.clear();
         self.by_key.clear();
         self.epoch += 1;
         self.map.pages.drain().map(|(page, _)| page).collect()
@@ -211,6 +248,8 @@ impl CodeCache {
             marks: adding.first_mark as u32,
             exits: adding.first_exit as u32,
             alive: keep,
+            heat: 0,
+            formed: false,
         });
         if keep {
             self.by_key.insert(key, id);
@@ -224,13 +263,90 @@ impl CodeCache {
     }
 
     fn cover(&mut self, id: u32, at: usize, len: usize) {
-        let page = self
-            .map
-            .pages
-            .entry(at / PAGE)
-            .or_insert_with(|| PageCode { blocks: Vec::new(), covered: Box::new([0; PAGE / 64]) });
+        let page = self.map.page(at / PAGE);
         page.blocks.push(id);
         page.cover(at, len);
+    }
+
+    // Regions.
+
+    pub(crate) fn slot(&self, region: u32) -> &Slot {
+        &self.slots[region as usize]
+    }
+
+    pub(crate) fn block_mut(&mut self, id: u32) -> &mut Block {
+        &mut self.blocks[id as usize]
+    }
+
+    /// Regions that went away: their code is not used any more.
+    pub(crate) fn take_dead(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.dead)
+    }
+
+    /// How many regions there were since the cache was last emptied.
+    pub(crate) fn regions(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Enters a region formed at a block, without code as yet.
+    pub(crate) fn add_region(&mut self, block: u32, pages: Vec<RPage>) -> u32 {
+        let region = self.slots.len() as u32;
+        for (at, len) in pages.iter().flat_map(|p| p.bytes.iter().copied()) {
+            let page = self.map.page(at / PAGE);
+            if page.regions.last() != Some(&region) {
+                page.regions.push(region);
+            }
+            page.cover(at, len);
+        }
+        let (first, checked) = (Uop::Enter { region, len: 0 }, Cell::new((usize::MAX, 0)));
+        self.slots.push(Slot { block, pages, code: None, first, alive: true, checked });
+        region
+    }
+
+    /// Puts a region's code in place of its first block.
+    pub(crate) fn publish(&mut self, region: u32, code: Entry) {
+        let slot = &mut self.slots[region as usize];
+        let block = &self.blocks[slot.block as usize];
+        if slot.alive && block.alive {
+            slot.code = Some(code);
+            slot.first = self.code[block.start as usize];
+            self.code[block.start as usize] = Uop::Enter { region, len: block.insns };
+        }
+    }
+
+    /// Puts the first operation of a region's first block back.
+    pub(crate) fn uncover(&mut self, region: u32) {
+        let slot = &self.slots[region as usize];
+        let block = &self.blocks[slot.block as usize];
+        let (start, mut first) = (block.start, slot.first);
+        if first.link().is_some() {
+            // What it was linked to may be gone by now.
+            let exits = &self.exits[block.exits as usize..];
+            if let Some(e) = exits.iter().find(|e| e.uop == start) {
+                first.set_link(e.stub, 0);
+            }
+        }
+        self.code[start as usize] = first;
+    }
+
+    /// Undoes [`uncover`](Self::uncover).
+    pub(crate) fn cover_again(&mut self, region: u32) {
+        let slot = &self.slots[region as usize];
+        let block = &self.blocks[slot.block as usize];
+        if slot.alive && block.alive {
+            self.code[block.start as usize] = Uop::Enter { region, len: block.insns };
+        }
+    }
+
+    fn drop_region(&mut self, region: u32) {
+        if self.slots[region as usize].code.is_some() {
+            self.uncover(region);
+        }
+        let slot = &mut self.slots[region as usize];
+        slot.alive = false;
+        slot.code = None;
+        self.blocks[slot.block as usize].formed = false;
+        self.dead.push(region);
     }
 
     /// Whether an exit of the block at `from` may be linked to `to` for good.
@@ -273,7 +389,7 @@ impl CodeCache {
             let end = (off + len).min((page + 1) * PAGE);
             if self.map.covers(start, end - start) {
                 dropped += self.invalidate_in(page, start, end);
-                if self.map.pages.get(&page).is_none_or(|p| p.blocks.is_empty()) {
+                if self.map.pages.get(&page).is_none_or(PageCode::is_empty) {
                     self.map.pages.remove(&page);
                     empty(page);
                 }
@@ -302,6 +418,19 @@ impl CodeCache {
                 self.by_key.remove(&key);
             }
         }
+        let mut lost = Vec::new();
+        code.regions.retain(|&id| {
+            let slot = &self.slots[id as usize];
+            let hit = |&(at, len): &(usize, usize)| at < end && start < at + len;
+            let keep = slot.alive && !slot.pages.iter().any(|p| p.bytes.iter().any(hit));
+            if !keep && slot.alive {
+                lost.push(id);
+            }
+            keep
+        });
+        for &id in &lost {
+            self.drop_region(id);
+        }
         // Links come from the same page only; the block itself may be the one that is running.
         for &id in code.blocks.iter().chain(gone.iter().map(|(id, _)| id)) {
             let first = self.blocks[id as usize].exits as usize;
@@ -319,8 +448,15 @@ impl CodeCache {
             let (at, len) = self.blocks[code.blocks[i] as usize].part_in(page);
             code.cover(at, len);
         }
-        let dropped = gone.len();
-        if !code.blocks.is_empty() {
+        for i in 0..code.regions.len() {
+            for p in &self.slots[code.regions[i] as usize].pages {
+                for &(at, len) in p.bytes.iter().filter(|(at, _)| at / PAGE == page) {
+                    code.cover(at, len);
+                }
+            }
+        }
+        let dropped = gone.len() + lost.len();
+        if !code.is_empty() {
             self.map.pages.insert(page, code);
         }
         dropped
@@ -337,6 +473,10 @@ impl Block {
 }
 
 impl PageCode {
+    fn is_empty(&self) -> bool {
+        self.blocks.is_empty() && self.regions.is_empty()
+    }
+
     fn cover(&mut self, at: usize, len: usize) {
         for b in at % PAGE..at % PAGE + len {
             self.covered[b / 64] |= 1 << (b % 64);

@@ -10,11 +10,16 @@ use crate::env::Env;
 use crate::interp::{Core, Run, Stop, exec};
 use crate::ir::{Builder, opt};
 use crate::isa::{Access, CodeWindow, Isa, Lift, Poll};
+use crate::jit::{Compiler, JitStats, Policy, SAMPLE, Tier, abi, runtime};
 use crate::lower::lower;
+use crate::region::{Chunk, RPage, Region};
+use crate::uop::Uop;
 
 const PAGE: u64 = 4096;
 /// Most instructions in a block.
 const MAX_INSNS: u16 = 64;
+/// Most regions before the cache is emptied.
+const MAX_REGIONS: usize = 50_000;
 /// Bytes looked at for one block: enough for that many instructions of usual length.
 const MAX_BYTES: u64 = 512;
 /// Operations kept before the cache is emptied (16 bytes each).
@@ -28,6 +33,8 @@ pub struct Cluster<I: Isa> {
     /// What the board said when the TLBs were last brought up to date.
     map_seen: u64,
     ram_seen: u64,
+    /// The compiler of hot code.
+    tier: Option<Tier>,
     /// Counts of what happened, for those who tune.
     pub stats: Stats,
 }
@@ -71,8 +78,24 @@ impl<I: Isa> Cluster<I> {
             builder: Builder::new(),
             map_seen: u64::MAX,
             ram_seen: u64::MAX,
+            tier: None,
             stats: Stats::default(),
         }
+    }
+
+    /// Lends a compiler for hot code.
+    pub fn set_compiler(&mut self, compiler: Box<dyn Compiler>, policy: Policy) {
+        self.tier = Some(Tier::new(compiler, policy));
+    }
+
+    /// What compiled code may call.
+    pub fn shims() -> abi::Shims {
+        runtime::shims::<I>()
+    }
+
+    /// What came of compiling, if a compiler was lent.
+    pub fn jit_stats(&self) -> Option<JitStats> {
+        self.tier.as_ref().map(|t| t.stats)
     }
 
     /// A CPU's state.
@@ -101,7 +124,15 @@ impl<I: Isa> Cluster<I> {
         for core in &mut self.cores {
             core.tlb.flush();
         }
+        self.empty(board);
+    }
+
+    /// Forgets all translations.
+    fn empty(&mut self, board: &Board) {
         drop_all(&mut self.cache, board.ram());
+        if let Some(tier) = &mut self.tier {
+            tier.clear();
+        }
     }
 
     /// Blocks in the cache.
@@ -127,12 +158,17 @@ impl<I: Isa> Cluster<I> {
                 let empty = |page| ram.clear_page_flags(page, Ram::CODE);
                 self.stats.invalidated += self.cache.invalidate(off, len, empty) as u64;
             }
+            if let Some(tier) = &mut self.tier {
+                self.cache.take_dead().into_iter().for_each(|region| tier.release(region));
+            }
         }
     }
 
     /// Runs CPU `index` for at most `budget` instructions.
     fn run_one(&mut self, index: usize, board: &mut Board, budget: u64) -> Ran {
         let ram = board.shared_ram();
+        self.cores[index].tlb.set_base(ram.as_ptr_range().0 as u64);
+        self.publish();
         let total = i64::try_from(budget).unwrap_or(i64::MAX);
         let mut left = total;
         let mut ran = Ran { insns: 0, runnable: true, yielded: false };
@@ -181,6 +217,9 @@ impl<I: Isa> Cluster<I> {
                 {
                     self.link(exit, id);
                 }
+                if !single && self.tier.as_ref().is_some_and(|t| t.policy.eager) {
+                    self.form_eagerly(index, board, mode, id);
+                }
                 let block = self.cache.block(id);
                 if !single && i64::from(block.insns) > left {
                     single = true;
@@ -191,12 +230,18 @@ impl<I: Isa> Cluster<I> {
                 }
                 left -= i64::from(block.insns);
                 let start = block.start;
+                let stop = if single || self.tier.is_none() {
+                    let core = &mut self.cores[index];
+                    let epoch = core.tlb.epoch().wrapping_add(self.cache.epoch());
+                    let cache = &self.cache;
+                    let mut run = Run { index, board, cache, mode, epoch, total, left, single };
+                    let stop = exec(core, &mut run, &ram, start);
+                    left = run.left;
+                    stop
+                } else {
+                    self.run_mixed(index, board, &ram, mode, total, &mut left, start)
+                };
                 let core = &mut self.cores[index];
-                let epoch = core.tlb.epoch().wrapping_add(self.cache.epoch());
-                let cache = &self.cache;
-                let mut run = Run { index, board, cache, mode, epoch, total, left, single };
-                let stop = exec(core, &mut run, &ram, start);
-                left = run.left;
                 match stop {
                     Stop::Exit(exit) => {
                         I::set_pc(&mut core.cpu, self.cache.exits[exit as usize].pc);
@@ -233,11 +278,20 @@ impl<I: Isa> Cluster<I> {
                         left -= self.deliver(index, board, trap, (total - left) as u64);
                         continue 'outer;
                     }
+                    Stop::FaultHere(trap) => {
+                        left -= self.deliver(index, board, trap, (total - left) as u64);
+                        continue 'outer;
+                    }
                     Stop::Restart(uop) => {
                         left += self.rewind(index, uop);
                         single = true;
                         continue;
                     }
+                    Stop::RestartHere => {
+                        single = true;
+                        continue;
+                    }
+                    Stop::Enter(_) => unreachable!("entered where it started"),
                 }
                 if left == 0 {
                     continue 'outer;
@@ -247,6 +301,171 @@ impl<I: Isa> Cluster<I> {
         }
         ran.insns = (total - left) as u64;
         ran
+    }
+
+    /// Runs from the block at operation `start`, whose instructions are charged: compiled regions
+    /// where there are some, the interpreter elsewhere.
+    #[expect(clippy::too_many_arguments, reason = "the state of a run, in one place")]
+    fn run_mixed(
+        &mut self,
+        index: usize,
+        board: &mut Board,
+        ram: &Ram,
+        mode: u64,
+        total: i64,
+        left: &mut i64,
+        mut start: u32,
+    ) -> Stop<I> {
+        loop {
+            let core = &mut self.cores[index];
+            let epoch = core.tlb.epoch().wrapping_add(self.cache.epoch());
+            let Some(tier) = &mut self.tier else { unreachable!("called with one") };
+            let mut covered = None;
+            if let Uop::Enter { region, len } = self.cache.code[start as usize] {
+                let slot = self.cache.slot(region);
+                let pages = if slot.checked.get() == (index, epoch) {
+                    u32::MAX
+                } else {
+                    let pages = in_place(core, &slot.pages);
+                    if pages == u32::MAX {
+                        slot.checked.set((index, epoch));
+                    }
+                    pages
+                };
+                if let Some(code) = slot.code
+                    && pages & 1 != 0
+                {
+                    let cache = &self.cache;
+                    let before = *left + i64::from(len);
+                    let mut run =
+                        Run { index, board, cache, mode, epoch, total, left: before, single: false };
+                    let stop = runtime::enter(core, &mut run, code, pages);
+                    *left = run.left;
+                    tier.stats.entered += 1;
+                    tier.stats.run += (before - *left) as u64;
+                    match stop {
+                        Stop::Lookup => {}
+                        stop => return stop,
+                    }
+                    match core.recall(I::pc(&core.cpu), mode, epoch) {
+                        Some((to, len)) if i64::from(len) <= *left => {
+                            *left -= i64::from(len);
+                            start = to;
+                            continue;
+                        }
+                        _ => return Stop::Lookup,
+                    }
+                }
+                tier.stats.refused += 1;
+                self.cache.uncover(region);
+                covered = Some(region);
+            }
+            let hold = (*left - (SAMPLE - tier.since)).max(0);
+            let cache = &self.cache;
+            let before = *left - hold;
+            let mut run =
+                Run { index, board, cache, mode, epoch, total: total - hold, left: before, single: false };
+            let stop = exec(core, &mut run, ram, start);
+            *left = run.left + hold;
+            tier.since += before - run.left;
+            if let Some(region) = covered {
+                self.cache.cover_again(region);
+            }
+            match stop {
+                Stop::Enter(region) => {
+                    let block = self.cache.block(self.cache.slot(region).block);
+                    *left -= i64::from(block.insns);
+                    start = block.start;
+                }
+                Stop::Budget(to) => {
+                    if tier.since >= SAMPLE / 2 {
+                        tier.since = 0;
+                        self.heat(index, board, mode, to);
+                        self.publish();
+                    }
+                    let insns = i64::from(self.cache.block_at(to).insns);
+                    if insns > *left {
+                        return Stop::Budget(to);
+                    }
+                    *left -= insns;
+                    start = to;
+                }
+                stop => return stop,
+            }
+        }
+    }
+
+    /// Puts compiled code that is ready where it belongs.
+    fn publish(&mut self) {
+        let Some(tier) = &mut self.tier else { return };
+        for (region, code) in tier.poll() {
+            self.cache.publish(region, code);
+        }
+    }
+
+    /// The block at operation `start` was found to be running.
+    fn heat(&mut self, index: usize, board: &Board, mode: u64, start: u32) {
+        let Some(tier) = &self.tier else { return };
+        let Uop::Block { id } = self.cache.code[start as usize - 1] else { return };
+        let block = self.cache.block_mut(id);
+        block.heat = block.heat.saturating_add(1);
+        if block.heat >= tier.policy.heat && !block.formed && block.alive && !tier.busy() {
+            self.form(index, board, mode, id, false);
+        }
+    }
+
+    /// Forms the region of every block as soon as it is found, and waits for its code.
+    #[cold]
+    fn form_eagerly(&mut self, index: usize, board: &Board, mode: u64, id: u32) {
+        let block = self.cache.block(id);
+        if !block.formed && block.alive {
+            self.form(index, board, mode, id, true);
+            self.publish();
+        }
+    }
+
+    /// Forms the region that starts at a block and has it compiled. `whole`: also where nothing
+    /// was run yet.
+    fn form(&mut self, index: usize, board: &Board, mode: u64, id: u32, whole: bool) {
+        let Some(tier) = &mut self.tier else { return };
+        if self.cache.regions() >= MAX_REGIONS {
+            return;
+        }
+        let core = &self.cores[index];
+        let cache = &mut self.cache;
+        let block = cache.block_mut(id);
+        block.formed = true;
+        let start = block.key.pc;
+        let fetch = |pc: u64| {
+            let window = I::code_window(&core.cpu, pc).ok()?;
+            let entry = core.tlb.entry(window.linear, Access::Exec, window.mmu)?;
+            let at = entry.offset? + (window.linear % PAGE) as usize;
+            let key = Key { at, pc, mode, single: false };
+            if pc != start && !whole && cache.find(&key).is_none() {
+                return None;
+            }
+            let len = (PAGE - window.linear % PAGE).min(window.len).min(MAX_BYTES);
+            let mut bytes = vec![0; len as usize];
+            board.ram().read_bytes(at, &mut bytes);
+            Some(Chunk { linear: window.linear, at, bytes })
+        };
+        let limits = tier.policy.limits;
+        let Some(region) =
+            Region::form::<I>(&core.cpu, mode, start, &limits, &mut self.builder, fetch)
+        else {
+            return;
+        };
+        let pages: Vec<usize> = region
+            .pages
+            .iter()
+            .filter(|p| !p.bytes.is_empty())
+            .map(|p| p.offset / PAGE as usize)
+            .collect();
+        let number = self.cache.add_region(id, region.pages.clone());
+        tier.submit(number, region);
+        for page in pages {
+            self.mark_code(board, page);
+        }
     }
 
     /// Puts the program counter at the instruction with operation `uop`; gives back how many
@@ -328,7 +547,7 @@ impl<I: Isa> Cluster<I> {
     ) -> Result<u32, I::Trap> {
         if self.cache.is_full() {
             self.stats.emptied += 1;
-            drop_all(&mut self.cache, board.ram());
+            self.empty(board);
         }
         let core = &mut self.cores[index];
         let window = source.window;
@@ -440,6 +659,23 @@ fn env<'a, I: Isa>(
     done: u64,
 ) -> Env<'a, I> {
     Env { cpu: &mut core.cpu, index, board, tlb: &mut core.tlb, done, code: Some(&cache.map) }
+}
+
+/// Which pages of a region are where they were when it was formed, a bit each; all ones for all.
+fn in_place<I: Isa>(core: &Core<I>, pages: &[RPage]) -> u32 {
+    let mut bits = u32::MAX;
+    for (n, p) in pages.iter().enumerate() {
+        let there = I::code_window(&core.cpu, p.pc).is_ok_and(|w| {
+            let entry = core.tlb.entry(w.linear, Access::Exec, w.mmu);
+            w.linear == p.linear
+                && w.len >= p.reach
+                && entry.is_some_and(|e| e.offset == Some(p.offset))
+        });
+        if !there {
+            bits &= !(1 << n);
+        }
+    }
+    bits
 }
 
 /// Empties the cache and the code flags of its pages.

@@ -86,7 +86,10 @@ impl<I: Isa> Env<'_, I> {
         let page = self.board.page(map.gpa);
         let free = page.offset.is_some_and(|o| self.board.ram().writes_freely(o / PAGE as usize));
         let entry = Entry { map, offset: page.offset, writable: page.writable };
-        self.tlb.insert(linear, mmu, entry, free);
+        match access {
+            Access::Exec => self.tlb.insert_code(linear, mmu, entry),
+            _ => self.tlb.insert(linear, mmu, entry, free),
+        }
         Ok(entry)
     }
 

@@ -75,6 +75,13 @@ pub(crate) enum Stop<I: Isa> {
     /// The instruction with this operation must be run on its own (it reaches a device or writes
     /// to translated code). Nothing of it has happened yet.
     Restart(u32),
+    /// This compiled region starts here. What was charged for its first block is given back.
+    Enter(u32),
+    /// The instruction at the program counter raised a trap. It and what is behind it in its block
+    /// are not charged.
+    FaultHere(I::Trap),
+    /// The same, and it must be run on its own.
+    RestartHere,
 }
 
 /// What a run works with.
@@ -104,7 +111,7 @@ fn values(frame: &Frame, args: &Args) -> [u64; 6] {
     })
 }
 
-fn env<'a, I: Isa>(core: &'a mut Core<I>, run: &'a mut Run<'_>, rest: u8) -> Env<'a, I> {
+pub(crate) fn env<'a, I: Isa>(core: &'a mut Core<I>, run: &'a mut Run<'_>, rest: u8) -> Env<'a, I> {
     let done = (run.total - run.left - i64::from(rest)) as u64;
     Env {
         cpu: &mut core.cpu,
@@ -152,7 +159,7 @@ fn check<I: Isa>(
 
 #[cold]
 #[inline(never)]
-fn load_slow<I: Isa>(
+pub(crate) fn load_slow<I: Isa>(
     core: &mut Core<I>,
     run: &mut Run<'_>,
     linear: u64,
@@ -171,7 +178,7 @@ fn load_slow<I: Isa>(
 /// A load whose bytes will be stored to by the same instruction.
 #[cold]
 #[inline(never)]
-fn load_rmw_slow<I: Isa>(
+pub(crate) fn load_rmw_slow<I: Isa>(
     core: &mut Core<I>,
     run: &mut Run<'_>,
     linear: u64,
@@ -191,7 +198,7 @@ fn load_rmw_slow<I: Isa>(
 
 #[cold]
 #[inline(never)]
-fn store_slow<I: Isa>(
+pub(crate) fn store_slow<I: Isa>(
     core: &mut Core<I>,
     run: &mut Run<'_>,
     linear: u64,
@@ -208,8 +215,21 @@ fn store_slow<I: Isa>(
     }
 }
 
+/// [`Op::Probe`](crate::ir::Op::Probe) of a page not known to be writable.
 #[inline(never)]
-fn vload<I: Isa>(
+pub(crate) fn probe<I: Isa>(
+    core: &mut Core<I>,
+    run: &mut Run<'_>,
+    linear: u64,
+    size: u64,
+    mmu: u8,
+    uop: usize,
+) -> Result<(), Stop<I>> {
+    env(core, run, 1).probe_write(linear, size, mmu).map_err(|t| Stop::Fault(t, uop as u32))
+}
+
+#[inline(never)]
+pub(crate) fn vload<I: Isa>(
     core: &mut Core<I>,
     run: &mut Run<'_>,
     linear: u64,
@@ -237,7 +257,7 @@ fn vload<I: Isa>(
 }
 
 #[inline(never)]
-fn vstore<I: Isa>(
+pub(crate) fn vstore<I: Isa>(
     core: &mut Core<I>,
     run: &mut Run<'_>,
     linear: u64,
@@ -450,6 +470,10 @@ pub(crate) fn exec<I: Isa>(
         with_tables!(dispatch! {
             (I core left ip code uop)
             Uop::Block { .. } => unreachable!("entered at the first operation"),
+            Uop::Enter { region, len } => {
+                left += i64::from(len);
+                break Stop::Enter(region);
+            }
             Uop::Mov64 { d, a } => set!(d, int!(a)),
             Uop::Mov32 { d, a } => set!(d, u64::from(int!(a) as u32)),
             Uop::Mov16 { d, a } => set!(d, u64::from(int!(a) as u16)),
@@ -539,10 +563,7 @@ pub(crate) fn exec<I: Isa>(
             Uop::Probe { base, sm, size } => {
                 let linear = int!(base);
                 if core.tlb.write(linear, size.into(), sm.mmu()).is_none() {
-                    run.left = left;
-                    if let Err(t) = env(core, run, 1).probe_write(linear, size.into(), sm.mmu()) {
-                        break Stop::Fault(t, ip as u32 - 1);
-                    }
+                    slow!(probe(core, run, linear, size.into(), sm.mmu(), ip - 1));
                 }
             }
 

@@ -27,6 +27,10 @@ pub struct Fast {
     pub host: u64,
 }
 
+/// Pages that instructions are fetched from have a table of their own, so that which data pages
+/// are known does not depend on how code is looked up: every engine walks alike.
+const CODE_ENTRIES: usize = 256;
+
 #[derive(Clone, Copy)]
 struct Slow {
     tag: u64,
@@ -57,6 +61,7 @@ const NO_FAST: Fast = Fast { read: NONE, write: NONE, addend: 0, host: 0 };
 pub struct Tlb {
     fast: Box<[Fast; ENTRIES]>,
     slow: Box<[Slow; ENTRIES]>,
+    code: Box<[(u64, Entry); CODE_ENTRIES]>,
     /// Indices that may hold something, so that a flush costs what was used.
     used: Vec<u16>,
     /// Changes whenever an entry was flushed, so that caches of fetch addresses are void.
@@ -87,6 +92,9 @@ impl Tlb {
         Self {
             fast: fast.try_into().unwrap_or_else(|_| unreachable!("of that length")),
             slow: slow.try_into().unwrap_or_else(|_| unreachable!("of that length")),
+            code: vec![(NONE, NO_ENTRY); CODE_ENTRIES]
+                .try_into()
+                .unwrap_or_else(|_| unreachable!("of that length")),
             used: Vec::with_capacity(ENTRIES),
             epoch: 0,
             base: 0,
@@ -131,9 +139,17 @@ impl Tlb {
         let allowed = match access {
             Access::Read => s.entry.map.read,
             Access::Write => s.entry.map.write,
-            Access::Exec => s.entry.map.exec,
+            Access::Exec => {
+                let (at, entry) = self.code[index(linear) % CODE_ENTRIES];
+                return (at == tag(linear, mmu) && entry.map.exec).then_some(entry);
+            }
         };
         (s.tag == tag(linear, mmu) && allowed).then_some(s.entry)
+    }
+
+    /// Remembers a page that instructions were fetched from.
+    pub fn insert_code(&mut self, linear: u64, mmu: u8, entry: Entry) {
+        self.code[index(linear) % CODE_ENTRIES] = (tag(linear, mmu), entry);
     }
 
     /// Remembers a page. `free` says that stores need no page-flag work now.
@@ -166,6 +182,7 @@ impl Tlb {
             (self.slow[i].tag, self.slow[i].listed) = (NONE, false);
             self.fast[i] = NO_FAST;
         }
+        self.code.iter_mut().for_each(|(tag, _)| *tag = NONE);
         self.epoch += 1;
     }
 
@@ -181,6 +198,9 @@ impl Tlb {
             }
             keep
         });
+        for (tag, _) in self.code.iter_mut().filter(|(_, entry)| !entry.map.global) {
+            *tag = NONE;
+        }
         self.epoch += 1;
     }
 
@@ -189,6 +209,7 @@ impl Tlb {
         let i = index(linear);
         self.slow[i].tag = NONE;
         self.fast[i] = NO_FAST;
+        self.code[i % CODE_ENTRIES].0 = NONE;
         self.epoch += 1;
     }
 

@@ -152,6 +152,8 @@ macro_rules! define {
 with_tables!(define! {
     /// Starts a block; never executed.
     Block { id: u32 },
+    /// In place of the first operation of a block of `len` instructions: it is compiled.
+    Enter { region: u32, len: u8 },
     Mov64 { d: u8, a: u8 },
     Mov32 { d: u8, a: u8 },
     Mov16 { d: u8, a: u8 },

@@ -192,6 +192,17 @@ pub enum RtcBase {
     At(i64),
 }
 
+/// `-accel`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accel {
+    /// By the interpreter alone.
+    pub interp: bool,
+    /// How often code must be found running to be compiled.
+    pub heat: Option<u64>,
+    /// Everything is compiled before it is run: for tests.
+    pub eager: bool,
+}
+
 /// Everything the command line says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -199,6 +210,8 @@ pub struct Options {
     pub machine: String,
     /// Properties of the machine.
     pub machine_props: Vec<(String, String)>,
+    /// `-accel`: how instructions are executed.
+    pub accel: Accel,
     /// `-m`: memory in bytes.
     pub memory: Option<u64>,
     /// `-smp`: number of CPUs.

@@ -73,7 +73,12 @@ pub(super) const TABLE: &[Row] = &[
         "boot order: a floppy, c disk, d CD-ROM, n network",
         boot,
     ),
-    row("accel", Some("NAME"), "execution engine", |_, v| accel("-accel", v)),
+    row(
+        "accel",
+        Some("jit|interp[,heat=N][,eager=on|off]"),
+        "execution engine; how often code must be found running to be compiled, or all at once",
+        |o, v| accel(o, "-accel", v),
+    ),
     row("icount", Some("[shift=]N"), "virtual time counts instructions: 2^N ns each", icount),
     row("rtc", Some("[base=utc|localtime|DATE]"), "start of the clock chip", rtc),
     row("seed", Some("N"), "seed of everything random in the machine", |o, v| {
@@ -235,18 +240,29 @@ fn machine(o: &mut Options, v: &str) -> Result<(), OptionError> {
         name => o.machine = name.into(),
     }
     if let Some(name) = k.take("accel") {
-        accel("-machine", &name)?;
+        accel(o, "-machine", &name)?;
     }
     o.machine_props.extend(k.rest());
     Ok(())
 }
 
-fn accel(option: &str, v: &str) -> Result<(), OptionError> {
-    match v.split([',', ':']).next().unwrap_or_default() {
+fn accel(o: &mut Options, option: &str, v: &str) -> Result<(), OptionError> {
+    let mut k = KeyVals::parse(v, Some("accel"));
+    // `-machine accel=a:b` names what to try in turn.
+    let names = k.take("accel").unwrap_or_default();
+    o.accel.interp = match names.split(':').next().unwrap_or_default() {
         // Scripts made for QEMU name its translator; here it means the best engine there is.
-        "tcg" | "interp" => Ok(()),
-        other => Err(OptionError::value(option, "accel", other, "'tcg' or 'interp'")),
+        "tcg" | "jit" => false,
+        "interp" => true,
+        other => return Err(OptionError::value(option, "accel", other, "'jit', 'tcg' or 'interp'")),
+    };
+    o.accel.heat = k.take_number(option, "heat")?;
+    o.accel.eager = k.take_bool(option, "eager")?.unwrap_or(false);
+    // What QEMU's translator can be told says nothing to this one.
+    for key in ["thread", "tb-size", "split-wx", "one-insn-per-tb"] {
+        k.take(key);
     }
+    k.finish(option, &["accel", "heat", "eager", "thread", "tb-size", "split-wx"])
 }
 
 fn smp(o: &mut Options, v: &str) -> Result<(), OptionError> {

@@ -13,6 +13,8 @@ use orrery_core::options::{CharTarget, DisplayOption, Options};
 use orrery_core::script::{Action, Script};
 use orrery_core::{Machine, Stop};
 use std::fs::File;
+#[cfg(all(feature = "jit", target_os = "linux"))]
+use orrery_cpu::jit::{Compiler, abi::Shims};
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -40,6 +42,17 @@ impl Host for Native {
     fn epoch_secs(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0))
+    }
+
+    #[cfg(all(feature = "jit", target_os = "linux"))]
+    fn compiler(&self, shims: Shims, wait: bool) -> Option<Box<dyn Compiler>> {
+        match orrery_cpu::jit::native::Native::new(shims, !wait) {
+            Ok(native) => Some(Box::new(native)),
+            Err(e) => {
+                tracing::warn!("{e}: everything is interpreted");
+                None
+            }
+        }
     }
 
     fn diagnostic_disk(&self) -> Option<String> {

@@ -1,5 +1,155 @@
-//! Compiled regions: the runtime's interface to them ([`abi`]).
+//! Compiled regions: the runtime's interface to them ([`abi`]), and when what is compiled.
+//!
+//! The interpreter is looked at every few thousand instructions. A block found running often
+//! enough becomes the entry of a [`Region`], which goes to the [`Compiler`] that the front end lent.
+//! Once the code is there it takes the place of the block. Results do not depend on when that is.
 
 pub mod abi;
+#[cfg(all(feature = "jit-native", target_os = "linux"))]
+pub mod native;
+pub(crate) mod runtime;
 #[cfg(any(target_arch = "wasm32", test))]
 pub mod wasm;
+
+use crate::region::{Limits, Region};
+use abi::Entry;
+
+/// A region to compile.
+#[derive(Debug)]
+pub struct Job {
+    /// What [`Done::id`] and [`Compiler::release`] call it.
+    pub id: u64,
+    /// The region.
+    pub region: Region,
+}
+
+/// A compiled region, or one that could not be compiled.
+#[derive(Clone, Copy, Debug)]
+pub struct Done {
+    /// The job's number.
+    pub id: u64,
+    /// Its code; valid until released.
+    pub code: Option<Entry>,
+    /// Bytes of code.
+    pub bytes: usize,
+    /// Nanoseconds of compilation, where known.
+    pub nanos: u64,
+}
+
+/// A back end. It owns the code it makes.
+pub trait Compiler: Send {
+    /// Takes a region to compile, in its own time.
+    fn submit(&mut self, job: Job);
+    /// What was finished since the last call. Cheap when there is nothing.
+    fn poll(&mut self) -> Vec<Done>;
+    /// The code of this job is not used any more. Also called for jobs not finished yet.
+    fn release(&mut self, id: u64);
+    /// Jobs submitted and not finished.
+    fn pending(&self) -> usize;
+    /// The code of every finished job is not used any more.
+    fn release_all(&mut self);
+}
+
+/// When regions are formed.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// How often a block must be found running.
+    pub heat: u8,
+    /// Every block that is looked up becomes a region at once, and is waited for: for tests.
+    pub eager: bool,
+    /// How far a region may go.
+    pub limits: Limits,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { heat: 3, eager: false, limits: Limits::default() }
+    }
+}
+
+/// Counts for `info jit`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JitStats {
+    /// Regions formed.
+    pub formed: u64,
+    /// Guest instructions in them.
+    pub insns: u64,
+    /// Regions whose code is in use or was.
+    pub compiled: u64,
+    /// Bytes of code made.
+    pub bytes: u64,
+    /// Nanoseconds of compilation.
+    pub nanos: u64,
+    /// Regions that went away because their bytes were written to.
+    pub dropped: u64,
+    /// Times a region was entered.
+    pub entered: u64,
+    /// Guest instructions run in regions.
+    pub run: u64,
+    /// Times a region could not be entered.
+    pub refused: u64,
+}
+
+/// Instructions the interpreter runs before it is looked at.
+pub(crate) const SAMPLE: i64 = 4096;
+/// Most jobs waiting for the compiler: what is hot then stays so.
+const MAX_PENDING: usize = 32;
+
+/// A compiler with what it is working on.
+pub(crate) struct Tier {
+    compiler: Box<dyn Compiler>,
+    pub(crate) policy: Policy,
+    pub(crate) stats: JitStats,
+    /// Counts how often the cache was emptied: jobs from before are void.
+    generation: u32,
+    /// Instructions interpreted since the last look.
+    pub(crate) since: i64,
+}
+
+impl Tier {
+    pub(crate) fn new(compiler: Box<dyn Compiler>, policy: Policy) -> Self {
+        let stats = JitStats::default();
+        Self { compiler, policy, stats, generation: 0, since: 0 }
+    }
+
+    pub(crate) fn busy(&self) -> bool {
+        self.compiler.pending() >= MAX_PENDING
+    }
+
+    fn id(&self, region: u32) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(region)
+    }
+
+    pub(crate) fn submit(&mut self, number: u32, region: Region) {
+        self.stats.formed += 1;
+        self.stats.insns += u64::from(region.insns());
+        self.compiler.submit(Job { id: self.id(number), region });
+    }
+
+    /// The regions that are ready.
+    pub(crate) fn poll(&mut self) -> Vec<(u32, Entry)> {
+        let mut ready = Vec::new();
+        for done in self.compiler.poll() {
+            self.stats.nanos += done.nanos;
+            self.stats.bytes += done.bytes as u64;
+            if done.id >> 32 != u64::from(self.generation) {
+                self.compiler.release(done.id);
+            } else if let Some(code) = done.code {
+                self.stats.compiled += 1;
+                ready.push((done.id as u32, code));
+            }
+        }
+        ready
+    }
+
+    pub(crate) fn release(&mut self, region: u32) {
+        self.stats.dropped += 1;
+        self.compiler.release(self.id(region));
+    }
+
+    /// The cache was emptied.
+    pub(crate) fn clear(&mut self) {
+        self.compiler.release_all();
+        self.generation = self.generation.wrapping_add(1);
+    }
+}

@@ -1,0 +1,295 @@
+//! Hot code as native code, by Cranelift.
+//!
+//! [`Native`] compiles on a thread of its own, or in place for tests.
+
+mod emit;
+mod memory;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::ir::types::{I32, I64};
+use cranelift_codegen::ir::{Function, InstBuilder, MemFlagsData, UserFuncName};
+use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_codegen::{CodegenError, Context as Codegen};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+
+use super::abi::{Context, Shims};
+use super::{Compiler, Done, Job};
+use crate::region::Region;
+use emit::{Emit, PTR, Targets, signature};
+use memory::{Arena, entry};
+
+/// Address space for code.
+const ARENA: usize = 256 << 20;
+
+/// Why there is no native compiler.
+#[derive(Debug, thiserror::Error)]
+pub enum NativeError {
+    /// Cranelift does not know this host.
+    #[error("no native compiler for this host: {0}")]
+    Host(String),
+    /// The system gives no memory that code can be run from.
+    #[error("no memory to run code from: {0}")]
+    Memory(#[from] std::io::Error),
+    /// Cranelift could not compile the stubs.
+    #[error("the native compiler does not work here: {0}")]
+    Stubs(String),
+}
+
+/// Makes functions of regions.
+struct Maker {
+    isa: OwnedTargetIsa,
+    targets: Targets,
+    frontend: FunctionBuilderContext,
+    codegen: Codegen,
+}
+
+impl Maker {
+    fn new(shims: Shims) -> Result<Self, NativeError> {
+        let host = |e: &dyn std::fmt::Display| NativeError::Host(e.to_string());
+        let mut flags = settings::builder();
+        for (name, value) in [
+            ("opt_level", "speed"),
+            ("is_pic", "false"),
+            ("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" }),
+            ("enable_probestack", "false"),
+            ("unwind_info", "false"),
+        ] {
+            flags.set(name, value).map_err(|e| host(&e))?;
+        }
+        let isa = cranelift_native::builder()
+            .map_err(|e| host(&e))?
+            .finish(settings::Flags::new(flags))
+            .map_err(|e| host(&e))?;
+        let targets = Targets { shims, load: 0, store: 0, probe: 0, vload: 0, vstore: 0 };
+        let (frontend, codegen) = (FunctionBuilderContext::new(), Codegen::new());
+        Ok(Self { isa, targets, frontend, codegen })
+    }
+
+    /// Compiles what is in `codegen.func`.
+    fn finish(&mut self) -> Result<Vec<u8>, String> {
+        let made = self.codegen.compile(&*self.isa, &mut ControlPlane::default());
+        let result = match made {
+            Ok(code) if code.buffer.relocs().is_empty() => Ok(code.buffer.data().to_vec()),
+            Ok(_) => Err("code with relocations".to_string()),
+            Err(e) => Err(match e.inner {
+                CodegenError::Verifier(v) => format!("{v}"),
+                e => e.to_string(),
+            }),
+        };
+        self.codegen.clear();
+        result
+    }
+
+    /// A function that saves every register, calls the shim with its `params`, and leaves the
+    /// result in the context.
+    fn stub(&mut self, target: usize, params: &[cranelift_codegen::ir::Type]) -> Result<Vec<u8>, String> {
+        let conv = self.isa.default_call_conv();
+        let sig = signature(CallConv::PreserveAll, params, &[]);
+        self.codegen.func = Function::with_name_signature(UserFuncName::default(), sig);
+        let mut b = FunctionBuilder::new(&mut self.codegen.func, &mut self.frontend);
+        let block = b.create_block();
+        b.append_block_params_for_function_params(block);
+        b.switch_to_block(block);
+        let args = b.block_params(block).to_vec();
+        let shim = b.import_signature(signature(conv, params, &[I64]));
+        let target = b.ins().iconst(PTR, target as i64);
+        let call = b.ins().call_indirect(shim, target, &args);
+        let result = b.inst_results(call)[0];
+        b.ins().store(MemFlagsData::trusted(), result, args[0], Context::ARGS as i32);
+        b.ins().return_(&[]);
+        b.seal_all_blocks();
+        b.finalize(self.isa.frontend_config());
+        self.finish()
+    }
+
+    fn region(&mut self, region: &Region) -> Result<Vec<u8>, String> {
+        let conv = self.isa.default_call_conv();
+        let sig = signature(conv, &[PTR], &[I32]);
+        self.codegen.func = Function::with_name_signature(UserFuncName::default(), sig);
+        let b = FunctionBuilder::new(&mut self.codegen.func, &mut self.frontend);
+        let b = Emit::new(b, region, &self.targets, conv).run();
+        b.finalize(self.isa.frontend_config());
+        self.finish()
+    }
+}
+
+/// What the compiling thread and the running one share.
+struct Shared {
+    arena: Mutex<Arena>,
+    ready: AtomicBool,
+    pending: AtomicUsize,
+    stop: AtomicBool,
+}
+
+enum Worker {
+    Here(Box<Maker>, Vec<Done>),
+    Thread { jobs: Option<Sender<Job>>, done: Receiver<Done>, thread: Option<JoinHandle<()>> },
+}
+
+/// The native back end.
+pub struct Native {
+    worker: Worker,
+    shared: Arc<Shared>,
+    /// Where the code of finished jobs is, and how long.
+    code: HashMap<u64, (usize, usize)>,
+    /// Jobs released before they were finished.
+    unwanted: HashSet<u64>,
+    /// Says why a region could not be compiled, for tests.
+    pub failed: Arc<Mutex<Vec<String>>>,
+}
+
+impl Native {
+    /// A compiler for the clusters whose shims these are, on a thread of its own, or in the thread
+    /// of its caller.
+    pub fn new(shims: Shims, threaded: bool) -> Result<Self, NativeError> {
+        let mut maker = Maker::new(shims)?;
+        let mut arena = Arena::new(ARENA)?;
+        let (three, four) = ([PTR, I64, I32], [PTR, I64, I64, I32]);
+        let s = maker.targets.shims;
+        let mut stub = |target: usize, params: &[_]| {
+            let code = maker.stub(target, params).map_err(NativeError::Stubs)?;
+            arena.put(&code).ok_or_else(|| NativeError::Stubs("no room".into()))
+        };
+        let load = stub(s.load as usize, &three)?;
+        let store = stub(s.store as usize, &four)?;
+        let probe = stub(s.probe as usize, &three)?;
+        let vload = stub(s.vload as usize, &three)?;
+        let vstore = stub(s.vstore as usize, &three)?;
+        maker.targets = Targets { shims, load, store, probe, vload, vstore };
+        let shared = Arc::new(Shared {
+            arena: Mutex::new(arena),
+            ready: AtomicBool::new(false),
+            pending: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let failed = Arc::new(Mutex::new(Vec::new()));
+        let worker = if threaded {
+            let (jobs, todo) = channel::<Job>();
+            let (finished, done) = channel();
+            let (shared, failed) = (shared.clone(), failed.clone());
+            #[expect(clippy::disallowed_methods, reason = "compiled code changes no result")]
+            let thread = std::thread::spawn(move || {
+                for job in todo {
+                    if shared.stop.load(Relaxed) {
+                        break;
+                    }
+                    let done = make(&mut maker, &shared, &failed, &job);
+                    if finished.send(done).is_err() {
+                        break;
+                    }
+                    shared.pending.fetch_sub(1, Relaxed);
+                    shared.ready.store(true, Relaxed);
+                }
+            });
+            Worker::Thread { jobs: Some(jobs), done, thread: Some(thread) }
+        } else {
+            Worker::Here(Box::new(maker), Vec::new())
+        };
+        Ok(Self { worker, shared, code: HashMap::new(), unwanted: HashSet::new(), failed })
+    }
+}
+
+/// Compiles a job and puts its code where it can be run.
+fn make(maker: &mut Maker, shared: &Shared, failed: &Mutex<Vec<String>>, job: &Job) -> Done {
+    let start = clock();
+    let mut done = Done { id: job.id, code: None, bytes: 0, nanos: 0 };
+    match maker.region(&job.region) {
+        Ok(code) => {
+            let place = shared.arena.lock().expect("no panic while held").put(&code);
+            done.code = place.map(entry);
+            done.bytes = code.len();
+        }
+        Err(e) => failed.lock().expect("no panic while held").push(e),
+    }
+    done.nanos = (clock() - start).as_nanos() as u64;
+    done
+}
+
+/// A clock for statistics; nothing else depends on it.
+fn clock() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    memory::thread_time(&mut now);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+impl Compiler for Native {
+    fn submit(&mut self, job: Job) {
+        match &mut self.worker {
+            Worker::Here(maker, done) => done.push(make(maker, &self.shared, &self.failed, &job)),
+            Worker::Thread { jobs, .. } => {
+                self.shared.pending.fetch_add(1, Relaxed);
+                if let Some(jobs) = jobs {
+                    // A thread that is gone compiles nothing: the interpreter goes on.
+                    let _ = jobs.send(job);
+                }
+            }
+        }
+    }
+
+    fn poll(&mut self) -> Vec<Done> {
+        let mut all = match &mut self.worker {
+            Worker::Here(_, done) => std::mem::take(done),
+            Worker::Thread { done, .. } => {
+                if !self.shared.ready.swap(false, Relaxed) {
+                    return Vec::new();
+                }
+                done.try_iter().collect()
+            }
+        };
+        for d in &all {
+            if let Some(code) = d.code {
+                self.code.insert(d.id, (code as usize, d.bytes));
+            }
+        }
+        let unwanted: Vec<u64> =
+            all.iter().map(|d| d.id).filter(|id| self.unwanted.remove(id)).collect();
+        for id in unwanted {
+            self.release(id);
+            all.retain(|d| d.id != id);
+        }
+        all
+    }
+
+    fn release(&mut self, id: u64) {
+        match self.code.remove(&id) {
+            Some((place, len)) => {
+                self.shared.arena.lock().expect("no panic while held").free(place, len);
+            }
+            None => {
+                self.unwanted.insert(id);
+            }
+        }
+    }
+
+    fn pending(&self) -> usize {
+        self.shared.pending.load(Relaxed)
+    }
+
+    fn release_all(&mut self) {
+        let mut arena = self.shared.arena.lock().expect("no panic while held");
+        for (_, (place, len)) in self.code.drain() {
+            arena.free(place, len);
+        }
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        if let Worker::Thread { jobs, thread, .. } = &mut self.worker {
+            self.shared.stop.store(true, Relaxed);
+            jobs.take();
+            if let Some(thread) = thread.take() {
+                // A panic there has been reported.
+                let _ = thread.join();
+            }
+        }
+    }
+}
