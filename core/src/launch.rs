@@ -10,9 +10,9 @@ use orrery_block::backend::BlockBackend;
 use orrery_block::graph::{BlockGraph, Node};
 use orrery_block::host::{Gate, HostFs, MemFile};
 use orrery_block::{Backing, BlockError, Format, IoBuf, OpenOptions};
-use orrery_cpu::x86::cpuid::{Model, ModelError};
 use orrery_cpu::jit::abi::Shims;
 use orrery_cpu::jit::{self, Compiler};
+use orrery_cpu::x86::cpuid::{Model, ModelError};
 use orrery_cpu::x86::{X86, X86Isa};
 use orrery_cpu::{Cluster, Cpus};
 use orrery_hw::i386::MACHINES;
@@ -259,7 +259,7 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     let mut cluster: Cluster<X86Isa> =
         Cluster::new((0..cpus).map(|i| X86::new(model.clone(), i, options.seed)));
     let accel = &options.accel;
-    if !accel.interp
+    if accel.jit
         && let Some(compiler) = host.compiler(Cluster::<X86Isa>::shims(), accel.eager)
     {
         let mut policy = jit::Policy { eager: accel.eager, ..jit::Policy::default() };

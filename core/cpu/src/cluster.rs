@@ -337,8 +337,16 @@ impl<I: Isa> Cluster<I> {
                 {
                     let cache = &self.cache;
                     let before = *left + i64::from(len);
-                    let mut run =
-                        Run { index, board, cache, mode, epoch, total, left: before, single: false };
+                    let mut run = Run {
+                        index,
+                        board,
+                        cache,
+                        mode,
+                        epoch,
+                        total,
+                        left: before,
+                        single: false,
+                    };
                     let stop = runtime::enter(core, &mut run, code, pages);
                     *left = run.left;
                     tier.stats.entered += 1;
@@ -363,8 +371,16 @@ impl<I: Isa> Cluster<I> {
             let hold = (*left - (SAMPLE - tier.since)).max(0);
             let cache = &self.cache;
             let before = *left - hold;
-            let mut run =
-                Run { index, board, cache, mode, epoch, total: total - hold, left: before, single: false };
+            let mut run = Run {
+                index,
+                board,
+                cache,
+                mode,
+                epoch,
+                total: total - hold,
+                left: before,
+                single: false,
+            };
             let stop = exec(core, &mut run, ram, start);
             *left = run.left + hold;
             tier.since += before - run.left;

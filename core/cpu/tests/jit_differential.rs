@@ -78,7 +78,11 @@ fn program(rng: &mut Rng, mode: Mode, vectors: bool) -> Vec<u8> {
                 0 => (back as i64 - code.len() as i64 - 2).max(-128) as i8,
                 _ => rng.below(12) as i8,
             };
-            let op = if rng.below(8) == 0 { 0xe0 + rng.below(4) as u8 } else { 0x70 + rng.below(16) as u8 };
+            let op = if rng.below(8) == 0 {
+                0xe0 + rng.below(4) as u8
+            } else {
+                0x70 + rng.below(16) as u8
+            };
             bytes.extend([op, to as u8]);
         } else {
             if rng.below(8) == 0 {
@@ -194,7 +198,9 @@ impl Case {
         let vecs = std::array::from_fn(|_| {
             let float = |r: &mut Rng| match r.below(3) {
                 0 => (r.below(1000) as f64 / 8.0 - 60.0).to_bits(),
-                1 => u64::from((r.below(1000) as f32).to_bits()) << 32 | u64::from(1.5f32.to_bits()),
+                1 => {
+                    u64::from((r.below(1000) as f32).to_bits()) << 32 | u64::from(1.5f32.to_bits())
+                }
                 _ => r.next(),
             };
             u128::from(float(rng)) | u128::from(float(rng)) << 64
@@ -297,7 +303,11 @@ fn compare(vectors: bool, usual: u64) {
         let at = a.2.iter().zip(&b.2).position(|(a, b)| a != b);
         panic!(
             "case {n} ({} bits): after {first} instructions of {budget}; ran {} and {}, memory at {at:x?}\n{}\n{}",
-            case.bits, a.0, b.0, difference(&a.1, &b.1), case.listing()
+            case.bits,
+            a.0,
+            b.0,
+            difference(&a.1, &b.1),
+            case.listing()
         );
     }
 }

@@ -250,11 +250,13 @@ fn accel(o: &mut Options, option: &str, v: &str) -> Result<(), OptionError> {
     let mut k = KeyVals::parse(v, Some("accel"));
     // `-machine accel=a:b` names what to try in turn.
     let names = k.take("accel").unwrap_or_default();
-    o.accel.interp = match names.split(':').next().unwrap_or_default() {
-        // Scripts made for QEMU name its translator; here it means the best engine there is.
-        "tcg" | "jit" => false,
-        "interp" => true,
-        other => return Err(OptionError::value(option, "accel", other, "'jit', 'tcg' or 'interp'")),
+    o.accel.jit = match names.split(':').next().unwrap_or_default() {
+        // Scripts made for QEMU name its translator; here it means the engine that is well tried.
+        "tcg" | "interp" => false,
+        "jit" => true,
+        other => {
+            return Err(OptionError::value(option, "accel", other, "'jit', 'tcg' or 'interp'"));
+        }
     };
     o.accel.heat = k.take_number(option, "heat")?;
     o.accel.eager = k.take_bool(option, "eager")?.unwrap_or(false);

@@ -12,9 +12,9 @@ use orrery_core::launch::{Host, Launched, launch};
 use orrery_core::options::{CharTarget, DisplayOption, Options};
 use orrery_core::script::{Action, Script};
 use orrery_core::{Machine, Stop};
-use std::fs::File;
 #[cfg(all(feature = "jit", target_os = "linux"))]
 use orrery_cpu::jit::{Compiler, abi::Shims};
+use std::fs::File;
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -338,12 +338,8 @@ pub fn host(op: FloatOp, a: u128, b: u128, imm: u8) -> Option<u128> {
             let lane = |x: u32| u128::from(f64::from(x as i32).to_bits());
             Some(lane(b as u32) | lane((b >> 32) as u32) << 64)
         }
-        FloatOp::ToInt(S1, w, t) => {
-            single::to_int(b as u32, w == Width::W64, t).map(u128::from)
-        }
-        FloatOp::ToInt(D1, w, t) => {
-            double::to_int(b as u64, w == Width::W64, t).map(u128::from)
-        }
+        FloatOp::ToInt(S1, w, t) => single::to_int(b as u32, w == Width::W64, t).map(u128::from),
+        FloatOp::ToInt(D1, w, t) => double::to_int(b as u64, w == Width::W64, t).map(u128::from),
         FloatOp::Convert(D1) => {
             let r = f64::from(f32::from_bits(b as u32)).to_bits();
             single::plain(b as u32).then_some(low64(a, r))

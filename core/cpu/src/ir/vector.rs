@@ -171,8 +171,20 @@ impl VecKind {
                 let n = u32::from(imm).min(w.bits() - 1);
                 build(w, |i| (signed(a, w, i) >> n) as u64)
             }
-            Self::ShlBytes => if imm < 16 { a << (8 * imm) } else { 0 },
-            Self::ShrBytes => if imm < 16 { a >> (8 * imm) } else { 0 },
+            Self::ShlBytes => {
+                if imm < 16 {
+                    a << (8 * imm)
+                } else {
+                    0
+                }
+            }
+            Self::ShrBytes => {
+                if imm < 16 {
+                    a >> (8 * imm)
+                } else {
+                    0
+                }
+            }
             Self::UnpackLow(w) => build(w, |i| lane(if i % 2 == 0 { a } else { b }, w, i / 2)),
             Self::UnpackHigh(w) => {
                 let half = 64 / w.bits();
@@ -182,9 +194,9 @@ impl VecKind {
             Self::ShuffleLow => {
                 build(W16, |i| if i < 4 { shuffle(b, W16, i) } else { lane(b, W16, i) })
             }
-            Self::ShuffleHigh => build(W16, |i| {
-                if i < 4 { lane(b, W16, i) } else { shuffle(b >> 64, W16, i - 4) }
-            }),
+            Self::ShuffleHigh => {
+                build(W16, |i| if i < 4 { lane(b, W16, i) } else { shuffle(b >> 64, W16, i - 4) })
+            }
             Self::ShuffleTwo => build(W32, |i| shuffle(if i < 2 { a } else { b }, W32, i)),
             Self::ShuffleTwo64 => {
                 let bit = |i: u32| u32::from(imm >> i & 1);
@@ -207,8 +219,9 @@ impl VecKind {
                     x.clamp(min, max) as u64
                 })
             }
-            Self::SignBits(w) => (0..128 / w.bits())
-                .fold(0, |v, i| v | u128::from(signed(b, w, i) < 0) << i),
+            Self::SignBits(w) => {
+                (0..128 / w.bits()).fold(0, |v, i| v | u128::from(signed(b, w, i) < 0) << i)
+            }
         }
     }
 }

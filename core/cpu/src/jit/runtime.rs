@@ -129,9 +129,7 @@ extern "C" fn load<I: Isa>(ctx: *mut Context, linear: u64, access: u32) -> u64 {
 
 extern "C" fn store<I: Isa>(ctx: *mut Context, linear: u64, value: u64, access: u32) {
     let a = Access(access);
-    with::<I, _>(ctx, |core, run, _| {
-        store_slow(core, run, linear, a.width(), a.mmu(), value, 0)
-    });
+    with::<I, _>(ctx, |core, run, _| store_slow(core, run, linear, a.width(), a.mmu(), value, 0));
 }
 
 extern "C" fn probe_shim<I: Isa>(ctx: *mut Context, linear: u64, access: u32) {

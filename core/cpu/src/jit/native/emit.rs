@@ -16,9 +16,7 @@ use cranelift_frontend::{FunctionBuilder, Variable};
 
 use crate::frame::{FIRST_TEMP, INTS};
 use crate::ir::{Addr, Args, BinOp, Cmp, Cond, Fx, Label, Mem, Op, UnOp, Val, Var, Width, opt};
-use crate::jit::abi::{
-    Context, Shims, TLB_BITS, access, fast, int_offset, stop, vec_offset,
-};
+use crate::jit::abi::{Context, Shims, TLB_BITS, access, fast, int_offset, stop, vec_offset};
 use crate::region::{Region, flow};
 
 /// Where the shims are: those of memory accesses behind stubs that save every register and leave
@@ -76,6 +74,8 @@ pub(super) struct Emit<'a, 'f> {
     pc: u64,
     /// Guest variables changed and not written back.
     dirty: u64,
+    /// Those changed where a branch inside the instruction was.
+    skipped: u64,
     /// At most this is in a variable, as far as the instruction says.
     most: [u64; INTS],
     labels: Vec<(Label, Block)>,
@@ -154,6 +154,7 @@ impl<'a, 'f> Emit<'a, 'f> {
             insn: 0,
             pc: 0,
             dirty: 0,
+            skipped: 0,
             most: [u64::MAX; INTS],
             labels: Vec::new(),
             done: false,
@@ -194,10 +195,14 @@ impl<'a, 'f> Emit<'a, 'f> {
         self.b.def_var(self.left, after);
         for op in &block.ops {
             self.op(op);
-            self.dirty = match op {
-                Op::Call { .. } => self.dirty,
-                _ => flow::after(op, self.dirty),
-            };
+            match op {
+                Op::Insn { .. } => self.skipped = 0,
+                Op::Branch { .. } | Op::Jump { .. } => self.skipped |= self.dirty,
+                // A helper may have been jumped over.
+                Op::Label { .. } => self.dirty |= self.skipped,
+                Op::Call { .. } => {}
+                _ => self.dirty = flow::after(op, self.dirty),
+            }
         }
         if !self.done {
             let pc = self.konst(self.pc);
@@ -247,9 +252,7 @@ impl<'a, 'f> Emit<'a, 'f> {
     /// The low bits of an operand.
     fn low(&mut self, w: Width, v: Val) -> Value {
         match v {
-            Val::Imm(n) if w != Width::W64 => {
-                self.b.ins().iconst(int(w), (n & w.mask()) as i64)
-            }
+            Val::Imm(n) if w != Width::W64 => self.b.ins().iconst(int(w), (n & w.mask()) as i64),
             _ => {
                 let v = self.val(v);
                 self.narrow(w, v)
@@ -370,8 +373,7 @@ impl<'a, 'f> Emit<'a, 'f> {
             Cond::GeS => IntCC::SignedGreaterThanOrEqual,
             Cond::TestZ | Cond::TestNz => {
                 let both = self.b.ins().band(a, b);
-                let cc =
-                    if c.cond == Cond::TestZ { IntCC::Equal } else { IntCC::NotEqual };
+                let cc = if c.cond == Cond::TestZ { IntCC::Equal } else { IntCC::NotEqual };
                 return self.b.ins().icmp_imm_u(cc, both, 0);
             }
         };
@@ -426,8 +428,7 @@ impl<'a, 'f> Emit<'a, 'f> {
                 if most < bits {
                     r
                 } else {
-                    let fits =
-                        self.b.ins().icmp_imm_u(IntCC::UnsignedLessThan, count, bits as i64);
+                    let fits = self.b.ins().icmp_imm_u(IntCC::UnsignedLessThan, count, bits as i64);
                     let zero = self.b.ins().iconst(t, 0);
                     self.b.ins().select(fits, r, zero)
                 }
@@ -444,7 +445,13 @@ impl<'a, 'f> Emit<'a, 'f> {
         let signed = matches!(op, BinOp::DivS | BinOp::RemS);
         let quotient = matches!(op, BinOp::DivU | BinOp::DivS);
         // Narrow ones in the next wider type: no overflow there.
-        let t = if matches!(w, Width::W64) { I64 } else if w == Width::W32 && !signed { I32 } else { I64 };
+        let t = if matches!(w, Width::W64) {
+            I64
+        } else if w == Width::W32 && !signed {
+            I32
+        } else {
+            I64
+        };
         let (mut x, mut y) = (self.low(w, a), self.low(w, b));
         if self.b.func.dfg.value_type(x) != t {
             (x, y) = if signed {
@@ -457,8 +464,8 @@ impl<'a, 'f> Emit<'a, 'f> {
         let zero = self.b.ins().iconst(t, 0);
         let none = self.b.ins().icmp_imm_u(IntCC::Equal, y, 0);
         let mut by = self.b.ins().select(none, one, y);
-        let minus = (signed && w == Width::W64)
-            .then(|| self.b.ins().icmp_imm_s(IntCC::Equal, y, -1));
+        let minus =
+            (signed && w == Width::W64).then(|| self.b.ins().icmp_imm_s(IntCC::Equal, y, -1));
         if let Some(minus) = minus {
             by = self.b.ins().select(minus, one, by);
         }
@@ -616,11 +623,8 @@ impl<'a, 'f> Emit<'a, 'f> {
         let t = self.b.ins().ushr_imm_u(linear, i64::from(shift));
         let t = self.b.ins().band_imm_u(t, mask as i64);
         let entry = self.b.ins().iadd(self.tlb, t);
-        let last = if bytes == 1 {
-            linear
-        } else {
-            self.b.ins().iadd_imm_s(linear, i64::from(bytes) - 1)
-        };
+        let last =
+            if bytes == 1 { linear } else { self.b.ins().iadd_imm_s(linear, i64::from(bytes) - 1) };
         let mut tag = self.b.ins().band_imm_s(last, !0xfff);
         if mem.mmu != 0 {
             tag = self.b.ins().bor_imm_u(tag, i64::from(mem.mmu));
@@ -914,6 +918,14 @@ impl<'a, 'f> Emit<'a, 'f> {
                 let vars = self.b.ins().iconst(I32, i64::from(vars));
                 let target = self.targets.shims.vec_op as usize;
                 self.shim(self.sigs.vec, target, &[self.ctx, what, vars]);
+            }
+            Op::Float { d, a, b, imm, f, kind, .. } => {
+                let args = [kind.into(), d.0.into(), a.0.into(), b.0.into(), imm.into(), 0];
+                self.call(f, None, &args.map(Val::Imm), Fx::FAULTS);
+            }
+            Op::FloatInt { d, v, a, b, f, kind, .. } => {
+                let args = [kind.into(), v.0.into(), a.0.into(), b.0.into(), 0, 0];
+                self.call(f, Some(d), &args.map(Val::Imm), Fx::FAULTS);
             }
             Op::Pure { f, d, args } => {
                 self.store_args(&args);

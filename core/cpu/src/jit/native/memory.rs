@@ -34,9 +34,8 @@ impl Arena {
         unsafe {
             let file = libc::memfd_create(c"orrery-jit".as_ptr(), libc::MFD_CLOEXEC);
             fail(file >= 0)?;
-            let map = |access| {
-                libc::mmap(std::ptr::null_mut(), len, access, libc::MAP_SHARED, file, 0)
-            };
+            let map =
+                |access| libc::mmap(std::ptr::null_mut(), len, access, libc::MAP_SHARED, file, 0);
             let sized = fail(libc::ftruncate(file, len as libc::off_t) == 0);
             let write = map(libc::PROT_READ | libc::PROT_WRITE);
             let exec = map(libc::PROT_READ | libc::PROT_EXEC);
@@ -63,8 +62,7 @@ impl Arena {
 
     /// Frees what [`put`](Self::put) gave for `len` bytes.
     pub(super) fn free(&mut self, place: usize, len: usize) {
-        let (mut at, mut len) =
-            (place - self.exec as usize, len.max(1).next_multiple_of(ALIGN));
+        let (mut at, mut len) = (place - self.exec as usize, len.max(1).next_multiple_of(ALIGN));
         if let Some((&before, &n)) = self.free.range(..at).next_back()
             && before + n == at
         {

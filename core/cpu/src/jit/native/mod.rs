@@ -90,7 +90,11 @@ impl Maker {
 
     /// A function that saves every register, calls the shim with its `params`, and leaves the
     /// result in the context.
-    fn stub(&mut self, target: usize, params: &[cranelift_codegen::ir::Type]) -> Result<Vec<u8>, String> {
+    fn stub(
+        &mut self,
+        target: usize,
+        params: &[cranelift_codegen::ir::Type],
+    ) -> Result<Vec<u8>, String> {
         let conv = self.isa.default_call_conv();
         let sig = signature(CallConv::PreserveAll, params, &[]);
         self.codegen.func = Function::with_name_signature(UserFuncName::default(), sig);

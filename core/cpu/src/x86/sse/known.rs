@@ -180,13 +180,18 @@ mod tests {
             let Some(kind) = vec_kind(op) else { continue };
             known += 1;
             for n in 0..500 {
-                let mut v = || u128::from(xorshift(&mut state)) << 64 | u128::from(xorshift(&mut state));
+                let mut v =
+                    || u128::from(xorshift(&mut state)) << 64 | u128::from(xorshift(&mut state));
                 let (a, mut b) = (v(), v());
                 if n % 4 == 0 {
                     b ^= (a ^ b) & v();
                 }
                 let imm = if n % 2 == 0 { n as u8 % 40 } else { v() as u8 };
-                assert_eq!(kind.eval(a, b, imm), simd_pure(op, a, b, imm), "{op:?} {a:x} {b:x} {imm}");
+                assert_eq!(
+                    kind.eval(a, b, imm),
+                    simd_pure(op, a, b, imm),
+                    "{op:?} {a:x} {b:x} {imm}"
+                );
             }
         }
         assert!(known > 80);
