@@ -9,6 +9,7 @@
 )]
 
 mod guests;
+mod iotests;
 mod run;
 mod shell;
 mod test;
@@ -25,6 +26,8 @@ usage: ./x TASK [ARGS]
   web [PORT]        build the page into www/dist and serve it
   node -- ARGS      run the wasm build in Node with the native command line
   guests [NAME..]   fetch guest systems from distribution packages into guests/
+  iotests TREE [FORMAT..]
+                    run QEMU's image tests from its source tree against our tools
   fmt | clippy      format; lint for this host and for wasm32
 ";
 
@@ -41,6 +44,7 @@ fn main() -> Result<()> {
         "test" => test::test(rest),
         "web" => web::serve(rest),
         "web-build" => web::build(),
+        "iotests" => iotests::run(rest),
         "node" => web::node(rest),
         "fmt" => shell::cargo(&["fmt", "--all"]),
         "clippy" => run::clippy(),

@@ -272,6 +272,12 @@ impl BlockGraph {
         }
     }
 
+    /// Puts a format on a file, without what else it needs: its backing file and others that it
+    /// names are attached through [`Node::image_handle`].
+    pub async fn open_layer(&self, file: &Arc<Node>, options: &OpenOptions) -> Result<Arc<Node>> {
+        self.open_format(file, options).await.map(|(node, _)| node)
+    }
+
     /// Puts a format on a file, without what else it needs.
     pub(crate) async fn open_format(
         &self,

@@ -10,6 +10,8 @@
 mod block;
 mod event;
 mod host;
+mod img;
+mod io;
 #[cfg(feature = "window")]
 mod keys;
 mod run;
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let name = std::env::args().next().unwrap_or_default();
     let name = name.rsplit('/').next().unwrap_or("orrery").to_owned();
-    if let Some(code) = block::program(&name, &args) {
+    if let Some(code) = block::program(&name, &args).or_else(|| tool(&name, &args)) {
         return code;
     }
     let result = match Options::parse(&args) {
@@ -51,6 +53,18 @@ fn main() -> ExitCode {
             let _ = writeln!(std::io::stderr(), "orrery: {e:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Runs a tool, when the program was started under its name or with it as the first argument.
+/// Messages begin with the name under which it was started.
+fn tool(name: &str, args: &[String]) -> Option<ExitCode> {
+    match (name, args.first().map(String::as_str)) {
+        ("qemu-img" | "orrery-img", _) => Some(img::main(name, args)),
+        ("qemu-io" | "orrery-io", _) => Some(io::main(name, args)),
+        (_, Some("img")) => Some(img::main("orrery img", &args[1..])),
+        (_, Some("io")) => Some(io::main("orrery io", &args[1..])),
+        _ => None,
     }
 }
 

@@ -28,6 +28,8 @@ pub struct LuksInfo {
     /// The hash of ESSIV.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ivgen_hash_alg: Option<String>,
+    /// The header is not in the same file.
+    pub detached_header: bool,
     /// The hash of the key derivation.
     pub hash_alg: String,
     /// Block cipher.
@@ -42,8 +44,6 @@ pub struct LuksInfo {
     pub payload_offset: u64,
     /// Rounds of the check of the master key.
     pub master_key_iters: u32,
-    /// The header is not in the same file.
-    pub detached_header: bool,
 }
 
 /// One key slot.
@@ -55,11 +55,11 @@ pub struct SlotInfo {
     /// Rounds of its key derivation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iters: Option<u32>,
+    /// Where its key material is.
+    pub key_offset: u64,
     /// Stripes of its key material.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stripes: Option<u32>,
-    /// Where its key material is.
-    pub key_offset: u64,
 }
 
 /// The name that serialisation gives a value.

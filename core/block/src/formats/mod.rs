@@ -16,14 +16,14 @@ pub mod vpc;
 
 use crate::driver::{Access, BlockStatus, Driver, Map};
 use crate::graph::{Edge, Node};
-use crate::qcow2::{CheckResult, Qcow2Info, Repair};
+use crate::qcow2::{CheckResult, Preallocation, Qcow2Info, Repair, Snapshot};
 use crate::{BlockError, IoBuf, Op, Result};
 use mapped::{Layout, Mapped};
 use serde::Serialize;
 use std::sync::Arc;
 
 /// Another file that an image names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredName {
     /// The name as stored.
     pub name: String,
@@ -82,6 +82,33 @@ pub(crate) trait Image: Driver {
         Op::err(BlockError::unsupported("no such extent"))
     }
 
+    /// Snapshots inside the image.
+    fn snapshots(&self) -> Vec<Snapshot> {
+        Vec::new()
+    }
+
+    /// Packs clusters, on any thread; `None` when the image has no packed clusters.
+    fn packer(&self) -> Option<Packer> {
+        None
+    }
+
+    /// Stores what [`Image::packer`] made of the cluster at `at`.
+    fn store_packed(self: Arc<Self>, at: u64, packed: Vec<u8>) -> Op<()> {
+        let _ = (at, packed);
+        Op::err(BlockError::Errno(crate::errno::ENOTSUP))
+    }
+
+    /// Ranges of the disk that a bitmap inside the image marks.
+    fn bitmap_ranges(self: Arc<Self>, name: String) -> Op<Vec<(u64, u64)>> {
+        Op::err(BlockError::Invalid(format!("Dirty bitmap '{name}' not found")))
+    }
+
+    /// Changes what is stored with the image.
+    fn change(self: Arc<Self>, change: Change) -> Op<()> {
+        let _ = change;
+        Op::err(BlockError::Errno(crate::errno::ENOTSUP))
+    }
+
     /// What the image says about itself.
     fn facts(&self) -> Facts;
 
@@ -90,6 +117,142 @@ pub(crate) trait Image: Driver {
         let _ = repair;
         Op::err(BlockError::unsupported("This image format does not support checks"))
     }
+}
+
+/// An open image, for tools: what its format can do besides requests.
+#[derive(Clone)]
+pub struct ImageHandle(pub(crate) Arc<dyn Image>);
+
+impl ImageHandle {
+    /// The backing file that the image names.
+    pub fn backing_name(&self) -> Option<StoredName> {
+        self.0.backing_name()
+    }
+
+    /// Attaches the backing file.
+    pub fn set_backing(&self, node: &Arc<Node>) -> Result<()> {
+        self.0.set_backing(node)
+    }
+
+    /// Other files without which the image cannot be used, by name, in order.
+    pub fn extent_names(&self) -> Vec<String> {
+        self.0.extent_names()
+    }
+
+    /// Attaches one of [`ImageHandle::extent_names`].
+    pub fn set_extent(&self, index: usize, node: Arc<Node>) -> Op<()> {
+        self.0.clone().set_extent(index, node)
+    }
+
+    /// What the image says about itself.
+    pub fn facts(&self) -> Facts {
+        self.0.facts()
+    }
+
+    /// Looks for contradictions, and repairs what `repair` allows.
+    pub fn check(&self, repair: Repair) -> Op<CheckResult> {
+        self.0.clone().check(repair)
+    }
+
+    /// Snapshots inside the image.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        self.0.snapshots()
+    }
+
+    /// Packs clusters, on any thread; `None` when the image has no packed clusters.
+    pub fn packer(&self) -> Option<Packer> {
+        self.0.packer()
+    }
+
+    /// Stores what [`ImageHandle::packer`] made of the cluster at `at`.
+    pub fn store_packed(&self, at: u64, packed: Vec<u8>) -> Op<()> {
+        self.0.clone().store_packed(at, packed)
+    }
+
+    /// Ranges of the disk that a bitmap inside the image marks.
+    pub fn bitmap_ranges(&self, name: &str) -> Op<Vec<(u64, u64)>> {
+        self.0.clone().bitmap_ranges(name.to_owned())
+    }
+
+    /// Changes what is stored with the image: snapshots, names of other files, features.
+    pub fn change(&self, change: Change) -> Op<()> {
+        self.0.clone().change(change)
+    }
+}
+
+/// Packs one cluster; `None` when that makes it no smaller.
+pub type Packer = Arc<dyn Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync>;
+
+/// A change to an image that is no request.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Keep the present content as a snapshot.
+    CreateSnapshot {
+        /// Its name.
+        name: String,
+        /// Seconds and nanoseconds since 1970.
+        date: (u32, u32),
+        /// State of the machine to go with it.
+        vm_clock_nsec: u64,
+    },
+    /// Go back to a snapshot, by number or name.
+    ApplySnapshot(String),
+    /// Remove a snapshot, by number or name.
+    DeleteSnapshot(String),
+    /// Name another backing file, or none.
+    Backing(Option<StoredName>),
+    /// Forget all content, so that the backing file shows.
+    Empty,
+    /// Make the disk shorter.
+    Shrink(u64),
+    /// Allocate a range of the disk.
+    Preallocate {
+        /// First byte.
+        from: u64,
+        /// End.
+        to: u64,
+        /// How.
+        how: Preallocation,
+    },
+    /// Other features.
+    Amend(Box<Amend>),
+    /// Bitmaps.
+    Bitmap(BitmapChange),
+}
+
+/// What `amend` sets; `None` leaves it.
+#[derive(Clone, Debug, Default)]
+pub struct Amend {
+    /// Version of the format.
+    pub version: Option<u32>,
+    /// Refcounts may be updated late.
+    pub lazy_refcounts: Option<bool>,
+    /// Width of a refcount.
+    pub refcount_bits: Option<u32>,
+    /// Name of the data file.
+    pub data_file: Option<String>,
+    /// The data file is a raw disk.
+    pub data_file_raw: Option<bool>,
+}
+
+/// What to do with a bitmap inside an image.
+#[derive(Clone, Debug)]
+pub enum BitmapChange {
+    /// Make one.
+    Add {
+        /// Name.
+        name: String,
+        /// Bytes that a bit stands for.
+        granularity: u32,
+    },
+    /// Remove one.
+    Remove(String),
+    /// Make all of it clean.
+    Clear(String),
+    /// Let it follow writes, or not.
+    Enable(String, bool),
+    /// Add what others mark: ranges of the disk.
+    Merge(String, Vec<(u64, u64)>),
 }
 
 /// A format over the engine of [`mapped`]: the parts of [`Driver`] and [`Image`] that differ.

@@ -4,7 +4,7 @@ use super::edge::{Edge, Grant, Perm, Role, Users, conflict};
 use crate::backend::Medium;
 use crate::bitmap::DirtyBitmap;
 use crate::driver::{Access, BlockStatus, Driver, Lease, Map};
-use crate::formats::Image;
+use crate::formats::{Image, ImageHandle};
 use crate::sync::lock;
 use crate::{BlockError, IoBuf, NodeOptions, Op, Result};
 use serde::{Deserialize, Serialize};
@@ -186,6 +186,11 @@ impl Node {
     /// The format of the image, for tools; `None` for protocols and filters.
     pub(crate) fn image(&self) -> Option<Arc<dyn Image>> {
         self.driver().image()
+    }
+
+    /// The format of the image, for tools; `None` for protocols, filters and `raw`.
+    pub fn image_handle(&self) -> Option<ImageHandle> {
+        self.image().map(ImageHandle)
     }
 
     pub(super) fn add_user(&self, edge: &Arc<Edge>) {

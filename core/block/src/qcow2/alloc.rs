@@ -312,8 +312,9 @@ impl Qcow2 {
         set.extend(span(meta.reftable_offset, meta.reftable.len() as u64 * 8));
         set.extend(meta.l1.iter().map(|word| (word & OFFSET) >> bits));
         set.extend(meta.reftable.iter().map(|word| (word & !REFTABLE_RESERVED) >> bits));
-        if self.header.snapshots > 0 {
-            set.extend(span(self.header.snapshots_offset, u64::from(self.header.snapshots) * 40));
+        let (snapshots_at, snapshots_len) = *lock(&self.snapshot_table);
+        if snapshots_len > 0 {
+            set.extend(span(snapshots_at, snapshots_len));
         }
         meta.guarded = Some(set);
     }

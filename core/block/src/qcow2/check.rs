@@ -6,8 +6,8 @@ use super::entry::{
     COPIED, Entry, Kind, L1_RESERVED, OFFSET, REFTABLE_RESERVED, Shape, refcount, set_refcount,
 };
 use super::header::{MAX_REFTABLE_BYTES, Place, be32, be64, field, incompatible};
-use super::snapshot::read_snapshots;
-use super::{Header, Qcow2, read_table};
+use super::snapshot::Snapshot;
+use super::{Qcow2, read_table};
 use crate::driver::Driver;
 use crate::graph::Node;
 use crate::sync::lock;
@@ -176,15 +176,8 @@ impl Count<'_> {
         }
     }
 
-    async fn add_snapshots(&mut self, header: &Header) -> Result<()> {
-        let (list, len) = match read_snapshots(self.file, header).await {
-            Ok(table) => table,
-            Err(error) => {
-                self.result.corrupt(|| error.to_string());
-                return Ok(());
-            }
-        };
-        self.add(header.snapshots_offset, len, "snapshot table");
+    async fn add_snapshots(&mut self, at: u64, len: u64, list: Vec<Snapshot>) -> Result<()> {
+        self.add(at, len, "snapshot table");
         for snapshot in list {
             if !self.aligned(snapshot.l1_offset, "L1 table of a snapshot") {
                 continue;
@@ -316,15 +309,22 @@ impl Qcow2 {
             (meta.l1_offset, meta.l1.clone(), meta.reftable_offset, meta.reftable.clone())
         };
         count.add_l1(l1_offset, &l1, true).await?;
-        if self.header.snapshots > 0 {
-            count.add_snapshots(&self.header).await?;
+        let (snapshots_at, snapshots_len) = *lock(&self.snapshot_table);
+        let snapshots = lock(&self.snapshots).clone();
+        if self.header.snapshots > 0 && snapshots.is_empty() && snapshots_len == 0 {
+            // It could not be read when the image was opened.
+            if let Err(error) = self.reload_snapshots().await {
+                count.result.corrupt(|| error.to_string());
+            }
+        }
+        if !snapshots.is_empty() {
+            count.add_snapshots(snapshots_at, snapshots_len, snapshots).await?;
         }
         if let Some(crypto) = self.header.crypto {
             count.add(crypto.offset, crypto.len, "encryption header");
         }
-        if let Some(bitmaps) =
-            self.header.bitmaps.filter(|_| !self.writable.load(Ordering::Relaxed))
-        {
+        let bitmaps = *lock(&self.bitmap_place);
+        if let Some(bitmaps) = bitmaps.filter(|_| self.bitmaps_valid.load(Ordering::Relaxed)) {
             count.add_bitmaps(bitmaps).await?;
         }
         if refcounts {
@@ -348,6 +348,12 @@ impl Qcow2 {
             }
         }
         Ok(count)
+    }
+
+    /// References to every cluster but those of the refcount structure itself.
+    pub(super) async fn counts_without_refcounts(&self) -> Result<Vec<u32>> {
+        let file = self.file()?;
+        Ok(self.count(&file, false).await?.counts)
     }
 
     async fn read_refcounts(&self, file: &Node, count: &mut Count<'_>) -> Result<Vec<u64>> {

@@ -204,6 +204,17 @@ pub(crate) async fn create_with(
     image.close_all().await
 }
 
+/// The names as an extension has them.
+pub(super) fn feature_names() -> Vec<u8> {
+    let mut names = Vec::new();
+    for (kind, bit, name) in FEATURES {
+        names.extend([kind, bit]);
+        names.extend(name.as_bytes());
+        names.resize(names.len().next_multiple_of(48), 0);
+    }
+    names
+}
+
 fn header(
     options: &CreateOptions,
     shape: &Shape,
@@ -270,12 +281,7 @@ fn header(
     }
     let backing_len = options.backing_file.as_ref().map_or(0, String::len);
     if options.version >= 3 {
-        let mut names = Vec::new();
-        for (kind, bit, name) in FEATURES {
-            names.extend([kind, bit]);
-            names.extend(name.as_bytes());
-            names.resize(names.len().next_multiple_of(48), 0);
-        }
+        let names = feature_names();
         // Small clusters have no room for explanations.
         if names.len() + backing_len + 160 <= cluster as usize {
             extend(extension::FEATURE_NAMES, &names);

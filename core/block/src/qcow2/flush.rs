@@ -203,6 +203,8 @@ impl Qcow2 {
         if self.broken.load(Ordering::Relaxed) {
             return Err(broken());
         }
+        // Bitmaps that nobody keeps up to date are not valid any more.
+        self.bitmaps_valid.store(false, Ordering::Relaxed);
         let kept = self.header.autoclear & super::autoclear::RAW_EXTERNAL;
         if self.header.autoclear != kept {
             let file = self.file()?;

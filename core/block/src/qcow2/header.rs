@@ -33,6 +33,7 @@ pub(super) const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1;
 
 /// Autoclear features.
 pub(super) mod autoclear {
+    pub(in crate::qcow2) const BITMAPS: u64 = 1;
     pub(in crate::qcow2) const RAW_EXTERNAL: u64 = 2;
 }
 

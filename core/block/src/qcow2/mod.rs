@@ -13,6 +13,8 @@
 //! specification asks).
 
 mod alloc;
+mod bitmap;
+mod change;
 mod check;
 mod create;
 mod crypt;
@@ -22,10 +24,12 @@ mod header;
 mod packed;
 mod read;
 mod resize;
+mod rewrite;
 mod snapshot;
 
 mod write;
 
+pub use bitmap::BitmapInfo;
 pub use check::{CheckResult, Repair};
 pub use create::{CreateOptions, Preallocation};
 pub use header::Compression;
@@ -34,7 +38,7 @@ pub use snapshot::Snapshot;
 use crate::crypto::SectorCipher;
 use crate::driver::{Access, BlockStatus, Driver, Map};
 use crate::formats::luks::LuksInfo;
-use crate::formats::{Facts, Image, OpenArgs, Specific, StoredName};
+use crate::formats::{Change, Facts, Image, OpenArgs, Packer, Specific, StoredName};
 use crate::graph::{Edge, Node, Perm, Role};
 use crate::sync::{RangeGuard, RangeLock, lock};
 use crate::table::Cache;
@@ -87,7 +91,14 @@ pub(crate) struct Qcow2 {
     cipher: Option<SectorCipher>,
     /// The encryption header, with its place.
     luks: Option<LuksInfo>,
-    snapshots: Vec<Snapshot>,
+    snapshots: Mutex<Vec<Snapshot>>,
+    /// Offset and length of the table of snapshots.
+    snapshot_table: Mutex<(u64, u64)>,
+    backing_name: Mutex<Option<StoredName>>,
+    bitmaps: Mutex<Vec<BitmapInfo>>,
+    bitmap_place: Mutex<Option<header::Place>>,
+    /// The bitmaps in the file are as they should be.
+    bitmaps_valid: AtomicBool,
     read_only: bool,
     file: Arc<Edge>,
     data_file: Mutex<Option<Arc<Edge>>>,
@@ -192,8 +203,16 @@ impl Qcow2 {
             ));
         }
         let snapshots = match read_snapshots(file, &header).await {
-            Err(_) if options.for_check => Vec::new(),
-            table => table?.0,
+            Err(_) if options.for_check => (Vec::new(), 0),
+            table => table?,
+        };
+        let (snapshots, snapshots_len) = snapshots;
+        let bitmaps = match header.bitmaps {
+            None => Vec::new(),
+            Some(place) => match bitmap::read_directory(file, place).await {
+                Err(_) if options.for_check => Vec::new(),
+                list => list?,
+            },
         };
         let (l1_offset, l1_size) = match &options.snapshot {
             None => (header.l1_offset, header.l1_size),
@@ -241,7 +260,15 @@ impl Qcow2 {
             backing: Mutex::new(None),
             size: AtomicU64::new(header.size),
             incompatible: AtomicU64::new(header.incompatible),
-            snapshots,
+            snapshots: Mutex::new(snapshots),
+            snapshot_table: Mutex::new((header.snapshots_offset, snapshots_len)),
+            backing_name: Mutex::new(header.backing.clone().map(|name| StoredName {
+                name,
+                format: header.backing_format.clone(),
+            })),
+            bitmaps_valid: AtomicBool::new(!bitmaps.is_empty()),
+            bitmaps: Mutex::new(bitmaps),
+            bitmap_place: Mutex::new(header.bitmaps),
             writable: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             meta: Mutex::new(Meta {
@@ -298,9 +325,10 @@ impl Qcow2 {
             compression: h.compression,
             corrupt: incompatible & incompatible::CORRUPT != 0,
             dirty: incompatible & incompatible::DIRTY != 0,
-            snapshots: self.snapshots.clone(),
-            backing_file: h.backing.clone(),
-            backing_format: h.backing_format.clone(),
+            snapshots: lock(&self.snapshots).clone(),
+            bitmaps: lock(&self.bitmaps).clone(),
+            backing_file: lock(&self.backing_name).as_ref().map(|stored| stored.name.clone()),
+            backing_format: lock(&self.backing_name).as_ref().and_then(|s| s.format.clone()),
             data_file: h.data_file.clone(),
             data_file_raw: self.shape.data_file && h.autoclear & autoclear::RAW_EXTERNAL != 0,
             encryption: match h.crypt_method {
@@ -377,6 +405,8 @@ pub struct Qcow2Info {
     pub dirty: bool,
     /// Internal snapshots.
     pub snapshots: Vec<Snapshot>,
+    /// Bitmaps inside the image.
+    pub bitmaps: Vec<BitmapInfo>,
     /// Name of the backing file as stored.
     pub backing_file: Option<String>,
     /// Recorded format of the backing file.
@@ -481,8 +511,7 @@ impl Driver for Qcow2 {
 
 impl Image for Qcow2 {
     fn backing_name(&self) -> Option<StoredName> {
-        let name = self.header.backing.clone()?;
-        Some(StoredName { name, format: self.header.backing_format.clone() })
+        lock(&self.backing_name).clone()
     }
 
     fn set_backing(&self, node: &Arc<Node>) -> Result<()> {
@@ -494,6 +523,30 @@ impl Image for Qcow2 {
             return Vec::new();
         }
         vec![self.header.data_file.clone().unwrap_or_default()]
+    }
+
+    fn snapshots(&self) -> Vec<Snapshot> {
+        lock(&self.snapshots).clone()
+    }
+
+    fn change(self: Arc<Self>, change: Change) -> Op<()> {
+        Op::pending(async move { self.apply_change(change).await })
+    }
+
+    fn packer(&self) -> Option<Packer> {
+        if self.shape.data_file || self.header.crypt_method != 0 {
+            return None;
+        }
+        let method = self.header.compression;
+        Some(Arc::new(move |data: &[u8]| packed::pack(method, data)))
+    }
+
+    fn store_packed(self: Arc<Self>, at: u64, packed: Vec<u8>) -> Op<()> {
+        Op::pending(async move { self.put_packed(at, packed).await })
+    }
+
+    fn bitmap_ranges(self: Arc<Self>, name: String) -> Op<Vec<(u64, u64)>> {
+        Op::pending(async move { Self::bitmap_ranges(&self, &name).await })
     }
 
     fn set_extent(self: Arc<Self>, _index: usize, node: Arc<Node>) -> Op<()> {

@@ -17,7 +17,7 @@ impl Qcow2 {
         if !len.is_multiple_of(512) {
             return Err(BlockError::invalid("the size of a disk must be a multiple of 512"));
         }
-        if self.header.snapshots > 0 && self.shape.version < 3 {
+        if !lock(&self.snapshots).is_empty() && self.shape.version < 3 {
             return Err(BlockError::unsupported(
                 "a version 2 image with snapshots cannot be resized",
             ));
@@ -45,7 +45,7 @@ impl Qcow2 {
     }
 
     /// Moves the L1 table to a larger place. The caller keeps everybody off the mapping.
-    async fn grow_l1(&self, entries: u64) -> Result<()> {
+    pub(super) async fn grow_l1(&self, entries: u64) -> Result<()> {
         let bits = self.shape.cluster_bits;
         let clusters = (entries * 8).div_ceil(self.shape.cluster());
         let offset = self.alloc_exactly(clusters).await?;

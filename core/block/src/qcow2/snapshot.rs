@@ -23,10 +23,42 @@ pub struct Snapshot {
     pub vm_state_size: u64,
     /// Bytes of the disk when it was taken, where recorded.
     pub disk_size: Option<u64>,
+    /// Instructions that the machine had executed, where recorded.
+    pub icount: Option<u64>,
     #[serde(skip)]
     pub(super) l1_offset: u64,
     #[serde(skip)]
     pub(super) l1_size: u32,
+    /// Extra data behind what is known.
+    #[serde(skip)]
+    pub(super) extra: Vec<u8>,
+}
+
+impl Snapshot {
+    /// Adds the entry to the bytes of a table.
+    pub(super) fn append_to(&self, out: &mut Vec<u8>) {
+        let mut extra = self.vm_state_size.to_be_bytes().to_vec();
+        if let Some(size) = self.disk_size {
+            extra.extend(size.to_be_bytes());
+            if let Some(icount) = self.icount {
+                extra.extend(icount.to_be_bytes());
+                extra.extend(&self.extra);
+            }
+        }
+        out.resize(out.len().next_multiple_of(8), 0);
+        out.extend(self.l1_offset.to_be_bytes());
+        out.extend(self.l1_size.to_be_bytes());
+        out.extend((self.id.len() as u16).to_be_bytes());
+        out.extend((self.name.len() as u16).to_be_bytes());
+        out.extend(self.date_sec.to_be_bytes());
+        out.extend(self.date_nsec.to_be_bytes());
+        out.extend(self.vm_clock_nsec.to_be_bytes());
+        out.extend(u32::try_from(self.vm_state_size).unwrap_or(0).to_be_bytes());
+        out.extend((extra.len() as u32).to_be_bytes());
+        out.extend(extra);
+        out.extend(self.id.as_bytes());
+        out.extend(self.name.as_bytes());
+    }
 }
 
 const FIXED: usize = 40;
@@ -63,6 +95,8 @@ pub(super) async fn read_snapshots(file: &Node, header: &Header) -> Result<(Vec<
             vm_clock_nsec: be64(&fixed, 24),
             vm_state_size: wide_state.unwrap_or(be32(&fixed, 32).into()),
             disk_size: (extra_len >= 16).then(|| be64(extra, 8)),
+            icount: (extra_len >= 24).then(|| be64(extra, 16)),
+            extra: extra.get(24..).unwrap_or_default().to_vec(),
             l1_offset: be64(&fixed, 0),
             l1_size: be32(&fixed, 8),
         });

@@ -161,12 +161,12 @@ pub(crate) struct Vmdk {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct VmdkInfo {
-    /// Kind of image.
-    pub create_type: String,
     /// Identity of the content.
     pub cid: u32,
     /// Identity of the parent's content.
     pub parent_cid: u32,
+    /// Kind of image.
+    pub create_type: String,
     /// The extents.
     pub extents: Vec<ExtentInfo>,
 }
@@ -641,7 +641,11 @@ impl Image for Vmdk {
             .flatten()
             .map(|extent| {
                 let (format, cluster_size, compressed) = match &extent.body {
-                    Body::Sparse(s) => ("SPARSE", Some(s.shape.block), s.layout.compressed),
+                    // An extent that describes itself has no line that would name its kind.
+                    Body::Sparse(s) => {
+                        let kind = if self.description_at.0 > 0 { "" } else { "SPARSE" };
+                        (kind, Some(s.shape.block), s.layout.compressed)
+                    }
                     Body::Flat(_) => ("FLAT", None, false),
                     Body::Zero => ("ZERO", None, false),
                 };

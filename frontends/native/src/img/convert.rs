@@ -1,0 +1,601 @@
+//! `convert`, `compare`, `dd` and `bench`.
+
+use super::create::{print_options, run as make, values, wants_help};
+use super::map::stored;
+use super::{
+    Args, Done, Fail, Image, Progress, Session, Spec, prepare, reason, say, significant,
+    size_argument, system_words, warn,
+};
+use orrery_block::formats::Specific;
+use orrery_block::formats::create::{FILE, options, parse_size};
+use orrery_block::{BlockError, Format, IoBuf};
+use std::time::Instant;
+
+/// Bytes moved at a time.
+const CHUNK: u64 = 2 << 20;
+
+/// `-l` takes a name, or `snapshot.id=...` and `snapshot.name=...`.
+pub(super) fn snapshot_name(text: &str) -> String {
+    text.strip_prefix("snapshot.id=")
+        .or_else(|| text.strip_prefix("snapshot.name="))
+        .unwrap_or(text)
+        .to_owned()
+}
+
+/// Bytes that an image's bitmaps take in a copy with clusters of this size.
+pub(super) fn bitmaps_size(image: &Image, cluster: u64) -> Option<u64> {
+    let Some(Specific::Qcow2(info)) = image.handle.as_ref()?.facts().specific else { return None };
+    let mut sum = 0;
+    let mut directory = 0;
+    for bitmap in &info.bitmaps {
+        let bytes = image.node.len().div_ceil(u64::from(bitmap.granularity)).div_ceil(8);
+        let clusters = bytes.div_ceil(cluster);
+        sum += clusters * cluster + (clusters * 8).next_multiple_of(cluster);
+        directory += (24 + bitmap.name.len() as u64).next_multiple_of(8);
+    }
+    Some(sum + u64::from(info.version >= 3) * directory.next_multiple_of(cluster))
+}
+
+/// One stretch of the sources.
+enum Piece {
+    Data,
+    Zero,
+    Below,
+}
+
+struct Copy<'a> {
+    session: &'a Session,
+    sources: Vec<Image>,
+    starts: Vec<u64>,
+    total: u64,
+    target: Image,
+    has_backing: bool,
+    zero_init: bool,
+    compress: Option<u64>,
+    min_sparse: u64,
+    salvage: bool,
+    quiet: bool,
+}
+
+impl Copy<'_> {
+    fn source_at(&self, at: u64) -> (&Image, u64) {
+        let i = self.starts.partition_point(|start| *start <= at) - 1;
+        (&self.sources[i], at - self.starts[i])
+    }
+
+    fn piece(&self, at: u64) -> Result<(Piece, u64), Fail> {
+        let (image, within) = self.source_at(at);
+        let left = image.node.len().saturating_sub(within);
+        if left == 0 {
+            return Ok((Piece::Zero, 1));
+        }
+        let base = if self.has_backing { image.node.backing() } else { None };
+        let found = self.session.run(stored(&image.node, base.as_ref(), within, left));
+        let s = match found {
+            Ok(s) => s.status,
+            Err(_) if self.salvage => return Ok((Piece::Data, left.min(CHUNK))),
+            Err(e) => {
+                return Err(Fail::new(format!(
+                    "error while reading block status at offset {at}: {}", system_words(&e)
+                )));
+            }
+        };
+        if self.has_backing && base.is_some() && !s.allocated {
+            return Ok((Piece::Below, s.len));
+        }
+        let zero = s.zero || !s.allocated && !s.data;
+        Ok((if zero { Piece::Zero } else { Piece::Data }, s.len))
+    }
+
+    /// Reads a piece, in sectors where single ones are damaged and that is borne.
+    fn read(&self, at: u64, len: u64) -> Result<IoBuf, Fail> {
+        let (image, within) = self.source_at(at);
+        match self.session.run(image.node.read(within, IoBuf::zeroed(len as usize))) {
+            Ok(buf) => Ok(buf),
+            Err(_) if self.salvage => {
+                let mut out = IoBuf::zeroed(len as usize);
+                for (i, part) in out.chunks_mut(512).enumerate() {
+                    let sector = within + i as u64 * 512;
+                    match self.session.run(image.node.read(sector, IoBuf::zeroed(part.len()))) {
+                        Ok(buf) => part.copy_from_slice(&buf),
+                        Err(e) if !self.quiet => warn(&format!(
+                            "warning: error while reading offset {}: {}",
+                            at + i as u64 * 512, system_words(&e)
+                        )),
+                        Err(_) => {}
+                    }
+                }
+                Ok(out)
+            }
+            Err(e) => Err(Fail::new(format!("error while reading at byte {at}: {}", system_words(&e)))),
+        }
+    }
+
+    fn write_error(at: u64, e: &BlockError) -> Fail {
+        Fail::new(format!("error while writing at byte {at}: {}", system_words(e)))
+    }
+
+    fn zero(&self, at: u64, len: u64) -> Done {
+        if self.zero_init {
+            return Ok(());
+        }
+        self.session
+            .run(self.target.node.write_zeroes(at, len, true))
+            .map_err(|e| Self::write_error(at, &e))
+    }
+
+    /// Writes what is not zero.
+    fn write(&self, at: u64, buf: &[u8]) -> Done {
+        let grain = if self.min_sparse == 0 { buf.len().max(1) } else { self.min_sparse.max(512) as usize };
+        let all_zero = |part: &[u8]| self.min_sparse != 0 && part.iter().all(|b| *b == 0);
+        let mut start = 0;
+        while start < buf.len() {
+            let next = |from: usize| (from + grain - (at as usize + from) % grain).min(buf.len());
+            let mut end = next(start);
+            let zero = all_zero(&buf[start..end]);
+            while end < buf.len() && all_zero(&buf[end..next(end)]) == zero {
+                end = next(end);
+            }
+            let place = at + start as u64;
+            if zero {
+                self.zero(place, (end - start) as u64)?;
+            } else {
+                self.session
+                    .run(self.target.node.write(place, IoBuf::from(&buf[start..end])))
+                    .map_err(|e| Self::write_error(place, &e))?;
+            }
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Packs clusters on all cores and stores them in order.
+    fn write_compressed(&self, at: u64, buf: &[u8], cluster: u64) -> Done {
+        let handle = self.target.handle.as_ref();
+        let packer = handle.and_then(|handle| handle.packer());
+        let parts: Vec<(u64, &[u8])> = buf
+            .chunks(cluster as usize)
+            .enumerate()
+            .map(|(i, part)| (at + i as u64 * cluster, part))
+            .filter(|(_, part)| self.min_sparse == 0 || part.iter().any(|b| *b != 0))
+            .collect();
+        let (Some(packer), Some(handle)) = (packer, handle) else {
+            for (place, part) in parts {
+                let write = self.target.node.write_compressed(place, IoBuf::from(part));
+                self.session.run(write).map_err(|e| Self::write_error(place, &e))?;
+            }
+            return Ok(());
+        };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let share = parts.len().div_ceil(cores).max(1);
+        let packed: Vec<Option<Vec<u8>>> = std::thread::scope(|scope| {
+            let work: Vec<_> = parts
+                .chunks(share)
+                .map(|parts| {
+                    let packer = &packer;
+                    scope.spawn(move || {
+                        let pack = |(_, part): &(u64, &[u8])| {
+                            let mut whole = part.to_vec();
+                            whole.resize(cluster as usize, 0);
+                            packer(&whole)
+                        };
+                        parts.iter().map(pack).collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            work.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+        });
+        for ((place, part), packed) in parts.into_iter().zip(packed) {
+            let result = match packed {
+                Some(packed) => self.session.run(handle.store_packed(place, packed)),
+                None => self.session.run(self.target.node.write(place, IoBuf::from(part))).map(drop),
+            };
+            result.map_err(|e| Self::write_error(place, &e))?;
+        }
+        Ok(())
+    }
+
+    fn run(&self, progress: &mut Progress) -> Done {
+        let unit = self.compress.map_or(CHUNK, |cluster| CHUNK.max(cluster) * 4);
+        let mut at = 0;
+        while at < self.total {
+            let (piece, len) = self.piece(at)?;
+            let mut len = len.min(self.total - at);
+            match (piece, self.compress) {
+                (Piece::Below, None) => {}
+                (Piece::Zero, None) => self.zero(at, len)?,
+                (Piece::Data, None) => {
+                    len = len.min(unit - at % unit);
+                    let buf = self.read(at, len)?;
+                    self.write(at, &buf)?;
+                }
+                (piece, Some(cluster)) => {
+                    let whole = len / cluster * cluster;
+                    if !matches!(piece, Piece::Data) && at.is_multiple_of(cluster) && (whole > 0 || at + len == self.total) {
+                        if whole > 0 {
+                            len = whole;
+                        }
+                        if matches!(piece, Piece::Zero) {
+                            self.zero(at, len)?;
+                        }
+                    } else {
+                        // Whole clusters, whatever they are made of.
+                        let end = (at + len).next_multiple_of(cluster).min(at - at % unit + unit).min(self.total);
+                        let mut buf = Vec::with_capacity((end - at) as usize);
+                        while at + (buf.len() as u64) < end {
+                            let from = at + buf.len() as u64;
+                            let (image, within) = self.source_at(from);
+                            let n = (end - from).min(image.node.len() - within);
+                            buf.extend_from_slice(&self.read(from, n)?);
+                        }
+                        len = buf.len() as u64;
+                        self.write_compressed(at, &buf, cluster)?;
+                    }
+                }
+            }
+            at += len;
+            progress.show(at, self.total);
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
+    let args = Args::parse(args, "hf:O:B:CcF:o:l:S:pt:T:qnm:WUr:", &[
+        "object=", "image-opts", "target-image-opts", "source-image-opts", "force-share", "salvage",
+        "target-is-zero", "bitmaps", "skip-broken-bitmaps", "help",
+    ])?;
+    prepare(session, &args)?;
+    let format = args.get("O").unwrap_or("raw").to_owned();
+    let compress = args.has("c");
+    let (no_create, target_opts) = (args.has("n"), args.has("target-image-opts"));
+    if wants_help(&args) {
+        let format = super::create::format_of(&format)?;
+        let mut specs: Vec<_> = options(format).iter().collect();
+        let with_file = args.rest.len() > 1 || !args.rest.is_empty();
+        if with_file {
+            specs.extend(FILE);
+        }
+        let heading = if with_file { "Supported options:".to_owned() } else { format!("Supported {} options:", format.name()) };
+        print_options(&heading, &specs);
+        if !with_file {
+            say("\nThe protocol level may support further options.\nSpecify the target filename to include those options.");
+        }
+        return Ok(());
+    }
+    let mut values = values(&args)?;
+    if args.rest.len() < 2 {
+        return Err(Fail::new("Must specify image file name"));
+    }
+    if target_opts && !no_create {
+        return Err(Fail::new("--target-image-opts requires use of -n flag"));
+    }
+    if args.has("target-is-zero") && !no_create {
+        return Err(Fail::new("--target-is-zero requires use of -n flag"));
+    }
+    if no_create && !values.0.is_empty() {
+        warn("warning: -o has no effect when skipping image creation");
+    }
+    let min_sparse = match args.get("S") {
+        None => 4096,
+        Some(text) => {
+            let size = parse_size(text).filter(|size| size.is_multiple_of(512));
+            size.ok_or_else(|| Fail::new("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to 2147483136. Select 0 to disable sparse detection (fully allocates output)."))?
+        }
+    };
+    if let Some(text) = args.get("m") {
+        match text.parse::<u64>() {
+            Ok(1..=16) => {}
+            _ => return Err(Fail::new("Invalid number of coroutines. Allowed number of coroutines is between 1 and 16")),
+        }
+    }
+    let (target_name, source_names) = args.rest.split_last().expect("at least two");
+    if args.has("B") && source_names.len() > 1 {
+        return Err(Fail::new("Having a backing file for the target makes no sense when concatenating multiple input images"));
+    }
+    if args.has("C") && compress {
+        return Err(Fail::new("Cannot enable copy offloading when -c is used"));
+    }
+    if args.has("C") && args.has("S") {
+        return Err(Fail::new("Cannot enable copy offloading when -S is used"));
+    }
+    let mut sources = Vec::new();
+    for name in source_names {
+        sources.push(session.open(&Spec {
+            name: name.clone(),
+            format: args.get("f").map(str::to_owned),
+            image_opts: args.has("image-opts") || args.has("source-image-opts"),
+            share: args.has("U") || args.has("force-share"),
+            snapshot: args.get("l").map(snapshot_name),
+            ..Spec::default()
+        })?);
+    }
+    let mut starts = Vec::new();
+    let mut total = 0;
+    for image in &sources {
+        starts.push(total);
+        total += image.node.len();
+    }
+    if let Some(name) = args.get("B") {
+        values.set("backing_file", name);
+    }
+    if let Some(name) = args.get("F") {
+        values.set("backing_fmt", name);
+    }
+    let has_backing = values.get("backing_file").is_some_and(|name| !name.is_empty());
+    if has_backing && values.get("backing_fmt").is_none() && !no_create {
+        return Err(Fail::new("backing file specified without backing format"));
+    }
+    if values.get("size").is_none() {
+        values.set("size", total.next_multiple_of(512).to_string());
+    }
+    if compress {
+        let kind = Format::from_name(&format).ok();
+        let can = matches!(kind, Some(Format::Qcow2 | Format::Qcow | Format::Vmdk));
+        if !can && !target_opts {
+            return Err(Fail::new("Compression not supported for this file format"));
+        }
+        match (values.get("preallocation"), values.get("data_file")) {
+            (Some("off") | None, None) => {}
+            (None | Some("off"), Some(_)) => {}
+            _ => return Err(Fail::new("Compression and preallocation not supported at the same time")),
+        }
+        if values.flag("encryption").unwrap_or(false) || values.get("encrypt.format").is_some() {
+            return Err(Fail::new("Compression and encryption not supported at the same time"));
+        }
+    }
+    if !no_create {
+        let made = make(session, target_name, &format, values.clone(), None, true, false);
+        made.map_err(|fail| Fail::new(format!("{}: error while converting {format}: {}", target_name,
+            fail.text().strip_prefix(&format!("{target_name}: ")).unwrap_or(&fail.text()))))?;
+    }
+    let mut options = Vec::new();
+    for (from, to) in [("encrypt.key-secret", "encrypt.key-secret"), ("key-secret", "key-secret")] {
+        if let Some(id) = values.get(from) {
+            options.push((to.to_owned(), id.to_owned()));
+        }
+    }
+    let target = session.open(&Spec {
+        name: target_name.clone(),
+        format: (!target_opts).then(|| format.clone()),
+        image_opts: target_opts,
+        options,
+        write: true,
+        no_backing: !has_backing && !no_create,
+        ..Spec::default()
+    })?;
+    if target.node.len() < total {
+        if no_create {
+            return Err(Fail::new("output file is smaller than input file"));
+        }
+        session.run(target.node.truncate(total)).map_err(|e| Fail::new(reason(&e)))?;
+    }
+    let facts = target.handle.as_ref().map(|handle| handle.facts()).unwrap_or_default();
+    let cluster = facts.cluster_size.unwrap_or(65536);
+    let preallocated = values.get("preallocation").is_some_and(|p| p != "off");
+    let zero_init = (!no_create || args.has("target-is-zero")) && !has_backing && !facts.encrypted;
+    let target_backing = has_backing || (no_create && target.node.backing().is_some());
+    let copy = Copy {
+        session,
+        starts,
+        total,
+        sources,
+        has_backing,
+        zero_init: zero_init && !(preallocated && min_sparse == 0) && !target_backing,
+        compress: compress.then_some(cluster),
+        min_sparse,
+        salvage: args.has("salvage"),
+        quiet: args.has("q"),
+        target,
+    };
+    let mut progress = Progress::new(args.has("p") && !args.has("q"));
+    copy.run(&mut progress)?;
+    progress.end();
+    let close = session.run(async {
+        copy.target.node.flush().await?;
+        copy.target.node.close().await
+    });
+    close.map_err(|e| Fail::new(format!("error while writing: {}", system_words(&e))))
+}
+
+pub(super) fn compare(session: &mut Session, args: &[String]) -> Done {
+    let args = Args::parse(args, "hf:F:T:pqsU", &["object=", "image-opts", "force-share", "help"])?;
+    prepare(session, &args).map_err(|f| f.with_code(2))?;
+    let [a, b] = &args.rest[..] else { return Err(Fail::usage("Expecting two image file names").with_code(2)) };
+    let open = |name: &String, format: Option<&str>| session.open(&Spec {
+        name: name.clone(),
+        format: format.map(str::to_owned),
+        image_opts: args.has("image-opts"),
+        share: args.has("U") || args.has("force-share"),
+        ..Spec::default()
+    }).map_err(|f| f.with_code(2));
+    let (a, b) = (open(a, args.get("f"))?, open(b, args.get("F"))?);
+    let (quiet, strict) = (args.has("q"), args.has("s"));
+    let tell = |text: &str| if !quiet { say(text); };
+    let (one, two) = (a.node.len(), b.node.len());
+    if strict && one != two {
+        tell("Strict mode: Image size mismatch!");
+        return Err(Fail::code(1));
+    }
+    let mut progress = Progress::new(args.has("p") && !quiet);
+    let common = one.min(two);
+    let mut at = 0;
+    let failed = |name: &str, at: u64, e: &BlockError| {
+        Fail::new(format!("Error while reading offset {at} of {name}: {}", system_words(e))).with_code(4)
+    };
+    let look = |image: &Image, at: u64, end: u64| {
+        session.run(stored(&image.node, None, at, end - at)).map_err(|_| {
+            Fail::new("Sector allocation test failed").with_code(3)
+        })
+    };
+    while at < common {
+        let (x, y) = (look(&a, at, common)?.status, look(&b, at, common)?.status);
+        let mut n = x.len.min(y.len);
+        let (x_data, y_data) = (x.data && !x.zero || x.compressed, y.data && !y.zero || y.compressed);
+        if strict && (x.data && !x.zero) != (y.data && !y.zero) && x.allocated != y.allocated {
+            tell(&format!("Strict mode: Offset {at} block status mismatch!"));
+            return Err(Fail::code(1));
+        }
+        if x_data || y_data {
+            n = n.min(CHUNK);
+            let read = |image: &Image| session.run(image.node.read(at, IoBuf::zeroed(n as usize))).map_err(|e| failed(&image.name, at, &e));
+            let (p, q) = (read(&a)?, read(&b)?);
+            if p != q {
+                let first = p.iter().zip(q.iter()).position(|(p, q)| p != q).unwrap_or(0) as u64;
+                tell(&format!("Content mismatch at offset {}!", (at + first) / 512 * 512));
+                return Err(Fail::code(1));
+            }
+        }
+        at += n;
+        progress.show(at, one.max(two));
+    }
+    if one != two {
+        let longer = if one > two { &a } else { &b };
+        tell("Warning: Image size mismatch!");
+        while at < one.max(two) {
+            let s = look(longer, at, one.max(two))?.status;
+            let mut n = s.len;
+            if s.data && !s.zero || s.compressed {
+                n = n.min(CHUNK);
+                let buf = session.run(longer.node.read(at, IoBuf::zeroed(n as usize))).map_err(|e| failed(&longer.name, at, &e))?;
+                if let Some(first) = buf.iter().position(|b| *b != 0) {
+                    tell(&format!("Content mismatch at offset {}!", (at + first as u64) / 512 * 512));
+                    return Err(Fail::code(1));
+                }
+            }
+            at += n;
+        }
+    }
+    progress.end();
+    tell("Images are identical.");
+    Ok(())
+}
+
+pub(super) fn dd(session: &mut Session, args: &[String]) -> Done {
+    let args = Args::parse(args, "f:O:Uh", &["object=", "image-opts", "force-share", "help"])?;
+    prepare(session, &args)?;
+    let (mut input, mut out, mut bs, mut count, mut skip) = (None, None, 512u64, None, 0u64);
+    for operand in &args.rest {
+        let Some((name, value)) = operand.split_once('=') else {
+            return Err(Fail::new(format!("unrecognized operand {operand}")));
+        };
+        let number = |what: &str| parse_size(value).filter(|n| *n <= i64::MAX as u64).ok_or_else(|| Fail::new(format!("invalid number: '{value}'")).with_what(what));
+        match name {
+            "if" => input = Some(value.to_owned()),
+            "of" => out = Some(value.to_owned()),
+            "bs" => {
+                bs = number("bs")?;
+                if bs == 0 || bs > i32::MAX as u64 {
+                    return Err(Fail::new(format!("invalid number: '{value}'")));
+                }
+            }
+            "count" => count = Some(number("count")?),
+            "skip" => skip = number("skip")?,
+            _ => return Err(Fail::new(format!("unrecognized operand {operand}"))),
+        }
+    }
+    let (Some(input), Some(out)) = (input, out) else { return Err(Fail::new("Must specify both input and output files")) };
+    let image = session.open(&Spec {
+        name: input,
+        format: args.get("f").map(str::to_owned),
+        image_opts: args.has("image-opts"),
+        share: args.has("U") || args.has("force-share"),
+        ..Spec::default()
+    })?;
+    let len = image.node.len();
+    let end = count.map_or(len, |count| len.min(count.saturating_add(skip).saturating_mul(bs)));
+    let start = skip.saturating_mul(bs);
+    let size = end.saturating_sub(start);
+    if start > len {
+        warn(&format!("qemu-img: {}: cannot skip to specified offset", image.name));
+    }
+    let format = args.get("O").unwrap_or("raw");
+    make(session, &out, format, Default::default(), Some(size), true, false).map_err(|f| {
+        Fail::new(f.text())
+    })?;
+    let target = session.open(&Spec { name: out, format: Some(format.to_owned()), write: true, no_backing: true, ..Spec::default() })?;
+    let copied = session.run(async {
+        let mut at = start;
+        while at < end {
+            let n = bs.max(65536).min(end - at);
+            let buf = image.node.read(at, IoBuf::zeroed(n as usize)).await.map_err(|e| format!("error while reading from input image file: {}", system_words(&e)))?;
+            target.node.write(at - start, buf).await.map_err(|e| format!("error while writing to output image file: {}", system_words(&e)))?;
+            at += n;
+        }
+        target.node.close().await.map_err(|e| system_words(&e))
+    });
+    copied.map_err(Fail::new)
+}
+
+impl Fail {
+    fn with_what(self, _what: &str) -> Self {
+        self
+    }
+}
+
+pub(super) fn bench(session: &mut Session, args: &[String]) -> Done {
+    let args = Args::parse(args, "hc:d:f:ni:o:qs:S:t:wU", &["pattern=", "image-opts", "force-share", "flush-interval=", "no-drain", "object=", "help", "random", "latency"])?;
+    prepare(session, &args)?;
+    let number = |name: &str, default: u64| args.get(name).map_or(Ok(default), |text| size_argument("request", text));
+    let (count, depth) = (number("c", 75000)?, number("d", 64)?);
+    let (size, offset) = (number("s", 4096)?, number("o", 0)?);
+    let step = number("S", 0)?;
+    let step = if step == 0 { size } else { step };
+    let write = args.has("w");
+    let [name] = &args.rest[..] else { return Err(Fail::usage("Expecting one image file name")) };
+    let image = session.open(&Spec {
+        name: name.clone(),
+        format: args.get("f").map(str::to_owned),
+        image_opts: args.has("image-opts"),
+        write,
+        share: args.has("U"),
+        ..Spec::default()
+    })?;
+    let pattern = number("pattern", 0)? as u8;
+    let flush_every = number("flush-interval", 0)?;
+    let len = image.node.len();
+    if len < size {
+        return Err(Fail::new("Image is smaller than a request"));
+    }
+    if !args.has("q") {
+        let kind = if write { "write" } else { "read" };
+        say(&format!("Sending {count} {kind} requests, {size} bytes each, {depth} in parallel (starting at offset {offset}, step size {step})"));
+    }
+    let mut latencies = Vec::new();
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    let start = Instant::now();
+    let result = session.run(async {
+        let mut at = offset;
+        let mut buf = IoBuf::from(vec![pattern; size as usize]);
+        for i in 0..count {
+            if args.has("random") {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                at = seed % (len / size) * size;
+            }
+            let began = args.has("latency").then(Instant::now);
+            buf = if write { image.node.write(at, buf).await? } else { image.node.read(at, buf).await? };
+            latencies.extend(began.map(|began| began.elapsed()));
+            if write && flush_every > 0 && (i + 1) % flush_every == 0 {
+                image.node.flush().await?;
+            }
+            at += step;
+            if at + size > len {
+                at %= len - size + 1;
+            }
+        }
+        image.node.close().await
+    });
+    result.map_err(|e| Fail::new(format!("Failed request: {}", system_words(&e))))?;
+    if !args.has("q") {
+        say(&format!("Run completed in {:.3} seconds.", start.elapsed().as_secs_f64()));
+        latencies.sort_unstable();
+        for percent in [50, 90, 99] {
+            if let Some(found) = latencies.get(latencies.len() * percent / 100) {
+                say(&format!("  {percent} % within {} us", significant(found.as_secs_f64() * 1e6, 4)));
+            }
+        }
+    }
+    Ok(())
+}
