@@ -31,7 +31,9 @@ esac
 
 /// Runs the suite for each format, and says how many tests passed.
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    let Some((tree, rest)) = args.split_first() else { bail!("usage: ./x iotests TREE [FORMAT..] [-- TEST..]") };
+    let Some((tree, rest)) = args.split_first() else {
+        bail!("usage: ./x iotests TREE [FORMAT..] [-- TEST..]")
+    };
     let split = rest.iter().position(|arg| arg == "--").unwrap_or(rest.len());
     let (formats, tests) = (&rest[..split], rest.get(split + 1..).unwrap_or_default());
     let tree = fs::canonicalize(tree).with_context(|| format!("no folder '{tree}'"))?;

@@ -1,6 +1,8 @@
 //! `orrery io`: single requests to an image, with the commands and words of qemu-io.
 
-use crate::img::{Args, Fail, Image, Session, Spec, key_values, say, significant, system_words, warn};
+use crate::img::{
+    Args, Fail, Image, Session, Spec, key_values, say, significant, system_words, warn,
+};
 use orrery_block::formats::Change;
 use orrery_block::formats::create::parse_size;
 use orrery_block::qcow2::Preallocation;
@@ -40,7 +42,10 @@ const HELP: &[(&str, &str)] = &[
     ("abort", "-- simulate a program crash using abort(3)"),
     ("aio_flush", "-- completes all outstanding aio requests"),
     ("aio_read", "[-Ciqrv] [-P pattern] off len [len..] -- asynchronously reads a number of bytes"),
-    ("aio_write", "[-Cfiqruz] [-P pattern] off len [len..] -- asynchronously writes a number of bytes"),
+    (
+        "aio_write",
+        "[-Cfiqruz] [-P pattern] off len [len..] -- asynchronously writes a number of bytes",
+    ),
     ("alloc", "offset [count] -- checks if offset is allocated in the file"),
     ("close", "-- close the current open file"),
     ("discard", "[-Cq] off len -- discards a number of bytes at a specified offset"),
@@ -49,16 +54,31 @@ const HELP: &[(&str, &str)] = &[
     ("info", "-- prints information about the current file"),
     ("length", "-- gets the length of the current file"),
     ("map", " -- prints the allocated areas of a file"),
-    ("open", "[-rsCnkU] [-t cache] [-d discard] [-o options] [path] -- open the file specified by path"),
+    (
+        "open",
+        "[-rsCnkU] [-t cache] [-d discard] [-o options] [path] -- open the file specified by path",
+    ),
     ("quit", "-- exit the program"),
-    ("read", "[-abCqrv] [-P pattern [-s off] [-l len]] off len -- reads a number of bytes at a specified offset"),
-    ("readv", "[-Cqrv] [-P pattern] off len [len..] -- reads a number of bytes at a specified offset"),
+    (
+        "read",
+        "[-abCqrv] [-P pattern [-s off] [-l len]] off len -- reads a number of bytes at a specified offset",
+    ),
+    (
+        "readv",
+        "[-Cqrv] [-P pattern] off len [len..] -- reads a number of bytes at a specified offset",
+    ),
     ("reopen", "[(-r|-w)] [-c cache] [-o options] -- reopens an image with new options"),
     ("sigraise", "signal -- raises a signal"),
     ("sleep", "-- waits for the given value in milliseconds"),
     ("truncate", "[-m prealloc_mode] off -- truncates the current file at the given offset"),
-    ("write", "[-bcCfnqruz] [-P pattern | -s source_file] off len -- writes a number of bytes at a specified offset"),
-    ("writev", "[-Cfqr] [-P pattern] off len [len..] -- writes a number of bytes at a specified offset"),
+    (
+        "write",
+        "[-bcCfnqruz] [-P pattern | -s source_file] off len -- writes a number of bytes at a specified offset",
+    ),
+    (
+        "writev",
+        "[-Cfqr] [-P pattern] off len [len..] -- writes a number of bytes at a specified offset",
+    ),
 ];
 
 fn number(text: &str) -> Result<u64, String> {
@@ -66,8 +86,13 @@ fn number(text: &str) -> Result<u64, String> {
     match parse_size(text) {
         Some(n) if n <= i64::MAX as u64 => Ok(n),
         Some(_) => Err(format!("Parsing error: argument too large -- {text}")),
-        None if negative || !text.contains(|c: char| c.is_ascii_digit()) || parse_size(text).is_none() => {
-            Err(format!("Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}"))
+        None if negative
+            || !text.contains(|c: char| c.is_ascii_digit())
+            || parse_size(text).is_none() =>
+        {
+            Err(format!(
+                "Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}"
+            ))
         }
         None => Err(format!("Parsing error: non-numeric argument -- {text}")),
     }
@@ -107,10 +132,8 @@ fn words(line: &str) -> Vec<String> {
 fn dump(data: &[u8], offset: u64) {
     for (i, row) in data.chunks(16).enumerate() {
         let hex: String = row.iter().map(|b| format!("{b:02x} ")).collect();
-        let text: String = row
-            .iter()
-            .map(|b| if b.is_ascii_graphic() { *b as char } else { '.' })
-            .collect();
+        let text: String =
+            row.iter().map(|b| if b.is_ascii_graphic() { *b as char } else { '.' }).collect();
         say(&format!("{:08x}:  {hex} {text}", offset + i as u64 * 16));
     }
 }
@@ -138,12 +161,44 @@ impl Shell {
         let args = &words[1..];
         let image = self.image.clone();
         let known = |names: &[&str]| names.contains(&name.as_str());
-        let needs_image = !known(&["open", "o", "help", "?", "quit", "q", "sleep", "abort", "sigraise", "aio_flush"]);
+        let needs_image = !known(&[
+            "open",
+            "o",
+            "help",
+            "?",
+            "quit",
+            "q",
+            "sleep",
+            "abort",
+            "sigraise",
+            "aio_flush",
+        ]);
         let limits: &[(&[&str], usize, usize)] = &[
-            (&["read", "r", "write", "w"], 2, 99), (&["readv", "writev", "aio_read", "aio_write"], 2, 99),
-            (&["discard", "d"], 2, 99), (&["alloc", "a"], 1, 2), (&["truncate", "t"], 1, 99),
-            (&["length", "l", "info", "i", "flush", "f", "map", "m", "close", "c", "abort", "aio_flush"], 0, 0),
-            (&["sleep", "sigraise"], 1, 1), (&["quit", "q"], 0, 0),
+            (&["read", "r", "write", "w"], 2, 99),
+            (&["readv", "writev", "aio_read", "aio_write"], 2, 99),
+            (&["discard", "d"], 2, 99),
+            (&["alloc", "a"], 1, 2),
+            (&["truncate", "t"], 1, 99),
+            (
+                &[
+                    "length",
+                    "l",
+                    "info",
+                    "i",
+                    "flush",
+                    "f",
+                    "map",
+                    "m",
+                    "close",
+                    "c",
+                    "abort",
+                    "aio_flush",
+                ],
+                0,
+                0,
+            ),
+            (&["sleep", "sigraise"], 1, 1),
+            (&["quit", "q"], 0, 0),
             (&["open", "o", "reopen", "help", "?"], 0, 99),
         ];
         let Some((_, min, max)) = limits.iter().find(|(names, ..)| known(names)) else {
@@ -184,7 +239,12 @@ impl Shell {
             "info" | "i" => {
                 let image = image.expect("checked");
                 let size = image.handle.as_ref().and_then(|h| h.facts().cluster_size).unwrap_or(0);
-                say(&format!("format name: {}\ncluster size: {}\nvm state offset: {}", image.node.driver_name(), bytes(size as f64), bytes(0.0)));
+                say(&format!(
+                    "format name: {}\ncluster size: {}\nvm state offset: {}",
+                    image.node.driver_name(),
+                    bytes(size as f64),
+                    bytes(0.0)
+                ));
                 Ok(())
             }
             "flush" | "f" => {
@@ -253,7 +313,10 @@ impl Shell {
             if n > i32::MAX as u64 {
                 return Err(match vector {
                     true => format!("Argument '{text}' exceeds maximum size {}", i32::MAX),
-                    false => format!("length cannot exceed {}, given {text}", i32::MAX as u64 / 512 * 512),
+                    false => format!(
+                        "length cannot exceed {}, given {text}",
+                        i32::MAX as u64 / 512 * 512
+                    ),
                 });
             }
             len += n;
@@ -261,7 +324,13 @@ impl Shell {
         Ok((offset, len))
     }
 
-    fn read(&mut self, image: &Image, args: &[String], vector: bool, aio: bool) -> Result<(), String> {
+    fn read(
+        &mut self,
+        image: &Image,
+        args: &[String],
+        vector: bool,
+        aio: bool,
+    ) -> Result<(), String> {
         let a = self.parse(args, "abCl:pP:qrs:viU")?;
         if a.rest.len() < 2 || !vector && a.rest.len() != 2 {
             return Err(String::new());
@@ -282,8 +351,12 @@ impl Shell {
             return Err(String::new());
         }
         if a.has("b") && (!offset.is_multiple_of(512) || !len.is_multiple_of(512)) {
-            let (what, n) = if offset.is_multiple_of(512) { ("length", len) } else { ("offset", offset) };
-            say(&format!("{}{n} is not a sector-aligned value for '{what}'", if what == "length" { "bytes " } else { "offset " }));
+            let (what, n) =
+                if offset.is_multiple_of(512) { ("length", len) } else { ("offset", offset) };
+            say(&format!(
+                "{}{n} is not a sector-aligned value for '{what}'",
+                if what == "length" { "bytes " } else { "offset " }
+            ));
             return Err(String::new());
         }
         let start = Instant::now();
@@ -298,8 +371,18 @@ impl Shell {
         let data = match result {
             Ok(data) => data,
             Err(e) => {
-                let what = if aio { "aio_read failed" } else if vector { "readv failed" } else { "read failed" };
-                return Err(format!("{}: {}", if vector && !aio { "readv failed" } else { what }, system_words(&e)));
+                let what = if aio {
+                    "aio_read failed"
+                } else if vector {
+                    "readv failed"
+                } else {
+                    "read failed"
+                };
+                return Err(format!(
+                    "{}: {}",
+                    if vector && !aio { "readv failed" } else { what },
+                    system_words(&e)
+                ));
             }
         };
         let took = start.elapsed();
@@ -307,7 +390,10 @@ impl Shell {
         if let Some(want) = want {
             let part = &data[skip as usize..(skip + count) as usize];
             if part.iter().any(|b| *b != want) {
-                say(&format!("Pattern verification failed at offset {}, {count} bytes", offset + skip));
+                say(&format!(
+                    "Pattern verification failed at offset {}, {count} bytes",
+                    offset + skip
+                ));
                 bad = true;
             }
         }
@@ -320,9 +406,18 @@ impl Shell {
         if bad { Err(String::new()) } else { Ok(()) }
     }
 
-    fn write(&mut self, image: &Image, args: &[String], vector: bool, aio: bool) -> Result<(), String> {
+    fn write(
+        &mut self,
+        image: &Image,
+        args: &[String],
+        vector: bool,
+        aio: bool,
+    ) -> Result<(), String> {
         let a = self.parse(args, "bcCfnpP:qs:uzriU")?;
-        if a.rest.len() < 2 || !vector && a.rest.len() != 2 || aio && a.has("z") && a.rest.len() != 2 {
+        if a.rest.len() < 2
+            || !vector && a.rest.len() != 2
+            || aio && a.has("z") && a.rest.len() != 2
+        {
             if a.has("z") && aio {
                 say("-z supports only a single length parameter");
             }
@@ -345,7 +440,11 @@ impl Shell {
             return Err("-u requires -z to be specified".into());
         }
         if usize::from(byte.is_some()) + usize::from(a.has("z")) + usize::from(a.has("s")) > 1 {
-            return Err(if aio { "-z and -P cannot be specified at the same time".into() } else { "Only one of -z, -P, and -s can be specified at the same time".into() });
+            return Err(if aio {
+                "-z and -P cannot be specified at the same time".into()
+            } else {
+                "Only one of -z, -P, and -s can be specified at the same time".into()
+            });
         }
         let (offset, len) = if a.has("z") && !vector {
             (number(&a.rest[0])?, number(&a.rest[1])?)
@@ -356,12 +455,16 @@ impl Shell {
             return Ok(());
         }
         if (a.has("b") || a.has("c")) && (!offset.is_multiple_of(512) || !len.is_multiple_of(512)) {
-            let (what, n) = if offset.is_multiple_of(512) { ("bytes", len) } else { ("offset", offset) };
+            let (what, n) =
+                if offset.is_multiple_of(512) { ("bytes", len) } else { ("offset", offset) };
             return Err(format!("{what} {n} is not sector aligned"));
         }
-        let mut data = if a.has("z") { Vec::new() } else { vec![byte.unwrap_or(0xcd); len as usize] };
+        let mut data =
+            if a.has("z") { Vec::new() } else { vec![byte.unwrap_or(0xcd); len as usize] };
         if let Some(path) = a.get("s") {
-            let source = std::fs::read(path).map_err(|e| format!("{path}: {}", e.to_string().split(" (os").next().unwrap_or_default()))?;
+            let source = std::fs::read(path).map_err(|e| {
+                format!("{path}: {}", e.to_string().split(" (os").next().unwrap_or_default())
+            })?;
             if source.is_empty() {
                 return Err(format!("{path}: file is empty"));
             }
@@ -394,7 +497,13 @@ impl Shell {
             })
         });
         if let Err(e) = result {
-            let what = if aio { "aio_write failed" } else if vector { "writev failed" } else { "write failed" };
+            let what = if aio {
+                "aio_write failed"
+            } else if vector {
+                "writev failed"
+            } else {
+                "write failed"
+            };
             return Err(format!("{what}: {}", system_words(&e)));
         }
         if !a.has("q") {
@@ -408,7 +517,9 @@ impl Shell {
         let [offset, len] = &a.rest[..] else { return Err(String::new()) };
         let (offset, len) = (number(offset)?, number(len)?);
         let start = Instant::now();
-        let result = self.check(image, offset, len).and_then(|()| self.session.run(image.node.discard(offset, len)));
+        let result = self
+            .check(image, offset, len)
+            .and_then(|()| self.session.run(image.node.discard(offset, len)));
         if let Err(e) = result {
             return Err(format!("discard failed: {}", system_words(&e)));
         }
@@ -428,7 +539,8 @@ impl Shell {
         let end = (offset + count).min(image.node.len());
         while at < end {
             let status = self.session.run(image.node.status(at, end - at));
-            let status = status.map_err(|e| format!("is_allocated failed: {}", system_words(&e)))?;
+            let status =
+                status.map_err(|e| format!("is_allocated failed: {}", system_words(&e)))?;
             if status.allocated {
                 sum += status.len;
             }
@@ -436,7 +548,10 @@ impl Shell {
         }
         let text = bytes(offset as f64);
         match count {
-            512 => say(&format!("sector allocated at offset {text}").replace("sector allocated", if sum > 0 { "512/512 bytes allocated" } else { "0/512 bytes allocated" })),
+            512 => say(&format!("sector allocated at offset {text}").replace(
+                "sector allocated",
+                if sum > 0 { "512/512 bytes allocated" } else { "0/512 bytes allocated" },
+            )),
             _ => say(&format!("{sum}/{count} bytes allocated at offset {text}")),
         }
         Ok(())
@@ -453,7 +568,9 @@ impl Shell {
             let mut kind = None;
             while at + run < len {
                 let status = self.session.run(image.node.status(at + run, len - at - run));
-                let status = status.map_err(|e| format!("Failed to query allocation status: {}", system_words(&e)))?;
+                let status = status.map_err(|e| {
+                    format!("Failed to query allocation status: {}", system_words(&e))
+                })?;
                 match kind {
                     None => kind = Some(status.allocated),
                     Some(kind) if kind != status.allocated => break,
@@ -462,7 +579,11 @@ impl Shell {
                 run += status.len.max(1);
             }
             let what = if kind == Some(true) { "    allocated" } else { "not allocated" };
-            say(&format!("{} ({run:#x}) bytes {what} at offset {} ({at:#x})", bytes(run as f64), bytes(at as f64)));
+            say(&format!(
+                "{} ({run:#x}) bytes {what} at offset {} ({at:#x})",
+                bytes(run as f64),
+                bytes(at as f64)
+            ));
             at += run;
         }
         Ok(())
@@ -522,7 +643,10 @@ impl Shell {
             ..Spec::default()
         };
         self.open_spec(&spec).map_err(|fail| {
-            warn(&format!("qemu-io: {}", fail.text().replacen("Could not open", "can't open device", 0)));
+            warn(&format!(
+                "qemu-io: {}",
+                fail.text().replacen("Could not open", "can't open device", 0)
+            ));
             String::new()
         })
     }
@@ -530,19 +654,28 @@ impl Shell {
     fn open_spec(&mut self, spec: &Spec) -> Result<(), Fail> {
         let mut spec = spec.clone();
         if spec.name.is_empty() {
-            spec.options.iter().find(|(n, _)| n == "file.filename").map(|(_, v)| spec.name.clone_from(v));
+            if let Some((_, name)) = spec.options.iter().find(|(n, _)| n == "file.filename") {
+                spec.name.clone_from(name);
+            }
             spec.image_opts = spec.name.is_empty();
         }
         let image = self.session.open(&spec).map_err(|fail| {
             let name = &spec.name;
             let text = fail.text();
-            let text = text.strip_prefix(&format!("Could not open '{name}': ")).unwrap_or(&text).to_owned();
+            let text = text
+                .strip_prefix(&format!("Could not open '{name}': "))
+                .unwrap_or(&text)
+                .to_owned();
             match name.is_empty() {
                 true => Fail::new(format!("can't open: {text}")),
-                false => Fail::new(format!("can't open device {name}: {}", match text.starts_with("Could not open") {
-                    true => text,
-                    false => format!("Could not open '{name}': {text}").replace("Could not open '': ", ""),
-                })),
+                false => Fail::new(format!(
+                    "can't open device {name}: {}",
+                    match text.starts_with("Could not open") {
+                        true => text,
+                        false => format!("Could not open '{name}': {text}")
+                            .replace("Could not open '': ", ""),
+                    }
+                )),
             }
         })?;
         self.image = Some(image);
@@ -587,11 +720,29 @@ fn raise(signal: i32) {
 
 /// Runs the tool.
 pub(crate) fn main(prog: &str, args: &[String]) -> ExitCode {
-    let parsed = Args::parse(args, "hVc:d:f:rsnCmki:t:T:U", &[
-        "help", "version", "cmd=", "format=", "read-only", "snapshot", "nocache", "copy-on-read",
-        "misalign", "native-aio", "aio=", "discard=", "cache=", "trace=", "force-share", "object=",
-        "image-opts",
-    ]);
+    let parsed = Args::parse(
+        args,
+        "hVc:d:f:rsnCmki:t:T:U",
+        &[
+            "help",
+            "version",
+            "cmd=",
+            "format=",
+            "read-only",
+            "snapshot",
+            "nocache",
+            "copy-on-read",
+            "misalign",
+            "native-aio",
+            "aio=",
+            "discard=",
+            "cache=",
+            "trace=",
+            "force-share",
+            "object=",
+            "image-opts",
+        ],
+    );
     let args = match parsed {
         Ok(args) => args,
         Err(fail) => {
@@ -638,8 +789,12 @@ pub(crate) fn main(prog: &str, args: &[String]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let commands: Vec<&str> =
-        args.options.iter().filter(|(n, _)| n == "c" || n == "cmd").map(|(_, v)| v.as_str()).collect();
+    let commands: Vec<&str> = args
+        .options
+        .iter()
+        .filter(|(n, _)| n == "c" || n == "cmd")
+        .map(|(_, v)| v.as_str())
+        .collect();
     if commands.is_empty() {
         let stdin = std::io::stdin();
         let prompt = || {

@@ -293,8 +293,8 @@ impl Values {
     /// A flag.
     pub fn flag(&self, name: &str) -> Result<bool> {
         match self.get(name) {
-            None | Some("off") => Ok(false),
-            Some("on") => Ok(true),
+            None | Some("off" | "no" | "false" | "n") => Ok(false),
+            Some("on" | "yes" | "true" | "y") => Ok(true),
             Some(_) => {
                 Err(BlockError::invalid(format!("Parameter '{name}' expects 'on' or 'off'")))
             }

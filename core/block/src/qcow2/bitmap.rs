@@ -44,7 +44,12 @@ pub(super) async fn read_directory(
     place: super::header::Place,
 ) -> Result<Vec<BitmapInfo>> {
     let bad = || BlockError::corrupt("the bitmap directory is damaged");
-    if place.len > 64 << 20 || place.offset.checked_add(place.len).is_none_or(|end| end > file.len().next_multiple_of(512)) {
+    if place.len > 64 << 20
+        || place
+            .offset
+            .checked_add(place.len)
+            .is_none_or(|end| end > file.len().next_multiple_of(512))
+    {
         return Err(bad());
     }
     let bytes = file.read(place.offset, IoBuf::zeroed(place.len as usize)).await?;
@@ -55,7 +60,10 @@ pub(super) async fn read_directory(
         let bits = bytes[at + 17];
         let name_len = usize::from(u16::from_be_bytes([bytes[at + 18], bytes[at + 19]]));
         let extra = be32(&bytes, at + 20) as usize;
-        let name = bytes.get(at + 24..).and_then(|rest| rest.get(extra..)?.get(..name_len)).ok_or_else(bad)?;
+        let name = bytes
+            .get(at + 24..)
+            .and_then(|rest| rest.get(extra..)?.get(..name_len))
+            .ok_or_else(bad)?;
         if !(9..=31).contains(&bits) || bytes[at + 16] != 1 {
             return Err(bad());
         }
@@ -102,9 +110,12 @@ impl Qcow2 {
     pub(super) async fn bitmap_ranges(&self, name: &str) -> Result<Vec<(u64, u64)>> {
         let list = lock(&self.bitmaps).clone();
         let info = list.iter().find(|info| info.name == name);
-        let info = info.ok_or_else(|| BlockError::Invalid(format!("Dirty bitmap '{name}' not found")))?;
+        let info =
+            info.ok_or_else(|| BlockError::Invalid(format!("Dirty bitmap '{name}' not found")))?;
         if info.in_use {
-            return Err(BlockError::Invalid(format!("Bitmap '{name}' is inconsistent and cannot be used")));
+            return Err(BlockError::Invalid(format!(
+                "Bitmap '{name}' is inconsistent and cannot be used"
+            )));
         }
         let bits = self.load_bits(info).await?;
         let step = u64::from(info.granularity);
@@ -127,9 +138,10 @@ impl Qcow2 {
         }
         let infos = lock(&self.bitmaps).clone();
         let index = |name: &str| {
-            infos.iter().position(|info| info.name == name).ok_or_else(|| {
-                BlockError::Invalid(format!("Dirty bitmap '{name}' not found"))
-            })
+            infos
+                .iter()
+                .position(|info| info.name == name)
+                .ok_or_else(|| BlockError::Invalid(format!("Dirty bitmap '{name}' not found")))
         };
         let usable = |name: &str| {
             let at = index(name)?;
@@ -150,7 +162,9 @@ impl Qcow2 {
                     return Err(BlockError::Invalid(format!("Bitmap already exists: {name}")));
                 }
                 if !granularity.is_power_of_two() || granularity < 512 {
-                    return Err(BlockError::Invalid("Granularity must be a power of two, at least 512".into()));
+                    return Err(BlockError::Invalid(
+                        "Granularity must be a power of two, at least 512".into(),
+                    ));
                 }
                 if name.is_empty() || name.len() > 1023 {
                     return Err(BlockError::Invalid("Bitmap name is empty or too long".into()));
@@ -159,7 +173,8 @@ impl Qcow2 {
                 if bytes > MAX_BYTES {
                     return Err(BlockError::unsupported("the bitmap would be too large"));
                 }
-                let info = BitmapInfo { name, granularity, in_use: false, auto: true, table: (0, 0) };
+                let info =
+                    BitmapInfo { name, granularity, in_use: false, auto: true, table: (0, 0) };
                 list.push(Loaded { info, bits: vec![0; bytes as usize] });
             }
             BitmapChange::Remove(name) => drop(list.remove(index(&name)?)),
@@ -240,7 +255,8 @@ impl Qcow2 {
         *lock(&self.bitmap_place) = (count > 0).then_some(super::header::Place { offset: at, len });
         // Nobody refers to the old ones any more.
         for info in &old {
-            let table = read_table(&file, "bitmap table", info.table.0, info.table.1.into()).await?;
+            let table =
+                read_table(&file, "bitmap table", info.table.0, info.table.1.into()).await?;
             for word in table.iter().filter(|word| **word & OFFSET != 0) {
                 self.drop_refs((word & OFFSET) >> bits, 1).await?;
             }

@@ -204,7 +204,13 @@ impl Qcow2 {
         if self.shape.version < 3 && size != self.len() {
             return Err(BlockError::Errno(errno::ENOTSUP));
         }
-        let l1 = read_table(&file, "L1 table of the snapshot", snapshot.l1_offset, snapshot.l1_size.into()).await?;
+        let l1 = read_table(
+            &file,
+            "L1 table of the snapshot",
+            snapshot.l1_offset,
+            snapshot.l1_size.into(),
+        )
+        .await?;
         self.bump(&l1, true).await?;
         self.write_back(true).await?;
         if l1.len() > lock(&self.meta).l1.len() {
@@ -235,7 +241,13 @@ impl Qcow2 {
         self.close_all().await?;
         let snapshot = self.find_snapshot(name)?;
         let file = self.file()?;
-        let l1 = read_table(&file, "L1 table of the snapshot", snapshot.l1_offset, snapshot.l1_size.into()).await?;
+        let l1 = read_table(
+            &file,
+            "L1 table of the snapshot",
+            snapshot.l1_offset,
+            snapshot.l1_size.into(),
+        )
+        .await?;
         let list = lock(&self.snapshots).iter().filter(|s| s.id != snapshot.id).cloned().collect();
         self.store_snapshots(list).await?;
         self.bump(&l1, false).await?;
@@ -247,7 +259,10 @@ impl Qcow2 {
     }
 
     async fn set_backing_name(&self, stored: Option<StoredName>) -> Result<()> {
-        if stored.is_some() && self.shape.data_file && self.header.autoclear & autoclear::RAW_EXTERNAL != 0 {
+        if stored.is_some()
+            && self.shape.data_file
+            && self.header.autoclear & autoclear::RAW_EXTERNAL != 0
+        {
             return Err(BlockError::Errno(errno::EINVAL));
         }
         if stored.as_ref().is_some_and(|s| s.name.len() > 1023) {
@@ -313,7 +328,9 @@ impl Qcow2 {
             self.close_all().await?;
             let shape = self.shape;
             if !lock(&self.snapshots).is_empty() && shape.version < 3 {
-                return Err(BlockError::invalid("Can't resize a version 2 image which has snapshots"));
+                return Err(BlockError::invalid(
+                    "Can't resize a version 2 image which has snapshots",
+                ));
             }
             let file = self.file()?;
             let old_l1 = lock(&self.meta).l1.clone();
@@ -370,7 +387,9 @@ impl Qcow2 {
         let lazy = amend.lazy_refcounts.unwrap_or(lazy_now);
         if let Some(name) = &amend.data_file {
             if !self.shape.data_file {
-                return invalid("data-file can only be set for images that use an external data file");
+                return invalid(
+                    "data-file can only be set for images that use an external data file",
+                );
             }
             let name = name.clone();
             self.edit_header(move |first| {
@@ -379,7 +398,8 @@ impl Qcow2 {
             })
             .await?;
         }
-        if amend.data_file_raw == Some(true) && self.header.autoclear & autoclear::RAW_EXTERNAL == 0 {
+        if amend.data_file_raw == Some(true) && self.header.autoclear & autoclear::RAW_EXTERNAL == 0
+        {
             return invalid("data-file-raw cannot be set on existing images");
         }
         if amend.data_file_raw == Some(false) {
@@ -390,10 +410,14 @@ impl Qcow2 {
             .await?;
         }
         if version < 3 && lazy && amend.lazy_refcounts == Some(true) {
-            return invalid("Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)");
+            return invalid(
+                "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)",
+            );
         }
         if version < 3 && new_bits != 16 {
-            return invalid("Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)");
+            return invalid(
+                "Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)",
+            );
         }
         if version > old_version {
             self.edit_header(|first| {
@@ -457,10 +481,11 @@ impl Qcow2 {
         if features != 0 {
             return Err(BlockError::Errno(errno::ENOTSUP));
         }
-        if lock(&self.snapshots).iter().any(|s| s.vm_state_size > u64::from(u32::MAX) || s.disk_size.is_some_and(|size| size != self.len())) {
-            return Err(BlockError::invalid(
-                "Internal snapshots prevent downgrade of image",
-            ));
+        if lock(&self.snapshots).iter().any(|s| {
+            s.vm_state_size > u64::from(u32::MAX)
+                || s.disk_size.is_some_and(|size| size != self.len())
+        }) {
+            return Err(BlockError::invalid("Internal snapshots prevent downgrade of image"));
         }
         self.begin().await?;
         self.expand_zeroes().await?;

@@ -262,10 +262,12 @@ impl Qcow2 {
             incompatible: AtomicU64::new(header.incompatible),
             snapshots: Mutex::new(snapshots),
             snapshot_table: Mutex::new((header.snapshots_offset, snapshots_len)),
-            backing_name: Mutex::new(header.backing.clone().map(|name| StoredName {
-                name,
-                format: header.backing_format.clone(),
-            })),
+            backing_name: Mutex::new(
+                header
+                    .backing
+                    .clone()
+                    .map(|name| StoredName { name, format: header.backing_format.clone() }),
+            ),
             bitmaps_valid: AtomicBool::new(!bitmaps.is_empty()),
             bitmaps: Mutex::new(bitmaps),
             bitmap_place: Mutex::new(header.bitmaps),

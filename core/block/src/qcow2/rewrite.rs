@@ -65,10 +65,6 @@ impl FirstCluster {
         self.fixed[at..at + 8].copy_from_slice(&value.to_be_bytes());
     }
 
-    pub(super) fn version(&self) -> u32 {
-        be32(&self.fixed, 4)
-    }
-
     /// Changes the version: adds or drops the fields of the third one.
     pub(super) fn set_version(&mut self, version: u32) {
         self.put32(4, version);
@@ -111,7 +107,10 @@ impl FirstCluster {
 
 impl Qcow2 {
     /// Changes the first cluster.
-    pub(super) async fn edit_header(&self, edit: impl FnOnce(&mut FirstCluster) + Send) -> Result<()> {
+    pub(super) async fn edit_header(
+        &self,
+        edit: impl FnOnce(&mut FirstCluster) + Send,
+    ) -> Result<()> {
         let file = self.file()?;
         let mut first = FirstCluster::read(&file, self.shape.cluster()).await?;
         edit(&mut first);

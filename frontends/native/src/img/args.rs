@@ -33,10 +33,9 @@ impl Args {
                 };
                 let value = match (found.ends_with('='), value) {
                     (true, Some(value)) => value,
-                    (true, None) => args
-                        .next()
-                        .cloned()
-                        .ok_or_else(|| Fail::usage(format!("option '{arg}' requires an argument")))?,
+                    (true, None) => args.next().cloned().ok_or_else(|| {
+                        Fail::usage(format!("option '{arg}' requires an argument"))
+                    })?,
                     (false, _) => String::new(),
                 };
                 out.options.push((found.trim_end_matches('=').to_owned(), value));

@@ -33,19 +33,29 @@ fn change(session: &Session, image: &Image, what: Change) -> Result<(), BlockErr
 }
 
 fn close(session: &Session, image: &Image) -> Done {
-    session.run(image.node.close()).map_err(|e| Fail::new(format!("Could not close: {}", system_words(&e))))
+    session
+        .run(image.node.close())
+        .map_err(|e| Fail::new(format!("Could not close: {}", system_words(&e))))
 }
 
 pub(super) fn snapshot(session: &mut Session, args: &[String]) -> Done {
-    let args = Args::parse(args, "la:c:d:hqUf:", &["object=", "image-opts", "force-share", "help"])?;
+    let args =
+        Args::parse(args, "la:c:d:hqUf:", &["object=", "image-opts", "force-share", "help"])?;
     prepare(session, &args)?;
-    let actions: Vec<_> = args.options.iter().filter(|(n, _)| ["l", "a", "c", "d"].contains(&n.as_str())).collect();
+    let actions: Vec<_> =
+        args.options.iter().filter(|(n, _)| ["l", "a", "c", "d"].contains(&n.as_str())).collect();
     if actions.len() > 1 {
         return Err(Fail::usage("Cannot mix '-l', '-a', '-c', '-d'"));
     }
     let [name] = &args.rest[..] else { return Err(Fail::usage("Expecting one image file name")) };
     let list = actions.first().is_none_or(|(name, _)| name == "l");
-    let image = session.open(&Spec { write: !list, no_io: list, quiet: true, no_backing: list, ..spec(&args, name) })?;
+    let image = session.open(&Spec {
+        write: !list,
+        no_io: list,
+        quiet: true,
+        no_backing: list,
+        ..spec(&args, name)
+    })?;
     let snapshots = image.handle.as_ref().map(|handle| handle.snapshots()).unwrap_or_default();
     if list {
         if !snapshots.is_empty() {
@@ -56,7 +66,11 @@ pub(super) fn snapshot(session: &mut Session, args: &[String]) -> Done {
     let (action, target) = (actions[0].0.as_str(), actions[0].1.clone());
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let what = match action {
-        "c" => Change::CreateSnapshot { name: target.clone(), date: (now.as_secs() as u32, now.subsec_nanos()), vm_clock_nsec: 0 },
+        "c" => Change::CreateSnapshot {
+            name: target.clone(),
+            date: (now.as_secs() as u32, now.subsec_nanos()),
+            vm_clock_nsec: 0,
+        },
         "a" => Change::ApplySnapshot(target.clone()),
         _ => Change::DeleteSnapshot(target.clone()),
     };
@@ -83,8 +97,11 @@ fn errno_or_text(e: &BlockError) -> String {
 
 pub(super) fn resize(session: &mut Session, args: &[String]) -> Done {
     // A size may begin with '-': it is the last argument whatever it looks like.
-    let Some((size, args)) = args.split_last() else { return Err(Fail::usage("Not enough arguments")) };
-    let args = Args::parse(args, "f:hq", &["object=", "image-opts", "preallocation=", "shrink", "help"])?;
+    let Some((size, args)) = args.split_last() else {
+        return Err(Fail::usage("Not enough arguments"));
+    };
+    let args =
+        Args::parse(args, "f:hq", &["object=", "image-opts", "preallocation=", "shrink", "help"])?;
     prepare(session, &args)?;
     let how = match args.get("preallocation") {
         None | Some("off") => Preallocation::Off,
@@ -93,14 +110,19 @@ pub(super) fn resize(session: &mut Session, args: &[String]) -> Done {
         Some("full") => Preallocation::Full,
         Some(other) => return Err(Fail::new(format!("Invalid preallocation mode '{other}'"))),
     };
-    let [name] = &args.rest[..] else { return Err(Fail::new("Expecting image file name and size")) };
+    let [name] = &args.rest[..] else {
+        return Err(Fail::new("Expecting image file name and size"));
+    };
     let (sign, text) = match size.as_bytes().first() {
         Some(b'+') => (1, &size[1..]),
         Some(b'-') => (-1, &size[1..]),
         _ => (0, size.as_str()),
     };
     let amount = parse_size(text).filter(|n| *n <= i64::MAX as u64).ok_or_else(|| {
-        Fail::new(format!("Parameter 'size' expects a non-negative number below 2^64\nOptional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."))
+        Fail::new(
+            "Parameter 'size' expects a non-negative number below 2^64\nOptional suffix k, M, G, T, \
+             P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.",
+        )
     })?;
     let image = session.open(&spec(&args, name))?;
     let old = image.node.len();
@@ -129,9 +151,13 @@ pub(super) fn resize(session: &mut Session, args: &[String]) -> Done {
         }
         if how != Preallocation::Off {
             match &image.handle {
-                Some(handle) => handle.change(Change::Preallocate { from: old, to: total, how }).await?,
+                Some(handle) => {
+                    handle.change(Change::Preallocate { from: old, to: total, how }).await?
+                }
                 None if how == Preallocation::Metadata => {
-                    return Err(BlockError::Invalid("Unsupported preallocation mode 'metadata'".into()));
+                    return Err(BlockError::Invalid(
+                        "Unsupported preallocation mode 'metadata'".into(),
+                    ));
                 }
                 None => image.node.write_zeroes(old, total - old, false).await?,
             }
@@ -155,16 +181,39 @@ pub(super) fn amend(session: &mut Session, args: &[String]) -> Done {
     if wants_help(&args) {
         let name = match (format, args.rest.first()) {
             (Some(name), _) => name,
-            (None, Some(file)) => session.open(&Spec { no_io: true, no_backing: true, ..spec(&args, file) })?.node.driver_name().to_owned(),
+            (None, Some(file)) => session
+                .open(&Spec { no_io: true, no_backing: true, ..spec(&args, file) })?
+                .node
+                .driver_name()
+                .to_owned(),
             (None, None) => return Err(Fail::new("Expecting one image file name")),
         };
         let format = super::create::format_of(&name)?;
         if !matches!(format, Format::Qcow2 | Format::Luks) {
-            return Err(Fail::new(format!("Format driver '{}' does not support option amendment", format.name())));
+            return Err(Fail::new(format!(
+                "Format driver '{}' does not support option amendment",
+                format.name()
+            )));
         }
-        let specs: Vec<_> = options(format).iter().filter(|spec| {
-            ["size", "backing_file", "backing_fmt", "compat", "data_file", "data_file_raw", "lazy_refcounts", "refcount_bits", "encrypt.iter-time", "encrypt.format"].contains(&spec.name)
-        }).filter(|spec| spec.name != "encrypt.format").collect();
+        let specs: Vec<_> = options(format)
+            .iter()
+            .filter(|spec| {
+                [
+                    "size",
+                    "backing_file",
+                    "backing_fmt",
+                    "compat",
+                    "data_file",
+                    "data_file_raw",
+                    "lazy_refcounts",
+                    "refcount_bits",
+                    "encrypt.iter-time",
+                    "encrypt.format",
+                ]
+                .contains(&spec.name)
+            })
+            .filter(|spec| spec.name != "encrypt.format")
+            .collect();
         print_options(&format!("Amend options for '{}':", format.name()), &specs);
         return Ok(());
     }
@@ -172,7 +221,10 @@ pub(super) fn amend(session: &mut Session, args: &[String]) -> Done {
     let [name] = &args.rest[..] else { return Err(Fail::new("Expecting one image file name")) };
     let image = session.open(&spec(&args, name))?;
     if image.node.driver_name() != "qcow2" {
-        return Err(Fail::new(format!("Format driver '{}' does not support option amendment", image.node.driver_name())));
+        return Err(Fail::new(format!(
+            "Format driver '{}' does not support option amendment",
+            image.node.driver_name()
+        )));
     }
     let failed = |text: String| Fail::new(format!("Error while amending options: {text}"));
     values.check(Format::Qcow2).map_err(|e| Fail::new(reason(&e)))?;
@@ -188,9 +240,18 @@ pub(super) fn amend(session: &mut Session, args: &[String]) -> Done {
 
 fn amend_qcow2(session: &Session, image: &Image, values: &Values) -> Result<(), BlockError> {
     let invalid = |text: &str| Err(BlockError::Invalid(text.into()));
-    for name in ["cluster_size", "preallocation", "compression_type", "extended_l2", "encrypt.format", "encryption"] {
+    for name in [
+        "cluster_size",
+        "preallocation",
+        "compression_type",
+        "extended_l2",
+        "encrypt.format",
+        "encryption",
+    ] {
         if values.get(name).is_some() {
-            return Err(BlockError::Invalid(format!("Invalid parameter '{name}'\nThis option is only supported for image creation")));
+            return Err(BlockError::Invalid(format!(
+                "Invalid parameter '{name}'\nThis option is only supported for image creation"
+            )));
         }
     }
     let version = match values.get("compat") {
@@ -204,7 +265,9 @@ fn amend_qcow2(session: &Session, image: &Image, values: &Values) -> Result<(), 
     let lazy = values.get("lazy_refcounts").map(|_| values.flag("lazy_refcounts")).transpose()?;
     let raw = values.get("data_file_raw").map(|_| values.flag("data_file_raw")).transpose()?;
     let bits = values.number("refcount_bits")?;
-    if let Some(bits) = bits && (!bits.is_power_of_two() || bits > 64) {
+    if let Some(bits) = bits
+        && (!bits.is_power_of_two() || bits > 64)
+    {
         return invalid("Refcount width must be a power of two and may not exceed 64 bits");
     }
     let amend = Amend {
@@ -217,7 +280,11 @@ fn amend_qcow2(session: &Session, image: &Image, values: &Values) -> Result<(), 
     change(session, image, Change::Amend(Box::new(amend)))?;
     if values.get("backing_file").is_some() || values.get("backing_fmt").is_some() {
         let old = image.handle.as_ref().and_then(|handle| handle.backing_name());
-        let name = values.get("backing_file").map(str::to_owned).or(old.as_ref().map(|b| b.name.clone())).unwrap_or_default();
+        let name = values
+            .get("backing_file")
+            .map(str::to_owned)
+            .or(old.as_ref().map(|b| b.name.clone()))
+            .unwrap_or_default();
         let format = values.get("backing_fmt").map(str::to_owned).or(old.and_then(|b| b.format));
         let stored = (!name.is_empty()).then_some(StoredName { name, format });
         change(session, image, Change::Backing(stored))?;
@@ -229,7 +296,11 @@ fn amend_qcow2(session: &Session, image: &Image, values: &Values) -> Result<(), 
 }
 
 pub(super) fn rebase(session: &mut Session, args: &[String]) -> Done {
-    let args = Args::parse(args, "hf:F:b:upt:T:qUc", &["object=", "image-opts", "force-share", "compress", "help"])?;
+    let args = Args::parse(
+        args,
+        "hf:F:b:upt:T:qUc",
+        &["object=", "image-opts", "force-share", "compress", "help"],
+    )?;
     prepare(session, &args)?;
     let [name] = &args.rest[..] else { return Err(Fail::new("Expecting one image file name")) };
     let unsafely = args.has("u");
@@ -239,7 +310,9 @@ pub(super) fn rebase(session: &mut Session, args: &[String]) -> Done {
     let image = session.open(&Spec { no_backing: unsafely, ..spec(&args, name) })?;
     let driver = image.node.driver_name();
     let format = args.get("F");
-    if let Some(name) = format && Format::from_name(name).is_err() {
+    if let Some(name) = format
+        && Format::from_name(name).is_err()
+    {
         return Err(Fail::new(format!("Invalid format name: '{name}'")));
     }
     let new = args.get("b").unwrap_or_default().to_owned();
@@ -250,14 +323,30 @@ pub(super) fn rebase(session: &mut Session, args: &[String]) -> Done {
             None
         } else {
             let path = super::session::combine(&from, &new);
-            Some(session.open(&Spec { name: path, format: format.map(str::to_owned), share: true, ..Spec::default() })
-                .map_err(|f| Fail::new(format!("Could not open new backing file '{new}': {}", f.text().replace(&format!("Could not open '{new}': "), ""))))?)
+            Some(
+                session
+                    .open(&Spec {
+                        name: path,
+                        format: format.map(str::to_owned),
+                        share: true,
+                        ..Spec::default()
+                    })
+                    .map_err(|f| {
+                        Fail::new(format!(
+                            "Could not open new backing file '{new}': {}",
+                            f.text().replace(&format!("Could not open '{new}': "), "")
+                        ))
+                    })?,
+            )
         };
         copy_differences(session, &image, below.as_ref(), &args)?;
     }
-    let stored = (!new.is_empty()).then(|| StoredName { name: new.clone(), format: format.map(str::to_owned) });
+    let stored = (!new.is_empty())
+        .then(|| StoredName { name: new.clone(), format: format.map(str::to_owned) });
     if stored.as_ref().is_some_and(|s| s.format.is_none()) {
-        return Err(Fail::new(format!("Could not change the backing file to '{new}': backing format must be specified")));
+        return Err(Fail::new(format!(
+            "Could not change the backing file to '{new}': backing format must be specified"
+        )));
     }
     change(session, &image, Change::Backing(stored)).map_err(|e| {
         let text = match &e {
@@ -265,7 +354,9 @@ pub(super) fn rebase(session: &mut Session, args: &[String]) -> Done {
             other => errno_or_text(other),
         };
         match e {
-            BlockError::NoSpace => Fail::new(format!("Could not change the backing file to '{new}': No space left in the file header")),
+            BlockError::NoSpace => Fail::new(format!(
+                "Could not change the backing file to '{new}': No space left in the file header"
+            )),
             _ => Fail::new(format!("Could not change the backing file to '{new}': {text}")),
         }
     })?;
@@ -285,7 +376,8 @@ fn copy_differences(session: &Session, image: &Image, new: Option<&Image>, args:
     let total = image.node.len();
     let result = session.run(async {
         let mut at = 0;
-        let unit = image.handle.as_ref().and_then(|h| h.facts().cluster_size).unwrap_or(65536).min(CHUNK);
+        let unit =
+            image.handle.as_ref().and_then(|h| h.facts().cluster_size).unwrap_or(65536).min(CHUNK);
         while at < total {
             let s = image.node.status(at, total - at).await?;
             if s.allocated {
@@ -308,7 +400,10 @@ fn copy_differences(session: &Session, image: &Image, new: Option<&Image>, args:
                         if a[i..j].iter().all(|byte| *byte == 0) {
                             image.node.write_zeroes(at + i as u64, (j - i) as u64, true).await?;
                         } else if args.has("c") || args.has("compress") {
-                            image.node.write_compressed(at + i as u64, IoBuf::from(&a[i..j])).await?;
+                            image
+                                .node
+                                .write_compressed(at + i as u64, IoBuf::from(&a[i..j]))
+                                .await?;
                         } else {
                             image.node.write(at + i as u64, IoBuf::from(&a[i..j])).await?;
                         }
@@ -320,7 +415,9 @@ fn copy_differences(session: &Session, image: &Image, new: Option<&Image>, args:
         }
         image.node.flush().await
     });
-    result.map_err(|e: BlockError| Fail::new(format!("error while writing to COW image: {}", system_words(&e))))
+    result.map_err(|e: BlockError| {
+        Fail::new(format!("error while writing to COW image: {}", system_words(&e)))
+    })
 }
 
 fn fill_over(session: &Session, image: &Image, new: Option<&Image>, _args: &Args) -> Done {
@@ -347,10 +444,16 @@ fn fill_over(session: &Session, image: &Image, new: Option<&Image>, _args: &Args
         }
         image.node.flush().await
     });
-    result.map_err(|e: BlockError| Fail::new(format!("error while writing to COW image: {}", system_words(&e))))
+    result.map_err(|e: BlockError| {
+        Fail::new(format!("error while writing to COW image: {}", system_words(&e)))
+    })
 }
 
-async fn read_zero(node: &orrery_block::graph::Node, at: u64, len: u64) -> Result<Vec<u8>, BlockError> {
+async fn read_zero(
+    node: &orrery_block::graph::Node,
+    at: u64,
+    len: u64,
+) -> Result<Vec<u8>, BlockError> {
     let there = node.len().saturating_sub(at).min(len);
     let mut bytes = node.read(at, IoBuf::zeroed(there as usize)).await?.into_vec();
     bytes.resize(len as usize, 0);
@@ -371,7 +474,9 @@ pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
         let mut node = image.node.clone();
         loop {
             let Some(below) = node.backing() else {
-                return Err(Fail::new(format!("Did not find '{base}' in the backing chain of '{name}'")));
+                return Err(Fail::new(format!(
+                    "Did not find '{base}' in the backing chain of '{name}'"
+                )));
             };
             path = below.filename().to_owned();
             if path == want || path == base {
@@ -385,7 +490,13 @@ pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
     let base_node = lowest.backing().ok_or_else(none)?;
     let format = base_node.driver_name().to_owned();
     let total = image.node.len();
-    let base = session.open(&Spec { name: path, format: Some(format), write: true, share: true, ..Spec::default() })?;
+    let base = session.open(&Spec {
+        name: path,
+        format: Some(format),
+        write: true,
+        share: true,
+        ..Spec::default()
+    })?;
     let progress = Progress::new(args.has("p"));
     let result = session.run(async {
         if base.node.len() < total {
@@ -430,17 +541,42 @@ pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
 }
 
 pub(super) fn bitmap(session: &mut Session, args: &[String]) -> Done {
-    let args = Args::parse(args, "hb:f:F:g:U", &[
-        "object=", "image-opts", "add", "remove", "clear", "enable", "disable", "merge=", "granularity=",
-        "source-file=", "source-format=", "force-share", "force", "help",
-    ])?;
+    let args = Args::parse(
+        args,
+        "hb:f:F:g:U",
+        &[
+            "object=",
+            "image-opts",
+            "add",
+            "remove",
+            "clear",
+            "enable",
+            "disable",
+            "merge=",
+            "granularity=",
+            "source-file=",
+            "source-format=",
+            "force-share",
+            "force",
+            "help",
+        ],
+    )?;
     prepare(session, &args)?;
-    let [file, name] = &args.rest[..] else { return Err(Fail::usage("Expecting filename and bitmap name")) };
-    let actions: Vec<_> = args.options.iter().filter(|(n, _)| {
-        ["add", "remove", "clear", "enable", "disable", "merge"].contains(&n.as_str())
-    }).cloned().collect();
+    let [file, name] = &args.rest[..] else {
+        return Err(Fail::usage("Expecting filename and bitmap name"));
+    };
+    let actions: Vec<_> = args
+        .options
+        .iter()
+        .filter(|(n, _)| {
+            ["add", "remove", "clear", "enable", "disable", "merge"].contains(&n.as_str())
+        })
+        .cloned()
+        .collect();
     if actions.is_empty() {
-        return Err(Fail::new("Need at least one of --add, --remove, --clear, --enable, --disable, or --merge"));
+        return Err(Fail::new(
+            "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge",
+        ));
     }
     let granularity = match args.get("g").or(args.get("granularity")) {
         Some(text) if !args.has("add") => {
@@ -455,14 +591,25 @@ pub(super) fn bitmap(session: &mut Session, args: &[String]) -> Done {
     }
     let image = session.open(&Spec { no_backing: true, ..spec(&args, file) })?;
     let source = match args.get("b").or(args.get("source-file")) {
-        Some(from) => Some(session.open(&Spec { name: from.to_owned(), format: args.get("F").map(str::to_owned), no_backing: true, share: true, ..Spec::default() })?),
+        Some(from) => Some(session.open(&Spec {
+            name: from.to_owned(),
+            format: args.get("F").map(str::to_owned),
+            no_backing: true,
+            share: true,
+            ..Spec::default()
+        })?),
         None => None,
     };
-    let failed = |e: &BlockError, verb: &str| Fail::new(format!("Operation {verb} on bitmap {name} failed: {}", errno_or_text(e)));
+    let failed = |e: &BlockError, verb: &str| {
+        Fail::new(format!("Operation {verb} on bitmap {name} failed: {}", errno_or_text(e)))
+    };
     for (action, value) in actions {
         let name = name.clone();
         let what = match action.as_str() {
-            "add" => BitmapChange::Add { name, granularity: if granularity == 0 { 65536 } else { granularity as u32 } },
+            "add" => BitmapChange::Add {
+                name,
+                granularity: if granularity == 0 { 65536 } else { granularity as u32 },
+            },
             "remove" => BitmapChange::Remove(name),
             "clear" => BitmapChange::Clear(name),
             "enable" => BitmapChange::Enable(name, true),
@@ -470,7 +617,9 @@ pub(super) fn bitmap(session: &mut Session, args: &[String]) -> Done {
             _ => {
                 let from = source.as_ref().unwrap_or(&image);
                 let marked = match &from.handle {
-                    Some(handle) => session.run(handle.bitmap_ranges(&value)).map_err(|e| failed(&e, "merge"))?,
+                    Some(handle) => session
+                        .run(handle.bitmap_ranges(&value))
+                        .map_err(|e| failed(&e, "merge"))?,
                     None => return Err(failed(&BlockError::NotFound(value), "merge")),
                 };
                 BitmapChange::Merge(name, marked)

@@ -76,7 +76,8 @@ impl Copy<'_> {
             Err(_) if self.salvage => return Ok((Piece::Data, left.min(CHUNK))),
             Err(e) => {
                 return Err(Fail::new(format!(
-                    "error while reading block status at offset {at}: {}", system_words(&e)
+                    "error while reading block status at offset {at}: {}",
+                    system_words(&e)
                 )));
             }
         };
@@ -100,14 +101,17 @@ impl Copy<'_> {
                         Ok(buf) => part.copy_from_slice(&buf),
                         Err(e) if !self.quiet => warn(&format!(
                             "warning: error while reading offset {}: {}",
-                            at + i as u64 * 512, system_words(&e)
+                            at + i as u64 * 512,
+                            system_words(&e)
                         )),
                         Err(_) => {}
                     }
                 }
                 Ok(out)
             }
-            Err(e) => Err(Fail::new(format!("error while reading at byte {at}: {}", system_words(&e)))),
+            Err(e) => {
+                Err(Fail::new(format!("error while reading at byte {at}: {}", system_words(&e))))
+            }
         }
     }
 
@@ -126,7 +130,8 @@ impl Copy<'_> {
 
     /// Writes what is not zero.
     fn write(&self, at: u64, buf: &[u8]) -> Done {
-        let grain = if self.min_sparse == 0 { buf.len().max(1) } else { self.min_sparse.max(512) as usize };
+        let grain =
+            if self.min_sparse == 0 { buf.len().max(1) } else { self.min_sparse.max(512) as usize };
         let all_zero = |part: &[u8]| self.min_sparse != 0 && part.iter().all(|b| *b == 0);
         let mut start = 0;
         while start < buf.len() {
@@ -188,7 +193,9 @@ impl Copy<'_> {
         for ((place, part), packed) in parts.into_iter().zip(packed) {
             let result = match packed {
                 Some(packed) => self.session.run(handle.store_packed(place, packed)),
-                None => self.session.run(self.target.node.write(place, IoBuf::from(part))).map(drop),
+                None => {
+                    self.session.run(self.target.node.write(place, IoBuf::from(part))).map(drop)
+                }
             };
             result.map_err(|e| Self::write_error(place, &e))?;
         }
@@ -211,7 +218,10 @@ impl Copy<'_> {
                 }
                 (piece, Some(cluster)) => {
                     let whole = len / cluster * cluster;
-                    if !matches!(piece, Piece::Data) && at.is_multiple_of(cluster) && (whole > 0 || at + len == self.total) {
+                    if !matches!(piece, Piece::Data)
+                        && at.is_multiple_of(cluster)
+                        && (whole > 0 || at + len == self.total)
+                    {
                         if whole > 0 {
                             len = whole;
                         }
@@ -220,7 +230,10 @@ impl Copy<'_> {
                         }
                     } else {
                         // Whole clusters, whatever they are made of.
-                        let end = (at + len).next_multiple_of(cluster).min(at - at % unit + unit).min(self.total);
+                        let end = (at + len)
+                            .next_multiple_of(cluster)
+                            .min(at - at % unit + unit)
+                            .min(self.total);
                         let mut buf = Vec::with_capacity((end - at) as usize);
                         while at + (buf.len() as u64) < end {
                             let from = at + buf.len() as u64;
@@ -241,10 +254,22 @@ impl Copy<'_> {
 }
 
 pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
-    let args = Args::parse(args, "hf:O:B:CcF:o:l:S:pt:T:qnm:WUr:", &[
-        "object=", "image-opts", "target-image-opts", "source-image-opts", "force-share", "salvage",
-        "target-is-zero", "bitmaps", "skip-broken-bitmaps", "help",
-    ])?;
+    let args = Args::parse(
+        args,
+        "hf:O:B:CcF:o:l:S:pt:T:qnm:WUr:",
+        &[
+            "object=",
+            "image-opts",
+            "target-image-opts",
+            "source-image-opts",
+            "force-share",
+            "salvage",
+            "target-is-zero",
+            "bitmaps",
+            "skip-broken-bitmaps",
+            "help",
+        ],
+    )?;
     prepare(session, &args)?;
     let format = args.get("O").unwrap_or("raw").to_owned();
     let compress = args.has("c");
@@ -256,10 +281,16 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
         if with_file {
             specs.extend(FILE);
         }
-        let heading = if with_file { "Supported options:".to_owned() } else { format!("Supported {} options:", format.name()) };
+        let heading = if with_file {
+            "Supported options:".to_owned()
+        } else {
+            format!("Supported {} options:", format.name())
+        };
         print_options(&heading, &specs);
         if !with_file {
-            say("\nThe protocol level may support further options.\nSpecify the target filename to include those options.");
+            say(
+                "\nThe protocol level may support further options.\nSpecify the target filename to include those options.",
+            );
         }
         return Ok(());
     }
@@ -286,12 +317,18 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
     if let Some(text) = args.get("m") {
         match text.parse::<u64>() {
             Ok(1..=16) => {}
-            _ => return Err(Fail::new("Invalid number of coroutines. Allowed number of coroutines is between 1 and 16")),
+            _ => {
+                return Err(Fail::new(
+                    "Invalid number of coroutines. Allowed number of coroutines is between 1 and 16",
+                ));
+            }
         }
     }
     let (target_name, source_names) = args.rest.split_last().expect("at least two");
     if args.has("B") && source_names.len() > 1 {
-        return Err(Fail::new("Having a backing file for the target makes no sense when concatenating multiple input images"));
+        return Err(Fail::new(
+            "Having a backing file for the target makes no sense when concatenating multiple input images",
+        ));
     }
     if args.has("C") && compress {
         return Err(Fail::new("Cannot enable copy offloading when -c is used"));
@@ -338,7 +375,11 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
         match (values.get("preallocation"), values.get("data_file")) {
             (Some("off") | None, None) => {}
             (None | Some("off"), Some(_)) => {}
-            _ => return Err(Fail::new("Compression and preallocation not supported at the same time")),
+            _ => {
+                return Err(Fail::new(
+                    "Compression and preallocation not supported at the same time",
+                ));
+            }
         }
         if values.flag("encryption").unwrap_or(false) || values.get("encrypt.format").is_some() {
             return Err(Fail::new("Compression and encryption not supported at the same time"));
@@ -346,8 +387,13 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
     }
     if !no_create {
         let made = make(session, target_name, &format, values.clone(), None, true, false);
-        made.map_err(|fail| Fail::new(format!("{}: error while converting {format}: {}", target_name,
-            fail.text().strip_prefix(&format!("{target_name}: ")).unwrap_or(&fail.text()))))?;
+        made.map_err(|fail| {
+            Fail::new(format!(
+                "{}: error while converting {format}: {}",
+                target_name,
+                fail.text().strip_prefix(&format!("{target_name}: ")).unwrap_or(&fail.text())
+            ))
+        })?;
     }
     let mut options = Vec::new();
     for (from, to) in [("encrypt.key-secret", "encrypt.key-secret"), ("key-secret", "key-secret")] {
@@ -401,17 +447,27 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
 pub(super) fn compare(session: &mut Session, args: &[String]) -> Done {
     let args = Args::parse(args, "hf:F:T:pqsU", &["object=", "image-opts", "force-share", "help"])?;
     prepare(session, &args).map_err(|f| f.with_code(2))?;
-    let [a, b] = &args.rest[..] else { return Err(Fail::usage("Expecting two image file names").with_code(2)) };
-    let open = |name: &String, format: Option<&str>| session.open(&Spec {
-        name: name.clone(),
-        format: format.map(str::to_owned),
-        image_opts: args.has("image-opts"),
-        share: args.has("U") || args.has("force-share"),
-        ..Spec::default()
-    }).map_err(|f| f.with_code(2));
+    let [a, b] = &args.rest[..] else {
+        return Err(Fail::usage("Expecting two image file names").with_code(2));
+    };
+    let open = |name: &String, format: Option<&str>| {
+        session
+            .open(&Spec {
+                name: name.clone(),
+                format: format.map(str::to_owned),
+                image_opts: args.has("image-opts"),
+                share: args.has("U") || args.has("force-share"),
+                ..Spec::default()
+            })
+            .map_err(|f| f.with_code(2))
+    };
     let (a, b) = (open(a, args.get("f"))?, open(b, args.get("F"))?);
     let (quiet, strict) = (args.has("q"), args.has("s"));
-    let tell = |text: &str| if !quiet { say(text); };
+    let tell = |text: &str| {
+        if !quiet {
+            say(text);
+        }
+    };
     let (one, two) = (a.node.len(), b.node.len());
     if strict && one != two {
         tell("Strict mode: Image size mismatch!");
@@ -421,24 +477,30 @@ pub(super) fn compare(session: &mut Session, args: &[String]) -> Done {
     let common = one.min(two);
     let mut at = 0;
     let failed = |name: &str, at: u64, e: &BlockError| {
-        Fail::new(format!("Error while reading offset {at} of {name}: {}", system_words(e))).with_code(4)
+        Fail::new(format!("Error while reading offset {at} of {name}: {}", system_words(e)))
+            .with_code(4)
     };
     let look = |image: &Image, at: u64, end: u64| {
-        session.run(stored(&image.node, None, at, end - at)).map_err(|_| {
-            Fail::new("Sector allocation test failed").with_code(3)
-        })
+        session
+            .run(stored(&image.node, None, at, end - at))
+            .map_err(|_| Fail::new("Sector allocation test failed").with_code(3))
     };
     while at < common {
         let (x, y) = (look(&a, at, common)?.status, look(&b, at, common)?.status);
         let mut n = x.len.min(y.len);
-        let (x_data, y_data) = (x.data && !x.zero || x.compressed, y.data && !y.zero || y.compressed);
+        let (x_data, y_data) =
+            (x.data && !x.zero || x.compressed, y.data && !y.zero || y.compressed);
         if strict && (x.data && !x.zero) != (y.data && !y.zero) && x.allocated != y.allocated {
             tell(&format!("Strict mode: Offset {at} block status mismatch!"));
             return Err(Fail::code(1));
         }
         if x_data || y_data {
             n = n.min(CHUNK);
-            let read = |image: &Image| session.run(image.node.read(at, IoBuf::zeroed(n as usize))).map_err(|e| failed(&image.name, at, &e));
+            let read = |image: &Image| {
+                session
+                    .run(image.node.read(at, IoBuf::zeroed(n as usize)))
+                    .map_err(|e| failed(&image.name, at, &e))
+            };
             let (p, q) = (read(&a)?, read(&b)?);
             if p != q {
                 let first = p.iter().zip(q.iter()).position(|(p, q)| p != q).unwrap_or(0) as u64;
@@ -457,9 +519,14 @@ pub(super) fn compare(session: &mut Session, args: &[String]) -> Done {
             let mut n = s.len;
             if s.data && !s.zero || s.compressed {
                 n = n.min(CHUNK);
-                let buf = session.run(longer.node.read(at, IoBuf::zeroed(n as usize))).map_err(|e| failed(&longer.name, at, &e))?;
+                let buf = session
+                    .run(longer.node.read(at, IoBuf::zeroed(n as usize)))
+                    .map_err(|e| failed(&longer.name, at, &e))?;
                 if let Some(first) = buf.iter().position(|b| *b != 0) {
-                    tell(&format!("Content mismatch at offset {}!", (at + first as u64) / 512 * 512));
+                    tell(&format!(
+                        "Content mismatch at offset {}!",
+                        (at + first as u64) / 512 * 512
+                    ));
                     return Err(Fail::code(1));
                 }
             }
@@ -479,7 +546,11 @@ pub(super) fn dd(session: &mut Session, args: &[String]) -> Done {
         let Some((name, value)) = operand.split_once('=') else {
             return Err(Fail::new(format!("unrecognized operand {operand}")));
         };
-        let number = |what: &str| parse_size(value).filter(|n| *n <= i64::MAX as u64).ok_or_else(|| Fail::new(format!("invalid number: '{value}'")).with_what(what));
+        let number = |what: &str| {
+            parse_size(value)
+                .filter(|n| *n <= i64::MAX as u64)
+                .ok_or_else(|| Fail::new(format!("invalid number: '{value}'")).with_what(what))
+        };
         match name {
             "if" => input = Some(value.to_owned()),
             "of" => out = Some(value.to_owned()),
@@ -494,7 +565,9 @@ pub(super) fn dd(session: &mut Session, args: &[String]) -> Done {
             _ => return Err(Fail::new(format!("unrecognized operand {operand}"))),
         }
     }
-    let (Some(input), Some(out)) = (input, out) else { return Err(Fail::new("Must specify both input and output files")) };
+    let (Some(input), Some(out)) = (input, out) else {
+        return Err(Fail::new("Must specify both input and output files"));
+    };
     let image = session.open(&Spec {
         name: input,
         format: args.get("f").map(str::to_owned),
@@ -510,16 +583,25 @@ pub(super) fn dd(session: &mut Session, args: &[String]) -> Done {
         warn(&format!("qemu-img: {}: cannot skip to specified offset", image.name));
     }
     let format = args.get("O").unwrap_or("raw");
-    make(session, &out, format, Default::default(), Some(size), true, false).map_err(|f| {
-        Fail::new(f.text())
+    make(session, &out, format, Default::default(), Some(size), true, false)
+        .map_err(|f| Fail::new(f.text()))?;
+    let target = session.open(&Spec {
+        name: out,
+        format: Some(format.to_owned()),
+        write: true,
+        no_backing: true,
+        ..Spec::default()
     })?;
-    let target = session.open(&Spec { name: out, format: Some(format.to_owned()), write: true, no_backing: true, ..Spec::default() })?;
     let copied = session.run(async {
         let mut at = start;
         while at < end {
             let n = bs.max(65536).min(end - at);
-            let buf = image.node.read(at, IoBuf::zeroed(n as usize)).await.map_err(|e| format!("error while reading from input image file: {}", system_words(&e)))?;
-            target.node.write(at - start, buf).await.map_err(|e| format!("error while writing to output image file: {}", system_words(&e)))?;
+            let buf = image.node.read(at, IoBuf::zeroed(n as usize)).await.map_err(|e| {
+                format!("error while reading from input image file: {}", system_words(&e))
+            })?;
+            target.node.write(at - start, buf).await.map_err(|e| {
+                format!("error while writing to output image file: {}", system_words(&e))
+            })?;
             at += n;
         }
         target.node.close().await.map_err(|e| system_words(&e))
@@ -534,9 +616,25 @@ impl Fail {
 }
 
 pub(super) fn bench(session: &mut Session, args: &[String]) -> Done {
-    let args = Args::parse(args, "hc:d:f:ni:o:qs:S:t:wU", &["pattern=", "image-opts", "force-share", "flush-interval=", "no-drain", "object=", "help", "random", "latency"])?;
+    let args = Args::parse(
+        args,
+        "hc:d:f:ni:o:qs:S:t:wU",
+        &[
+            "pattern=",
+            "image-opts",
+            "force-share",
+            "flush-interval=",
+            "no-drain",
+            "object=",
+            "help",
+            "random",
+            "latency",
+        ],
+    )?;
     prepare(session, &args)?;
-    let number = |name: &str, default: u64| args.get(name).map_or(Ok(default), |text| size_argument("request", text));
+    let number = |name: &str, default: u64| {
+        args.get(name).map_or(Ok(default), |text| size_argument("request", text))
+    };
     let (count, depth) = (number("c", 75000)?, number("d", 64)?);
     let (size, offset) = (number("s", 4096)?, number("o", 0)?);
     let step = number("S", 0)?;
@@ -559,7 +657,9 @@ pub(super) fn bench(session: &mut Session, args: &[String]) -> Done {
     }
     if !args.has("q") {
         let kind = if write { "write" } else { "read" };
-        say(&format!("Sending {count} {kind} requests, {size} bytes each, {depth} in parallel (starting at offset {offset}, step size {step})"));
+        say(&format!(
+            "Sending {count} {kind} requests, {size} bytes each, {depth} in parallel (starting at offset {offset}, step size {step})"
+        ));
     }
     let mut latencies = Vec::new();
     let mut seed = 0x9e37_79b9_7f4a_7c15u64;
@@ -575,7 +675,11 @@ pub(super) fn bench(session: &mut Session, args: &[String]) -> Done {
                 at = seed % (len / size) * size;
             }
             let began = args.has("latency").then(Instant::now);
-            buf = if write { image.node.write(at, buf).await? } else { image.node.read(at, buf).await? };
+            buf = if write {
+                image.node.write(at, buf).await?
+            } else {
+                image.node.read(at, buf).await?
+            };
             latencies.extend(began.map(|began| began.elapsed()));
             if write && flush_every > 0 && (i + 1) % flush_every == 0 {
                 image.node.flush().await?;
@@ -593,7 +697,10 @@ pub(super) fn bench(session: &mut Session, args: &[String]) -> Done {
         latencies.sort_unstable();
         for percent in [50, 90, 99] {
             if let Some(found) = latencies.get(latencies.len() * percent / 100) {
-                say(&format!("  {percent} % within {} us", significant(found.as_secs_f64() * 1e6, 4)));
+                say(&format!(
+                    "  {percent} % within {} us",
+                    significant(found.as_secs_f64() * 1e6, 4)
+                ));
             }
         }
     }

@@ -9,7 +9,8 @@ use orrery_block::formats::create::{self, FILE, Kind, OptionSpec, Values};
 pub(crate) fn values(args: &Args) -> Result<Values, Fail> {
     let mut values = Values::default();
     for text in args.all("o") {
-        if text.is_empty() || text.starts_with(',') || text.ends_with(',') && !text.ends_with(",,") {
+        if text.is_empty() || text.starts_with(',') || text.ends_with(',') && !text.ends_with(",,")
+        {
             return Err(Fail::new(format!("Invalid option list: {text}")));
         }
         for (name, value) in key_values(text) {
@@ -93,7 +94,10 @@ pub(super) fn create(session: &mut Session, args: &[String]) -> Done {
     if wants_help(&args) {
         let format = format_of(format)?;
         if create::options(format).is_empty() {
-            return Err(Fail::new(format!("Format driver '{}' does not support image creation", format.name())));
+            return Err(Fail::new(format!(
+                "Format driver '{}' does not support image creation",
+                format.name()
+            )));
         }
         let mut specs: Vec<_> = create::options(format).iter().collect();
         let with_file = !args.rest.is_empty();
@@ -101,10 +105,16 @@ pub(super) fn create(session: &mut Session, args: &[String]) -> Done {
             specs.extend(FILE);
         }
         specs.retain(|spec| !(format == Format::Vdi && spec.name == "preallocation" && !with_file));
-        let heading = if with_file { "Supported options:".to_owned() } else { format!("Supported {} options:", format.name()) };
+        let heading = if with_file {
+            "Supported options:".to_owned()
+        } else {
+            format!("Supported {} options:", format.name())
+        };
         print_options(&heading, &specs);
         if !with_file {
-            say("\nThe protocol level may support further options.\nSpecify the target filename to include those options.");
+            say(
+                "\nThe protocol level may support further options.\nSpecify the target filename to include those options.",
+            );
         }
         return Ok(());
     }
@@ -139,14 +149,21 @@ pub(crate) fn run(
     unsafely: bool,
 ) -> Done {
     let in_file = |text: String| Fail::new(format!("{filename}: {text}"));
-    let format = Format::from_name(format).map_err(|_| in_file(format!("Unknown file format '{format}'")))?;
+    let format = Format::from_name(format)
+        .map_err(|_| in_file(format!("Unknown file format '{format}'")))?;
     if create::options(format).is_empty() {
-        return Err(in_file(format!("Format driver '{}' does not support image creation", format.name())));
+        return Err(in_file(format!(
+            "Format driver '{}' does not support image creation",
+            format.name()
+        )));
     }
     let known = |name: &str| create::options(format).iter().any(|spec| spec.name == name);
     for (option, what) in [("backing_file", "Backing file"), ("backing_fmt", "Backing format")] {
         if values.get(option).is_some() && !known(option) {
-            return Err(in_file(format!("{what} not supported for file format '{}'", format.name())));
+            return Err(in_file(format!(
+                "{what} not supported for file format '{}'",
+                format.name()
+            )));
         }
     }
     values.check(format).map_err(|e| in_file(reason(&e)))?;
@@ -154,7 +171,9 @@ pub(crate) fn run(
         values.set("size", size.to_string());
     }
     if values.get("backing_file") == Some(filename) {
-        return Err(in_file("Error: Trying to create an image with the same filename as the backing file".into()));
+        return Err(in_file(
+            "Error: Trying to create an image with the same filename as the backing file".into(),
+        ));
     }
     if values.get("backing_file") == Some("") {
         values.0.retain(|(name, _)| name != "backing_file");
@@ -173,17 +192,30 @@ pub(crate) fn run(
             match backing_size(session, filename, &values) {
                 Ok(size) if values.get("size").is_none() => values.set("size", size.to_string()),
                 Ok(_) => {}
-                Err(fail) => return Err(in_file(format!(
-                    "{}\nCould not open backing image{}", fail.text(),
-                    if values.get("size").is_none() { " to determine size." } else { "." }
-                ))),
+                Err(fail) => {
+                    return Err(in_file(format!(
+                        "{}\nCould not open backing image{}",
+                        fail.text(),
+                        if values.get("size").is_none() { " to determine size." } else { "." }
+                    )));
+                }
             }
         }
         if values.get("backing_fmt").is_none() {
-            let spec = Spec { name: combine(filename, &stored), share: true, no_backing: true, no_io: true, quiet: true, ..Spec::default() };
+            let spec = Spec {
+                name: combine(filename, &stored),
+                share: true,
+                no_backing: true,
+                no_io: true,
+                quiet: true,
+                ..Spec::default()
+            };
             let found = session.open(&spec).ok().map(|image| image.node.driver_name());
-            let detected = found.map_or(String::new(), |name| format!("\nDetected format of {name}."));
-            return Err(in_file(format!("Backing file specified without backing format{detected}")));
+            let detected =
+                found.map_or(String::new(), |name| format!("\nDetected format of {name}."));
+            return Err(in_file(format!(
+                "Backing file specified without backing format{detected}"
+            )));
         }
     }
     if values.get("size").is_none() {

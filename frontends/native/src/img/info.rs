@@ -15,26 +15,35 @@ fn disk_size(name: &str) -> u64 {
 fn qcow2_data(info: &Qcow2Info) -> Value {
     let mut out = Map::new();
     out.insert("compat".into(), if info.version < 3 { "0.10" } else { "1.1" }.into());
-    out.insert("compression-type".into(), serde_json::to_value(info.compression).unwrap_or_default());
+    out.insert(
+        "compression-type".into(),
+        serde_json::to_value(info.compression).unwrap_or_default(),
+    );
     if info.version >= 3 {
         out.insert("lazy-refcounts".into(), info.lazy_refcounts.into());
         if !info.bitmaps.is_empty() {
-            let list: Vec<_> = info.bitmaps.iter().map(|bitmap| {
-                let mut flags = Vec::new();
-                if bitmap.in_use {
-                    flags.push("in-use");
-                }
-                if bitmap.auto {
-                    flags.push("auto");
-                }
-                json!({"flags": flags, "name": bitmap.name, "granularity": bitmap.granularity})
-            }).collect();
+            let list: Vec<_> = info
+                .bitmaps
+                .iter()
+                .map(|bitmap| {
+                    let mut flags = Vec::new();
+                    if bitmap.in_use {
+                        flags.push("in-use");
+                    }
+                    if bitmap.auto {
+                        flags.push("auto");
+                    }
+                    json!({"flags": flags, "name": bitmap.name, "granularity": bitmap.granularity})
+                })
+                .collect();
             out.insert("bitmaps".into(), list.into());
         }
     }
     out.insert("refcount-bits".into(), info.refcount_bits.into());
     if let Some(encryption) = &info.encryption {
-        let Ok(Value::Object(mut given)) = serde_json::to_value(encryption) else { return Value::Object(out) };
+        let Ok(Value::Object(mut given)) = serde_json::to_value(encryption) else {
+            return Value::Object(out);
+        };
         let format = given.remove("format").unwrap_or_default();
         let mut encrypt = Map::new();
         for (name, value) in given {
@@ -95,12 +104,29 @@ fn date(seconds: u32) -> String {
 /// The table of snapshots.
 pub(super) fn snapshot_table(list: &[Snapshot]) {
     say("Snapshot list:");
-    say(&format!("{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"));
+    say(&format!(
+        "{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}",
+        "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"
+    ));
     for s in list {
         let clock = s.vm_clock_nsec / 1_000_000;
-        let clock = format!("{:04}:{:02}:{:02}.{:03}", clock / 3_600_000, clock / 60_000 % 60, clock / 1000 % 60, clock % 1000);
+        let clock = format!(
+            "{:04}:{:02}:{:02}.{:03}",
+            clock / 3_600_000,
+            clock / 60_000 % 60,
+            clock / 1000 % 60,
+            clock % 1000
+        );
         let icount = s.icount.map_or(String::from("--"), |n| n.to_string());
-        say(&format!("{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}", s.id, s.name, human(s.vm_state_size), date(s.date_sec), clock, icount));
+        say(&format!(
+            "{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}",
+            s.id,
+            s.name,
+            human(s.vm_state_size),
+            date(s.date_sec),
+            clock,
+            icount
+        ));
     }
 }
 
@@ -119,7 +145,10 @@ fn file_json(name: &str, size: u64) -> Value {
 fn image_json(image: &Image, facts: &Facts, snapshots: &[Snapshot]) -> Value {
     let mut out = Map::new();
     let path = image.file.filename();
-    out.insert("children".into(), json!([{"name": "file", "info": file_json(path, image.file.len())}]));
+    out.insert(
+        "children".into(),
+        json!([{"name": "file", "info": file_json(path, image.file.len())}]),
+    );
     if !snapshots.is_empty() {
         out.insert("snapshots".into(), snapshots.iter().map(snapshot_json).collect());
     }
@@ -189,7 +218,11 @@ fn image_text(image: &Image, facts: &Facts, snapshots: &[Snapshot]) {
     if let Some(backing) = backing {
         if !backing.name.is_empty() {
             let full = super::session::combine(path, &backing.name);
-            let actual = if full == backing.name { String::new() } else { format!(" (actual path: {full})") };
+            let actual = if full == backing.name {
+                String::new()
+            } else {
+                format!(" (actual path: {full})")
+            };
             say(&format!("backing file: {}{actual}", backing.name));
         }
         if let Some(format) = backing.format {
@@ -206,12 +239,17 @@ fn image_text(image: &Image, facts: &Facts, snapshots: &[Snapshot]) {
     let size = image.file.len();
     say(&format!(
         "Child node '/file':\n    filename: {path}\n    protocol type: file\n    file length: {} ({size} bytes)\n    disk size: {}",
-        human(size), human(disk_size(path))
+        human(size),
+        human(disk_size(path))
     ));
 }
 
 pub(super) fn info(session: &mut Session, args: &[String]) -> Done {
-    let args = Args::parse(args, "f:Ut:h", &["output=", "backing-chain", "object=", "image-opts", "force-share", "limits", "help"])?;
+    let args = Args::parse(
+        args,
+        "f:Ut:h",
+        &["output=", "backing-chain", "object=", "image-opts", "force-share", "limits", "help"],
+    )?;
     prepare(session, &args)?;
     let json = output(&args)?;
     let [name] = &args.rest[..] else { return Err(Fail::usage("Expecting one image file name")) };
@@ -232,24 +270,38 @@ pub(super) fn info(session: &mut Session, args: &[String]) -> Done {
     let mut seen = Vec::new();
     loop {
         if seen.contains(&spec.name) {
-            return Err(Fail::new(format!("Backing file '{}' creates an infinite loop.", spec.name)));
+            return Err(Fail::new(format!(
+                "Backing file '{}' creates an infinite loop.",
+                spec.name
+            )));
         }
         seen.push(spec.name.clone());
         let image = session.open(&spec)?;
-        let (facts, snapshots) = image.handle.as_ref().map_or_else(Default::default, |h| (h.facts(), h.snapshots()));
-        let next = image.handle.as_ref().and_then(|handle| handle.backing_name()).filter(|b| !b.name.is_empty());
+        let (facts, snapshots) =
+            image.handle.as_ref().map_or_else(Default::default, |h| (h.facts(), h.snapshots()));
+        let next = image
+            .handle
+            .as_ref()
+            .and_then(|handle| handle.backing_name())
+            .filter(|b| !b.name.is_empty());
         let from = image.file.filename().to_owned();
         list.push((image, facts, snapshots));
         match next.filter(|_| chain) {
             None => break,
             Some(backing) => {
-                spec = Spec { name: super::session::combine(&from, &backing.name), format: backing.format, image_opts: false, ..spec };
+                spec = Spec {
+                    name: super::session::combine(&from, &backing.name),
+                    format: backing.format,
+                    image_opts: false,
+                    ..spec
+                };
             }
         }
     }
     if json {
         let all: Vec<_> = list.iter().map(|(i, f, s)| image_json(i, f, s)).collect();
-        let value = if chain { Value::Array(all) } else { all.into_iter().next().unwrap_or_default() };
+        let value =
+            if chain { Value::Array(all) } else { all.into_iter().next().unwrap_or_default() };
         print_json(&value);
     } else {
         for (i, (image, facts, snapshots)) in list.iter().enumerate() {
@@ -331,7 +383,11 @@ fn check_json(name: &str, format: &str, result: &CheckResult, left: (u64, u64)) 
 }
 
 pub(super) fn check(session: &mut Session, args: &[String]) -> Done {
-    let args = Args::parse(args, "f:r:T:qUh", &["output=", "object=", "image-opts", "force-share", "repair=", "help"])?;
+    let args = Args::parse(
+        args,
+        "f:r:T:qUh",
+        &["output=", "object=", "image-opts", "force-share", "repair=", "help"],
+    )?;
     prepare(session, &args)?;
     let json = output(&args)?;
     let repair = match args.get("r").or(args.get("repair")) {
@@ -364,7 +420,9 @@ pub(super) fn check(session: &mut Session, args: &[String]) -> Done {
     let quiet = args.has("q");
     let result = match session.run(handle.check(repair)) {
         Ok(result) => result,
-        Err(error) if reason(&error).contains("does not support checks") => return Err(unsupported()),
+        Err(error) if reason(&error).contains("does not support checks") => {
+            return Err(unsupported());
+        }
         Err(error) => return Err(Fail::new(format!("Check failed: {}", reason(&error)))),
     };
     let fixing = repair != Repair::Nothing;
@@ -386,9 +444,18 @@ pub(super) fn check(session: &mut Session, args: &[String]) -> Done {
         match session.run(handle.check(Repair::Nothing)) {
             Ok(again) => {
                 left = (again.corruptions, again.leaks);
-                shown = CheckResult { corruptions_fixed: result.corruptions_fixed, leaks_fixed: result.leaks_fixed, ..again };
+                shown = CheckResult {
+                    corruptions_fixed: result.corruptions_fixed,
+                    leaks_fixed: result.leaks_fixed,
+                    ..again
+                };
             }
-            Err(_) => left = (result.corruptions - result.corruptions_fixed, result.leaks - result.leaks_fixed),
+            Err(_) => {
+                left = (
+                    result.corruptions - result.corruptions_fixed,
+                    result.leaks - result.leaks_fixed,
+                )
+            }
         }
     }
     if json {
@@ -415,17 +482,24 @@ fn human_check(result: &CheckResult, left: (u64, u64)) {
         say("No errors were found on the image.");
     } else {
         if left.0 > 0 {
-            say(&format!("\n{} errors were found on the image.\nData may be corrupted, or further writes to the image may corrupt it.", left.0));
+            say(&format!(
+                "\n{} errors were found on the image.\nData may be corrupted, or further writes to the image may corrupt it.",
+                left.0
+            ));
         }
         if left.1 > 0 {
-            say(&format!("\n{} leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.", left.1));
+            say(&format!(
+                "\n{} leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.",
+                left.1
+            ));
         }
     }
     if result.total_clusters != 0 && result.allocated_clusters != 0 {
         let part = |a: u64, b: u64| a as f64 * 100.0 / b as f64;
         say(&format!(
             "{}/{} = {:.2}% allocated, {:.2}% fragmented, {:.2}% compressed clusters",
-            result.allocated_clusters, result.total_clusters,
+            result.allocated_clusters,
+            result.total_clusters,
             part(result.allocated_clusters, result.total_clusters),
             part(result.fragmented_clusters, result.allocated_clusters),
             part(result.compressed_clusters, result.allocated_clusters),

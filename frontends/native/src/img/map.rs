@@ -20,7 +20,8 @@ pub(crate) struct Stored {
 /// True when data clusters of an image may be holes of its file.
 pub(crate) fn looks_preallocated(node: &Arc<Node>) -> bool {
     let Some(handle) = node.image_handle() else { return false };
-    let Some(cluster) = handle.facts().cluster_size.filter(|_| node.driver_name() == "qcow2") else {
+    let Some(cluster) = handle.facts().cluster_size.filter(|_| node.driver_name() == "qcow2")
+    else {
         return false;
     };
     let Some(file) = node.child("file") else { return false };
@@ -57,7 +58,14 @@ pub(crate) async fn stored(
     loop {
         let there = node.len().saturating_sub(at).min(len);
         if there == 0 {
-            let status = BlockStatus { len, zero: true, allocated: depth > 0, data: false, compressed: false, offset: None };
+            let status = BlockStatus {
+                len,
+                zero: true,
+                allocated: depth > 0,
+                data: false,
+                compressed: false,
+                offset: None,
+            };
             return Ok(Stored { status, depth, node });
         }
         let now = status(&node, at, there).await?;
@@ -93,7 +101,8 @@ impl Entry {
         };
         contiguous
             && self.stored.depth == next.stored.depth
-            && (a.zero, a.data, a.allocated, a.compressed) == (b.zero, b.data, b.allocated, b.compressed)
+            && (a.zero, a.data, a.allocated, a.compressed)
+                == (b.zero, b.data, b.allocated, b.compressed)
             && self.stored.node.filename() == next.stored.node.filename()
     }
 
@@ -103,8 +112,15 @@ impl Entry {
             let offset = s.offset.map_or(String::new(), |at| format!(", \"offset\": {at}"));
             let text = format!(
                 "{}{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \"zero\": {}, \"data\": {}, \"compressed\": {}{offset}}}{}",
-                if first { "[" } else { "" }, self.start, s.len, self.stored.depth,
-                s.allocated, s.zero, s.data, s.compressed, if last { "]" } else { "," },
+                if first { "[" } else { "" },
+                self.start,
+                s.len,
+                self.stored.depth,
+                s.allocated,
+                s.zero,
+                s.data,
+                s.compressed,
+                if last { "]" } else { "," },
             );
             say(&text);
             return Ok(());
@@ -113,9 +129,18 @@ impl Entry {
             return Err(Fail::new("File contains external, encrypted or compressed clusters."));
         }
         if s.data && !s.zero {
-            let file = self.stored.node.child("data-file").or_else(|| self.stored.node.child("file"));
-            let name = file.map_or_else(|| self.stored.node.filename().to_owned(), |f| f.filename().to_owned());
-            say(&format!("{:<16}{:<16}{:<16}{name}", hex(self.start), hex(s.len), hex(s.offset.unwrap_or(0))));
+            let file =
+                self.stored.node.child("data-file").or_else(|| self.stored.node.child("file"));
+            let name = file.map_or_else(
+                || self.stored.node.filename().to_owned(),
+                |f| f.filename().to_owned(),
+            );
+            say(&format!(
+                "{:<16}{:<16}{:<16}{name}",
+                hex(self.start),
+                hex(s.len),
+                hex(s.offset.unwrap_or(0))
+            ));
         }
         Ok(())
     }
@@ -127,7 +152,19 @@ fn hex(n: u64) -> String {
 }
 
 pub(super) fn map(session: &mut Session, args: &[String]) -> Done {
-    let args = Args::parse(args, "f:s:l:Uh", &["output=", "object=", "image-opts", "force-share", "start-offset=", "max-length=", "help"])?;
+    let args = Args::parse(
+        args,
+        "f:s:l:Uh",
+        &[
+            "output=",
+            "object=",
+            "image-opts",
+            "force-share",
+            "start-offset=",
+            "max-length=",
+            "help",
+        ],
+    )?;
     prepare(session, &args)?;
     let json = output(&args)?;
     let size = |short: &str, long: &str, what: &str| match args.get(short).or(args.get(long)) {
@@ -152,9 +189,9 @@ pub(super) fn map(session: &mut Session, args: &[String]) -> Done {
     let mut last: Option<Entry> = None;
     let mut first = true;
     while at < end {
-        let stored = session.run(stored(&image.node, None, at, end - at)).map_err(|e| {
-            Fail::new(format!("Failed to read image metadata: {}", reason(&e)))
-        })?;
+        let stored = session
+            .run(stored(&image.node, None, at, end - at))
+            .map_err(|e| Fail::new(format!("Failed to read image metadata: {}", reason(&e))))?;
         let len = stored.status.len;
         let entry = Entry { start: at, stored };
         at += len;
@@ -196,7 +233,11 @@ fn qcow2_metadata(clusters: u64, cluster: u64, entry: u64, refcount_order: u64) 
 }
 
 pub(super) fn measure(session: &mut Session, args: &[String]) -> Done {
-    let args = Args::parse(args, "f:O:o:l:Uh", &["output=", "object=", "image-opts", "force-share", "size=", "help"])?;
+    let args = Args::parse(
+        args,
+        "f:O:o:l:Uh",
+        &["output=", "object=", "image-opts", "force-share", "size=", "help"],
+    )?;
     prepare(session, &args)?;
     let json = output(&args)?;
     let target = args.get("O").unwrap_or("raw");
@@ -209,11 +250,17 @@ pub(super) fn measure(session: &mut Session, args: &[String]) -> Done {
         return Err(Fail::new("At most one filename argument is allowed."));
     }
     if args.rest.is_empty() && (args.has("image-opts") || args.has("f") || args.has("l")) {
-        return Err(Fail::new("--image-opts, -f, and -l can only be used with a filename argument."));
+        return Err(Fail::new(
+            "--image-opts, -f, and -l can only be used with a filename argument.",
+        ));
     }
     match (given, args.rest.is_empty()) {
-        (None, true) => return Err(Fail::new("Either --size N or one filename must be specified.")),
-        (Some(_), false) => return Err(Fail::new("--size N cannot be used together with a filename.")),
+        (None, true) => {
+            return Err(Fail::new("Either --size N or one filename must be specified."));
+        }
+        (Some(_), false) => {
+            return Err(Fail::new("--size N cannot be used together with a filename."));
+        }
         _ => {}
     }
     let image: Option<Image> = match args.rest.first() {
@@ -255,22 +302,29 @@ pub(super) fn measure(session: &mut Session, args: &[String]) -> Done {
             }
             let bits = values.number("refcount_bits").map_err(fail)?.unwrap_or(16);
             if !bits.is_power_of_two() || bits > 64 {
-                return Err(Fail::new("Refcount width must be a power of two and may not exceed 64 bits"));
+                return Err(Fail::new(
+                    "Refcount width must be a power of two and may not exceed 64 bits",
+                ));
             }
             let entry = if values.flag("extended_l2").map_err(fail)? { 16 } else { 8 };
             let disk = size.next_multiple_of(cluster);
             if size.div_ceil(cluster * cluster / entry) * 8 > 32 << 20 {
-                return Err(Fail::new("The image size is too large (try using a larger cluster size)"));
+                return Err(Fail::new(
+                    "The image size is too large (try using a larger cluster size)",
+                ));
             }
             let luks = match values.get("encrypt.format") {
                 Some("luks") => 2_068_480u64.next_multiple_of(cluster),
                 _ => 0,
             };
-            let metadata = qcow2_metadata(disk / cluster, cluster, entry, u64::from(bits.trailing_zeros())) + luks;
+            let metadata =
+                qcow2_metadata(disk / cluster, cluster, entry, u64::from(bits.trailing_zeros()))
+                    + luks;
             full = metadata + disk;
             required = full;
             if let Some(image) = &image {
-                required = metadata + data_in(session, image, cluster, values.get("backing_file").is_some())?;
+                required = metadata
+                    + data_in(session, image, cluster, values.get("backing_file").is_some())?;
                 bitmaps = bitmaps_size(image, cluster);
             } else if matches!(values.get("preallocation"), None | Some("off" | "metadata")) {
                 required = metadata;
@@ -279,9 +333,16 @@ pub(super) fn measure(session: &mut Session, args: &[String]) -> Done {
                 required = full;
             }
         }
-        _ => return Err(Fail::new(format!("Block driver '{}' does not support size measurement", format.name()))),
+        _ => {
+            return Err(Fail::new(format!(
+                "Block driver '{}' does not support size measurement",
+                format.name()
+            )));
+        }
     }
-    if format == Format::Raw && let Some(image) = &image {
+    if format == Format::Raw
+        && let Some(image) = &image
+    {
         required = data_in(session, image, 512, false)?;
         full = size.next_multiple_of(512);
     }

@@ -3,8 +3,8 @@
 use super::{Fail, args::key_values};
 use crate::host::NativeFs;
 use orrery_block::crypto::HashAlg;
-use orrery_block::formats::create::Host;
 use orrery_block::formats::ImageHandle;
+use orrery_block::formats::create::Host;
 use orrery_block::graph::{BlockGraph, Node};
 use orrery_block::host::{BlockFile, HostFs, LockMode};
 use orrery_block::qcow2::Qcow2Options;
@@ -122,10 +122,14 @@ fn flatten(prefix: &str, value: &Value, out: &mut Options) {
     match value {
         Value::Object(map) => map.iter().for_each(|(name, value)| flatten(&join(name), value, out)),
         Value::Array(list) => {
-            list.iter().enumerate().for_each(|(i, value)| flatten(&join(&i.to_string()), value, out));
+            list.iter()
+                .enumerate()
+                .for_each(|(i, value)| flatten(&join(&i.to_string()), value, out));
         }
         Value::String(text) => drop(out.insert(prefix.to_owned(), text.clone())),
-        Value::Bool(on) => drop(out.insert(prefix.to_owned(), if *on { "on" } else { "off" }.into())),
+        Value::Bool(on) => {
+            drop(out.insert(prefix.to_owned(), if *on { "on" } else { "off" }.into()))
+        }
         Value::Null => drop(out.insert(prefix.to_owned(), String::new())),
         Value::Number(n) => drop(out.insert(prefix.to_owned(), n.to_string())),
     }
@@ -143,7 +147,9 @@ fn child(options: &mut Options, name: &str) -> Options {
 /// What an error is called after a file's name.
 pub(crate) fn reason(error: &BlockError) -> String {
     match error {
-        BlockError::Corrupt(text) | BlockError::Host(text) | BlockError::Invalid(text) => text.clone(),
+        BlockError::Corrupt(text) | BlockError::Host(text) | BlockError::Invalid(text) => {
+            text.clone()
+        }
         BlockError::NotFound(_) => "No such file or directory".into(),
         other => other.to_string(),
     }
@@ -179,9 +185,8 @@ impl Session {
         let id = get("id").ok_or_else(|| Fail::new("Parameter 'id' is missing"))?;
         let mut data = match (get("data"), get("file")) {
             (Some(data), _) => data.as_bytes().to_vec(),
-            (None, Some(file)) => std::fs::read(file).map_err(|e| {
-                Fail::new(format!("Unable to read {file}: {}", words(&e)))
-            })?,
+            (None, Some(file)) => std::fs::read(file)
+                .map_err(|e| Fail::new(format!("Unable to read {file}: {}", words(&e))))?,
             _ => return Err(Fail::new("Must provide 'file' or 'data' property")),
         };
         if get("format") == Some("base64") {
@@ -213,8 +218,12 @@ impl Session {
         if spec.image_opts {
             options.extend(key_values(&spec.name));
         } else if let Some(json) = spec.name.strip_prefix("json:") {
-            let value: Value = serde_json::from_str(json)
-                .map_err(|e| Fail::new(format!("Could not open '{}': Could not parse the JSON options: {e}", spec.name)))?;
+            let value: Value = serde_json::from_str(json).map_err(|e| {
+                Fail::new(format!(
+                    "Could not open '{}': Could not parse the JSON options: {e}",
+                    spec.name
+                ))
+            })?;
             flatten("", &value, &mut options);
         } else {
             options.insert("filename".into(), spec.name.clone());
@@ -267,7 +276,8 @@ impl Session {
             {
                 // Another layer in between.
                 below.insert("filename".into(), filename.clone());
-                let inner = self.open_options(below, Spec { no_backing: true, ..spec.clone() }).await?;
+                let inner =
+                    self.open_options(below, Spec { no_backing: true, ..spec.clone() }).await?;
                 return self.open_format(inner.node, options, driver, write, spec, filename).await;
             }
             let plain = filename.strip_prefix("file:").unwrap_or(&filename).to_owned();
@@ -280,13 +290,21 @@ impl Session {
                 let mode = if write { LockMode::Write } else { LockMode::Read };
                 file.lock(mode).map_err(|_| {
                     let what = if write { "write" } else { "shared \"write\"" };
-                    format!("Failed to get {}lock\nIs another process using the image [{plain}]?",
-                        if write { format!("\"{what}\" ") } else { format!("{what} ") })
+                    format!(
+                        "Failed to get {}lock\nIs another process using the image [{plain}]?",
+                        if write { format!("\"{what}\" ") } else { format!("{what} ") }
+                    )
                 })?;
             }
             let file = self.graph.open_file(None, &filename, file).map_err(|e| reason(&e))?;
             if matches!(driver, Some("file" | "host_device")) {
-                return Ok(Image { node: file.clone(), handle: None, file, name: spec.name, backing_path: None });
+                return Ok(Image {
+                    node: file.clone(),
+                    handle: None,
+                    file,
+                    name: spec.name,
+                    backing_path: None,
+                });
             }
             self.open_format(file, options, driver, write, spec, filename).await
         })
@@ -323,9 +341,11 @@ impl Session {
         let number = |options: &mut Options, name: &str| -> Result<Option<u64>, String> {
             match options.remove(name) {
                 None => Ok(None),
-                Some(text) => orrery_block::formats::create::parse_size(&text).map(Some).ok_or_else(|| {
-                    format!("Parameter '{name}' expects a non-negative number below 2^64")
-                }),
+                Some(text) => {
+                    orrery_block::formats::create::parse_size(&text).map(Some).ok_or_else(|| {
+                        format!("Parameter '{name}' expects a non-negative number below 2^64")
+                    })
+                }
             }
         };
         let mut open = OpenOptions {
@@ -377,7 +397,9 @@ impl Session {
             return Ok(image);
         }
         let given = !backing.is_empty();
-        let Some(stored) = stored.or_else(|| given.then(Default::default)) else { return Ok(image) };
+        let Some(stored) = stored.or_else(|| given.then(Default::default)) else {
+            return Ok(image);
+        };
         if !backing.keys().any(|key| key.ends_with("filename")) {
             if stored.name.is_empty() {
                 return Ok(image);
@@ -395,13 +417,8 @@ impl Session {
             .cloned()
             .unwrap_or_default();
         image.backing_path = Some(path.clone());
-        let below = Spec {
-            name: path.clone(),
-            write: false,
-            snapshot: None,
-            options: Vec::new(),
-            ..spec
-        };
+        let below =
+            Spec { name: path.clone(), write: false, snapshot: None, options: Vec::new(), ..spec };
         if path.contains('\u{0}') {
             return Err("Could not open backing file: Invalid argument".into());
         }
