@@ -60,18 +60,17 @@ impl Task {
         self.queued.store(false, Ordering::Release);
         let before =
             std::mem::replace(&mut *lock(&self.state), TaskState::Running { again: false });
-        let mut future =
-            match before {
-                TaskState::Idle(future) => future,
-                TaskState::Running { .. } => {
-                    *lock(&self.state) = TaskState::Running { again: true };
-                    return;
-                }
-                TaskState::Done => {
-                    *lock(&self.state) = TaskState::Done;
-                    return;
-                }
-            };
+        let mut future = match before {
+            TaskState::Idle(future) => future,
+            TaskState::Running { .. } => {
+                *lock(&self.state) = TaskState::Running { again: true };
+                return;
+            }
+            TaskState::Done => {
+                *lock(&self.state) = TaskState::Done;
+                return;
+            }
+        };
         let waker = Waker::from(self.clone());
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(()) => {

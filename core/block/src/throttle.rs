@@ -77,7 +77,9 @@ impl ThrottleLimits {
         let rates = self.rates();
         for group in [&rates[BPS..IOPS], &rates[IOPS..]] {
             if group[0].avg > 0 && (group[1].avg > 0 || group[2].avg > 0) {
-                return bad("bps/iops/max total values and read/write values cannot be used at the same time");
+                return bad(
+                    "bps/iops/max total values and read/write values cannot be used at the same time",
+                );
             }
         }
         if self.iops_size.is_some_and(|size| size > 0) && rates[IOPS..].iter().all(|r| r.avg == 0) {
@@ -282,8 +284,7 @@ impl ThrottleGroup {
             ticket
         };
         loop {
-            let first =
-                || (exempt() || lock(&self.state).is_first(write, ticket)).then_some(());
+            let first = || (exempt() || lock(&self.state).is_first(write, ticket)).then_some(());
             self.changed.until(first).await;
             let wait = {
                 let mut state = lock(&self.state);
@@ -333,16 +334,19 @@ mod tests {
         assert!(total.check().is_err());
         let burst = ThrottleLimits { iops_read_max: Some(5), ..Default::default() };
         assert!(burst.check().is_err());
-        let good = ThrottleLimits { iops_read: Some(5), iops_size: Some(4096), ..Default::default() };
+        let good =
+            ThrottleLimits { iops_read: Some(5), iops_size: Some(4096), ..Default::default() };
         good.check().unwrap();
         assert!(good.is_set());
     }
 
     #[test]
     fn members_take_turns() {
-        let group = ThrottleGroup::new("g", &Context::default(), ThrottleLimits::default()).unwrap();
+        let group =
+            ThrottleGroup::new("g", &Context::default(), ThrottleLimits::default()).unwrap();
         let mut state = lock(&group.state);
-        state.queues[0] = VecDeque::from([(1, VecDeque::from([1, 2, 3])), (2, VecDeque::from([4]))]);
+        state.queues[0] =
+            VecDeque::from([(1, VecDeque::from([1, 2, 3])), (2, VecDeque::from([4]))]);
         let mut order = Vec::new();
         while let Some((member, waiting)) = state.queues[0].front() {
             let (member, ticket) = (*member, waiting[0]);

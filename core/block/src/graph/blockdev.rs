@@ -5,8 +5,8 @@ use crate::filter::{Null, Throttle};
 use crate::graph::RawOptions;
 use crate::host::{BlockFile, Gate, LockMode, MemFile};
 use crate::nbd::NbdClient;
-use crate::open::{Backing, Format, OpenOptions};
 use crate::op::BoxFuture;
+use crate::open::{Backing, Format, OpenOptions};
 use crate::options::{
     CommonOptions, Discard, DriverOptions, FileOptions, NodeOptions, NodeRef, NodeRefOrNull,
     Qcow2Format,
@@ -85,7 +85,8 @@ impl BlockGraph {
             NodeOptions::from_filename(name)?
         };
         parsed.common.read_only = Some(options.read_only || parsed.common.read_only == Some(true));
-        let node = self.open_node(&parsed, Inherited { direct: false, ..Inherited::default() }).await?;
+        let node =
+            self.open_node(&parsed, Inherited { direct: false, ..Inherited::default() }).await?;
         node.set_ignore_discard(false);
         if !parsed.driver.is_protocol() && options.format.is_none() {
             return Ok(node);
@@ -196,7 +197,9 @@ impl BlockGraph {
                 let file = self.child(&throttle.file, own).await?;
                 self.add_node(name, file.filename(), Throttle::new(&file, &group)?)
             }
-            other => Err(BlockError::unsupported(format!("driver '{}' is not supported", other.name()))),
+            other => {
+                Err(BlockError::unsupported(format!("driver '{}' is not supported", other.name())))
+            }
         }
     }
 
@@ -257,7 +260,8 @@ impl BlockGraph {
             opened = fs.open(&options.filename, false).await;
         }
         let file = opened?;
-        if !settings.inherited.force_share && options.locking != Some(crate::options::OnOffAuto::Off)
+        if !settings.inherited.force_share
+            && options.locking != Some(crate::options::OnOffAuto::Off)
         {
             file.lock(if file.read_only() { LockMode::Read } else { LockMode::Write })?;
         }

@@ -152,7 +152,9 @@ impl BlockGraph {
         }
         let mut names = lock(&self.0.names);
         if names.backends.iter().any(|(n, _)| n == name) {
-            return Err(BlockError::invalid(format!("node-name={name} is conflicting with a device id")));
+            return Err(BlockError::invalid(format!(
+                "node-name={name} is conflicting with a device id"
+            )));
         }
         names
             .check_free(name)

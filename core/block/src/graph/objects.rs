@@ -42,7 +42,8 @@ impl BlockGraph {
                 "attempt to add duplicate property '{id}' to object (type 'container')"
             )));
         }
-        let group = if kind == "throttle-group" { Some(self.make_group(id, &properties)?) } else { None };
+        let group =
+            if kind == "throttle-group" { Some(self.make_group(id, &properties)?) } else { None };
         let object = Object { kind: kind.into(), properties, group };
         lock(&self.0.objects).insert(id.into(), object);
         Ok(())

@@ -1,8 +1,8 @@
 //! How a range is stored in a whole backing chain.
 
 use super::Node;
-use crate::driver::BlockStatus;
 use crate::Result;
+use crate::driver::BlockStatus;
 use std::sync::Arc;
 
 /// What reads as zeros because nobody has it.

@@ -157,7 +157,10 @@ mod tests {
         let exec = bench.graph.executor();
         assert!(exec.run_in_place(once.read(0, IoBuf::zeroed(4))).unwrap().is_err());
         assert!(exec.run_in_place(again.write(0, vec![5; 4].into())).unwrap().is_ok());
-        assert_eq!(&exec.run_in_place(again.read(0, IoBuf::zeroed(4))).unwrap().unwrap()[..], [5; 4]);
+        assert_eq!(
+            &exec.run_in_place(again.read(0, IoBuf::zeroed(4))).unwrap().unwrap()[..],
+            [5; 4]
+        );
         *lock(&bench.net.0) = None;
         bench.server.stop();
         bench.graph.poll();
@@ -169,9 +172,8 @@ mod tests {
         let (bench, _disk) = bench(writable(), 1 << 20);
         let good = open(&bench, json!({})).unwrap();
         let exec = bench.graph.executor().clone();
-        let option = |number: u32, len: u32| {
-            Pack::default().u32(1).u64(OPTION_MAGIC).u32(number).u32(len).0
-        };
+        let option =
+            |number: u32, len: u32| Pack::default().u32(1).u64(OPTION_MAGIC).u32(number).u32(len).0;
         let request = |command: u16, offset: u64, len: u32| {
             let go = Pack::default().u32(3).u64(OPTION_MAGIC).u32(option::EXPORT_NAME).string("x");
             go.u32(REQUEST).u16(0).u16(command).u64(1).u64(offset).u32(len).0

@@ -137,8 +137,11 @@ pub(super) async fn negotiate(
                 }
             }
             option::LIST_CONTEXTS | option::SET_CONTEXTS if !structured => {
-                talk.refuse(reply::INVALID, "request option when structured reply is not negotiated")
-                    .await?;
+                talk.refuse(
+                    reply::INVALID,
+                    "request option when structured reply is not negotiated",
+                )
+                .await?;
             }
             option::LIST_CONTEXTS | option::SET_CONTEXTS => {
                 if let Some(chosen) = meta_contexts(server, &talk, &data).await?

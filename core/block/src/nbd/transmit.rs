@@ -109,7 +109,9 @@ impl Connection {
         let payload = match header.command {
             command::DISCONNECT => return Ok(None),
             command::WRITE => header.len,
-            command::BLOCK_STATUS if extended && header.flags.contains(Flags::PAYLOAD) => header.len,
+            command::BLOCK_STATUS if extended && header.flags.contains(Flags::PAYLOAD) => {
+                header.len
+            }
             _ if extended && header.flags.contains(Flags::PAYLOAD) => header.len,
             _ => 0,
         };

@@ -51,11 +51,7 @@ impl DriverOptions {
     pub(crate) fn is_protocol(&self) -> bool {
         matches!(
             self,
-            Self::File(_)
-                | Self::HostDevice(_)
-                | Self::Nbd(_)
-                | Self::NullCo(_)
-                | Self::NullAio(_)
+            Self::File(_) | Self::HostDevice(_) | Self::Nbd(_) | Self::NullCo(_) | Self::NullAio(_)
         )
     }
 }

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 pub(crate) fn from_filename(name: &str) -> Result<Value> {
     let bad = |text: &str| BlockError::Invalid(format!("{text}: '{name}'"));
     if let Some(json) = name.strip_prefix("json:") {
-        return serde_json::from_str(json)
-            .map_err(|error| BlockError::Invalid(format!("Could not parse the JSON options: {error}")));
+        return serde_json::from_str(json).map_err(|error| {
+            BlockError::Invalid(format!("Could not parse the JSON options: {error}"))
+        });
     }
     if let Some(path) = name.strip_prefix("file:") {
         return Ok(json!({"driver": "file", "filename": path}));
@@ -22,7 +23,8 @@ pub(crate) fn from_filename(name: &str) -> Result<Value> {
         return nbd(name).ok_or_else(|| bad("not a valid NBD name"));
     }
     if let Some(rest) = name.strip_prefix("blkdebug:") {
-        let (config, image) = rest.split_once(':').ok_or_else(|| bad("blkdebug requires an image"))?;
+        let (config, image) =
+            rest.split_once(':').ok_or_else(|| bad("blkdebug requires an image"))?;
         let mut options = json!({"driver": "blkdebug", "image": from_filename(image)?});
         if !config.is_empty() {
             options["config"] = config.into();

@@ -97,7 +97,11 @@ impl Schema for NodeRef {
 impl Schema for NodeRefOrNull {
     fn define(registry: &mut Registry) -> String {
         registry.alternate("BlockdevRefOrNull", |registry| {
-            vec![NodeOptions::define(registry), String::define(registry), registry.builtin("null", "null")]
+            vec![
+                NodeOptions::define(registry),
+                String::define(registry),
+                registry.builtin("null", "null"),
+            ]
         })
     }
 }

@@ -251,7 +251,10 @@ struct Members {
 
 impl<'de> de::MapAccess<'de> for Members {
     type Error = Error;
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Error> {
         let Some((key, value)) = self.map.next() else { return Ok(None) };
         self.value = Some((key.clone(), value));
         let key: StringDeserializer<Error> = key.into_deserializer();

@@ -89,10 +89,15 @@ impl Registry {
         name.into()
     }
 
-    pub(crate) fn alternate(&mut self, name: &str, kinds: impl FnOnce(&mut Self) -> Vec<String>) -> String {
+    pub(crate) fn alternate(
+        &mut self,
+        name: &str,
+        kinds: impl FnOnce(&mut Self) -> Vec<String>,
+    ) -> String {
         if !self.types.contains_key(name) {
             self.types.insert(name.into(), Value::Null);
-            let members: Vec<Value> = kinds(self).iter().map(|kind| json!({"type": kind})).collect();
+            let members: Vec<Value> =
+                kinds(self).iter().map(|kind| json!({"type": kind})).collect();
             let entry = json!({"name": name, "members": members, "meta-type": "alternate"});
             self.types.insert(name.into(), entry);
         }

@@ -317,6 +317,9 @@ impl Qcow2 {
     pub(crate) fn info(&self) -> Qcow2Info {
         let h = &self.header;
         let incompatible = self.incompatible.load(Ordering::Relaxed);
+        let stored = lock(&self.backing_name).clone();
+        let (name, format) =
+            stored.map_or((None, None), |stored| (Some(stored.name), stored.format));
         Qcow2Info {
             version: h.version,
             cluster_size: self.shape.cluster(),
@@ -329,8 +332,8 @@ impl Qcow2 {
             dirty: incompatible & incompatible::DIRTY != 0,
             snapshots: lock(&self.snapshots).clone(),
             bitmaps: lock(&self.bitmaps).clone(),
-            backing_file: lock(&self.backing_name).as_ref().map(|stored| stored.name.clone()),
-            backing_format: lock(&self.backing_name).as_ref().and_then(|s| s.format.clone()),
+            backing_file: name,
+            backing_format: format,
             data_file: h.data_file.clone(),
             data_file_raw: self.shape.data_file && h.autoclear & autoclear::RAW_EXTERNAL != 0,
             encryption: match h.crypt_method {

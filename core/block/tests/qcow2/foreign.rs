@@ -13,7 +13,6 @@ use std::sync::Arc;
 struct Row {
     image: String,
     format: String,
-    group: String,
     check: String,
     sha256: String,
     open: String,
@@ -27,7 +26,6 @@ fn rows(folder: &Path) -> Vec<Row> {
         Row {
             image: field[0].clone(),
             format: field[1].clone(),
-            group: field[2].clone(),
             check: field[6].clone(),
             sha256: field[7].clone(),
             open: field[8].clone(),

@@ -33,7 +33,9 @@ pub(super) fn parse(
                 (true, Some(value)) => value,
                 (true, None) => next(name)?,
                 (false, None) => String::new(),
-                (false, Some(_)) => return Err(format!("option '--{name}' doesn't allow an argument")),
+                (false, Some(_)) => {
+                    return Err(format!("option '--{name}' doesn't allow an argument"));
+                }
             };
             options.push((spec.0, value));
         } else if let Some(letters) = arg.strip_prefix('-').filter(|letters| !letters.is_empty()) {
@@ -46,7 +48,8 @@ pub(super) fn parse(
                     continue;
                 }
                 let value = chars.as_str();
-                let value = if value.is_empty() { next(&letter.to_string())? } else { value.into() };
+                let value =
+                    if value.is_empty() { next(&letter.to_string())? } else { value.into() };
                 options.push((spec.0, value));
                 break;
             }

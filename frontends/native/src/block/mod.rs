@@ -10,9 +10,9 @@ use crate::host::NativeFs;
 use orrery_block::graph::BlockGraph;
 use reactor::Reactor;
 use std::future::{Future, poll_fn};
-use std::task::Poll;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::task::Poll;
 
 /// Waits for whichever is first.
 async fn either(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {

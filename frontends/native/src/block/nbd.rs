@@ -163,7 +163,8 @@ fn run(name: &str, args: &[String]) -> Result<ExitCode, String> {
             "list" => job.list = true,
             "snapshot" => job.snapshot = true,
             "load-snapshot" => {
-                let by = value.strip_prefix("snapshot.name=").or(value.strip_prefix("snapshot.id="));
+                let by =
+                    value.strip_prefix("snapshot.name=").or(value.strip_prefix("snapshot.id="));
                 job.load_snapshot = Some(by.unwrap_or(&value).into());
                 job.read_only = true;
             }
@@ -187,9 +188,8 @@ fn run(name: &str, args: &[String]) -> Result<ExitCode, String> {
             }
             "detect-zeroes" => job.detect_zeroes = Some(value),
             "shared" => {
-                job.shared = value
-                    .parse()
-                    .map_err(|_| format!("Invalid shared device number '{value}'"))?;
+                job.shared =
+                    value.parse().map_err(|_| format!("Invalid shared device number '{value}'"))?;
             }
             "format" => job.format = Some(Format::from_name(&value).map_err(|e| e.to_string())?),
             "persistent" => job.persistent = true,

@@ -353,7 +353,8 @@ impl Net {
         let door = match address {
             Address::Inet { host, port } => {
                 let host = if host.is_empty() { "0.0.0.0" } else { host };
-                let all: Vec<_> = format!("{}:{port}", bracketed(host)).to_socket_addrs()?.collect();
+                let all: Vec<_> =
+                    format!("{}:{port}", bracketed(host)).to_socket_addrs()?.collect();
                 let door = TcpListener::bind(&all[..])?;
                 door.set_nonblocking(true)?;
                 Door::Tcp(door)

@@ -58,6 +58,17 @@ pub(crate) async fn stored(
     loop {
         let there = node.len().saturating_sub(at).min(len);
         if there == 0 {
+            if depth == 0 && node.driver_name() == "raw" {
+                let status = BlockStatus {
+                    len,
+                    zero: true,
+                    allocated: true,
+                    data: false,
+                    compressed: false,
+                    offset: Some(at),
+                };
+                return Ok(Stored { status, depth, node });
+            }
             let status = BlockStatus {
                 len,
                 zero: true,
@@ -184,7 +195,9 @@ pub(super) fn map(session: &mut Session, args: &[String]) -> Done {
     if !json {
         say(&format!("{:<16}{:<16}{:<16}{}", "Offset", "Length", "Mapped to", "File"));
     }
-    let end = max.map_or(image.node.len(), |max| image.node.len().min(start.saturating_add(max)));
+    // Disks end at a sector, wherever their file does.
+    let len = image.node.len().next_multiple_of(512);
+    let end = max.map_or(len, |max| len.min(start.saturating_add(max)));
     let mut at = start;
     let mut last: Option<Entry> = None;
     let mut first = true;
@@ -250,9 +263,7 @@ pub(super) fn measure(session: &mut Session, args: &[String]) -> Done {
         return Err(Fail::new("At most one filename argument is allowed."));
     }
     if args.rest.is_empty() && (args.has("image-opts") || args.has("f") || args.has("l")) {
-        return Err(Fail::new(
-            "--image-opts, -f, and -l can only be used with a filename argument.",
-        ));
+        return Err(Fail::new("--image-opts, -f, and -l require a filename argument."));
     }
     match (given, args.rest.is_empty()) {
         (None, true) => {

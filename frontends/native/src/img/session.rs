@@ -135,6 +135,33 @@ fn flatten(prefix: &str, value: &Value, out: &mut Options) {
     }
 }
 
+/// Reads JSON, in which text may also stand in single quotes.
+fn parse_json(text: &str) -> Result<Value, serde_json::Error> {
+    let mut out = String::with_capacity(text.len());
+    let mut quote = None;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (_, '\\') => match chars.next() {
+                Some('\'') => out.push('\''),
+                Some(next) => out.extend(['\\', next]),
+                None => out.push('\\'),
+            },
+            (None, '"' | '\'') => {
+                quote = Some(c);
+                out.push('"');
+            }
+            (Some(q), c) if c == q => {
+                quote = None;
+                out.push('"');
+            }
+            (Some('\''), '"') => out.push_str("\\\""),
+            _ => out.push(c),
+        }
+    }
+    serde_json::from_str(&out)
+}
+
 /// Takes the options of a child, without their prefix.
 fn child(options: &mut Options, name: &str) -> Options {
     let prefix = format!("{name}.");
@@ -218,7 +245,7 @@ impl Session {
         if spec.image_opts {
             options.extend(key_values(&spec.name));
         } else if let Some(json) = spec.name.strip_prefix("json:") {
-            let value: Value = serde_json::from_str(json).map_err(|e| {
+            let value: Value = parse_json(json).map_err(|e| {
                 Fail::new(format!(
                     "Could not open '{}': Could not parse the JSON options: {e}",
                     spec.name
@@ -257,7 +284,7 @@ impl Session {
                 None => below.remove("filename").unwrap_or_default(),
             };
             if let Some(json) = filename.strip_prefix("json:") {
-                let value: Value = serde_json::from_str(json)
+                let value: Value = parse_json(json)
                     .map_err(|e| format!("Could not parse the JSON options: {e}"))?;
                 flatten("", &value, &mut options);
                 if let Some(driver) = driver {
@@ -280,6 +307,11 @@ impl Session {
                     self.open_options(below, Spec { no_backing: true, ..spec.clone() }).await?;
                 return self.open_format(inner.node, options, driver, write, spec, filename).await;
             }
+            // Without rules there is nothing to inject: what is below does the work.
+            let filename = match filename.strip_prefix("blkdebug::") {
+                Some(below) => below.to_owned(),
+                None => filename,
+            };
             let plain = filename.strip_prefix("file:").unwrap_or(&filename).to_owned();
             if plain.is_empty() {
                 return Err("The 'file' block driver requires a file name".into());

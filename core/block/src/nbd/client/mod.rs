@@ -67,7 +67,9 @@ impl NbdClient {
         };
         let refused = info.features().contains(Features::READ_ONLY);
         if refused && !read_only && !auto_read_only {
-            return Err(BlockError::Invalid("request on write denied without write permission".into()));
+            return Err(BlockError::Invalid(
+                "request on write denied without write permission".into(),
+            ));
         }
         Ok(Arc::new(Self {
             context: context.clone(),
@@ -83,7 +85,11 @@ impl NbdClient {
     }
 
     /// A living connection, made anew when `broken` is the one in use.
-    async fn connection(&self, broken: Option<&Arc<Connection>>, deadline: u64) -> Result<Arc<Connection>> {
+    async fn connection(
+        &self,
+        broken: Option<&Arc<Connection>>,
+        deadline: u64,
+    ) -> Result<Arc<Connection>> {
         let current = lock(&self.connection).clone();
         match broken {
             Some(broken) if Arc::ptr_eq(broken, &current) => {}
@@ -155,7 +161,8 @@ impl NbdClient {
         if offset % block != 0 || len % block != 0 {
             let start = offset - offset % block;
             let end = (offset + len).next_multiple_of(block);
-            let wide = Box::pin(self.read_any(start, IoBuf::zeroed((end - start) as usize))).await?;
+            let wide =
+                Box::pin(self.read_any(start, IoBuf::zeroed((end - start) as usize))).await?;
             let at = (offset - start) as usize;
             buf.copy_from_slice(&wide[at..at + len as usize]);
             return Ok(buf);
@@ -193,11 +200,8 @@ impl NbdClient {
             Box::pin(self.write_whole(start, wide)).await?;
             return Ok(buf);
         }
-        let _turn = if block > 1 {
-            Some(self.partial.acquire(offset..offset + len).await)
-        } else {
-            None
-        };
+        let _turn =
+            if block > 1 { Some(self.partial.acquire(offset..offset + len).await) } else { None };
         buf = self.write_whole(offset, buf).await?;
         Ok(buf)
     }
@@ -295,7 +299,8 @@ impl Driver for NbdClient {
             return Op::ok(());
         }
         let block = self.block();
-        let (start, end) = (offset.next_multiple_of(block), (offset + len) - (offset + len) % block);
+        let (start, end) =
+            (offset.next_multiple_of(block), (offset + len) - (offset + len) % block);
         if start >= end {
             return Op::ok(());
         }
