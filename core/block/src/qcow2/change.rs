@@ -470,8 +470,8 @@ impl Qcow2 {
         })
         .await?;
         // What is in memory has the old width: nothing may be written from it.
+        self.outdated.store(true, Ordering::Relaxed);
         self.writable.store(false, Ordering::Release);
-        self.broken.store(true, Ordering::Relaxed);
         Ok(())
     }
 

@@ -203,6 +203,9 @@ impl Qcow2 {
         if self.broken.load(Ordering::Relaxed) {
             return Err(broken());
         }
+        if self.outdated.load(Ordering::Relaxed) {
+            return Err(BlockError::invalid("the image must be opened again first"));
+        }
         // Bitmaps that nobody keeps up to date are not valid any more.
         self.bitmaps_valid.store(false, Ordering::Relaxed);
         let kept = self.header.autoclear & super::autoclear::RAW_EXTERNAL;

@@ -110,6 +110,8 @@ pub(crate) struct Qcow2 {
     writable: AtomicBool,
     /// Metadata was found to contradict itself while writing: no more writes.
     broken: AtomicBool,
+    /// The file has another shape than what is in memory: no more writes until it is opened again.
+    outdated: AtomicBool,
     meta: Mutex<Meta>,
     /// Guest ranges whose mapping is being changed.
     guest: Arc<RangeLock>,
@@ -273,6 +275,7 @@ impl Qcow2 {
             bitmap_place: Mutex::new(header.bitmaps),
             writable: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            outdated: AtomicBool::new(false),
             meta: Mutex::new(Meta {
                 l1,
                 l1_offset,
