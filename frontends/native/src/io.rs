@@ -30,6 +30,8 @@ struct Shell {
     misalign: bool,
     failed: bool,
     read_only: bool,
+    /// Writes are kept in memory.
+    snapshot: bool,
 }
 
 /// What a command asks for next.
@@ -678,6 +680,13 @@ impl Shell {
                 )),
             }
         })?;
+        let mut image = image;
+        if self.snapshot {
+            // Changes go with the program.
+            let overlay = self.session.graph.temporary_overlay(&image.node);
+            image.node = self.session.run(overlay).map_err(|e| Fail::new(e.to_string()))?;
+            image.handle = image.node.image_handle();
+        }
         self.image = Some(image);
         Ok(())
     }
@@ -764,6 +773,7 @@ pub(crate) fn main(prog: &str, args: &[String]) -> ExitCode {
         misalign: args.has("m"),
         failed: false,
         read_only: args.has("r") || args.has("read-only"),
+        snapshot: args.has("s") || args.has("snapshot"),
     };
     for object in args.all("object") {
         if let Err(fail) = shell.session.add_object(object) {
@@ -780,7 +790,7 @@ pub(crate) fn main(prog: &str, args: &[String]) -> ExitCode {
             name: name.clone(),
             format: args.get("f").or(args.get("format")).map(str::to_owned),
             image_opts: args.has("image-opts"),
-            write: !shell.read_only,
+            write: !shell.read_only && !shell.snapshot,
             share: args.has("U") || args.has("force-share"),
             ..Spec::default()
         };

@@ -522,6 +522,18 @@ impl RefcountLayout {
         Ok(Self { table_offset: used * cluster, table: words, blocks: data, end })
     }
 
+    /// Puts it in front of everything but the first `cluster` clusters. Every cluster counts once,
+    /// so only places change. Gives the first cluster behind it.
+    pub(super) fn move_to(&mut self, cluster: u64, shape: &Shape) -> u64 {
+        let table = (self.table.len() as u64 * 8) >> shape.cluster_bits;
+        self.table_offset = cluster << shape.cluster_bits;
+        let blocks = self.blocks.len() as u64;
+        for (i, word) in self.table.iter_mut().take(blocks as usize).enumerate() {
+            *word = (cluster + table + i as u64) << shape.cluster_bits;
+        }
+        cluster + table + blocks
+    }
+
     pub(super) async fn write(&self, file: &Node, shape: &Shape) -> Result<()> {
         let bytes: Vec<u8> = self.table.iter().flat_map(|word| word.to_be_bytes()).collect();
         let mut at = self.table_offset + bytes.len() as u64;

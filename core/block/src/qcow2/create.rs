@@ -97,16 +97,10 @@ impl CreateOptions {
     fn check(&self) -> Result<Shape> {
         let bad = |text: String| Err(BlockError::invalid(text));
         if !self.cluster_size.is_power_of_two() || !(512..=2 << 20).contains(&self.cluster_size) {
-            return bad(format!(
-                "cluster size must be a power of two between 512 and 2M, not {}",
-                self.cluster_size
-            ));
+            return bad("Cluster size must be a power of two between 512 and 2048k".into());
         }
         if !self.refcount_bits.is_power_of_two() || self.refcount_bits > 64 {
-            return bad(format!(
-                "refcount width must be a power of two up to 64 bits, not {}",
-                self.refcount_bits
-            ));
+            return bad("Refcount width must be a power of two and may not exceed 64 bits".into());
         }
         if self.version != 2 && self.version != 3 {
             return bad(format!("qcow2 version {} does not exist", self.version));
@@ -152,7 +146,10 @@ impl CreateOptions {
             return bad("Backing file and data-file-raw cannot be used at the same time".into());
         }
         if self.size.div_ceil(shape.l2_span()) * 8 > MAX_L1_BYTES {
-            return bad("the disk is too large for its cluster size".into());
+            return bad(
+                "The image size is too large for file format 'qcow2' (try using a larger cluster size)"
+                    .into(),
+            );
         }
         Ok(shape)
     }
@@ -186,12 +183,17 @@ pub(crate) async fn create_with(
     };
     let crypto_clusters = crypto.map_or(0, |(_, len)| len.div_ceil(cluster));
     let used = 1 + l1_clusters + crypto_clusters;
-    let layout = RefcountLayout::new(&shape, &vec![1; used as usize])?;
-    let header = header(options, &shape, l1_len as u32, &layout, crypto)?;
+    let mut layout = RefcountLayout::new(&shape, &vec![1; used as usize])?;
+    // Refcounts come first, as others place them, unless the encryption header is there already.
+    let l1_at = match crypto {
+        None => layout.move_to(1, &shape) << shape.cluster_bits,
+        Some(_) => cluster,
+    };
+    let header = header(options, &shape, (l1_at, l1_len as u32), &layout, crypto)?;
     file.truncate(layout.end).await?;
     // The header comes last: until then the file is not an image.
     layout.write(file, &shape).await?;
-    file.write_zeroes(cluster, l1_clusters * cluster, false).await?;
+    file.write_zeroes(l1_at, l1_clusters * cluster, false).await?;
     file.flush().await?;
     file.write(0, header.into()).await?;
     file.flush().await?;
@@ -218,7 +220,7 @@ pub(super) fn feature_names() -> Vec<u8> {
 fn header(
     options: &CreateOptions,
     shape: &Shape,
-    l1_len: u32,
+    (l1_at, l1_len): (u64, u32),
     layout: &RefcountLayout,
     crypto: Option<(u64, u64)>,
 ) -> Result<Vec<u8>> {
@@ -236,7 +238,7 @@ fn header(
     };
     h.extend(method.to_be_bytes());
     h.extend(l1_len.to_be_bytes());
-    h.extend(cluster.to_be_bytes()); // L1 follows the header
+    h.extend(l1_at.to_be_bytes());
     h.extend(layout.table_offset.to_be_bytes());
     h.extend(((layout.table.len() as u64 * 8 / cluster) as u32).to_be_bytes());
     h.extend([0; 12]); // snapshots: number, offset

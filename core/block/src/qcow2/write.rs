@@ -271,8 +271,12 @@ impl Qcow2 {
         // Clusters past the end of the file hold zeros already.
         let node = self.data()?;
         let mut fill = covered.clone();
-        let unused =
-            |guest: u64| !shape.data_file && host + (shape.down(guest) - first) >= node.len();
+        // (Encrypted ones do not: zeros there are no zeros here.)
+        let unused = |guest: u64| {
+            !shape.data_file
+                && self.cipher.is_none()
+                && host + (shape.down(guest) - first) >= node.len()
+        };
         if fill.start < range.start
             && unused(first)
             && self.is_zero(fill.start..range.start).await?

@@ -52,8 +52,11 @@ impl HostFs for Files {
     }
 }
 
+/// A format, and options by name.
+type Shape = (Format, &'static [(&'static str, &'static str)]);
+
 /// Formats with options that change how they store data.
-const SHAPES: &[(Format, &[(&str, &str)])] = &[
+const SHAPES: &[Shape] = &[
     (Format::Raw, &[]),
     (Format::Qcow2, &[("cluster_size", "4096")]),
     (

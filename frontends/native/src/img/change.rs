@@ -152,7 +152,7 @@ pub(super) fn resize(session: &mut Session, args: &[String]) -> Done {
         if how != Preallocation::Off {
             match &image.handle {
                 Some(handle) => {
-                    handle.change(Change::Preallocate { from: old, to: total, how }).await?
+                    handle.change(Change::Preallocate { from: old, to: total, how }).await?;
                 }
                 None if how == Preallocation::Metadata => {
                     return Err(BlockError::Invalid(

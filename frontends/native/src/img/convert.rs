@@ -158,12 +158,15 @@ impl Copy<'_> {
     fn write_compressed(&self, at: u64, buf: &[u8], cluster: u64) -> Done {
         let handle = self.target.handle.as_ref();
         let packer = handle.and_then(|handle| handle.packer());
-        let parts: Vec<(u64, &[u8])> = buf
-            .chunks(cluster as usize)
-            .enumerate()
-            .map(|(i, part)| (at + i as u64 * cluster, part))
-            .filter(|(_, part)| self.min_sparse == 0 || part.iter().any(|b| *b != 0))
-            .collect();
+        let mut parts: Vec<(u64, &[u8])> = Vec::new();
+        for (i, part) in buf.chunks(cluster as usize).enumerate() {
+            let place = at + i as u64 * cluster;
+            if self.min_sparse != 0 && part.iter().all(|b| *b == 0) {
+                self.zero(place, part.len() as u64)?;
+            } else {
+                parts.push((place, part));
+            }
+        }
         let (Some(packer), Some(handle)) = (packer, handle) else {
             for (place, part) in parts {
                 let write = self.target.node.write_compressed(place, IoBuf::from(part));
@@ -361,7 +364,7 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
     }
     let has_backing = values.get("backing_file").is_some_and(|name| !name.is_empty());
     if has_backing && values.get("backing_fmt").is_none() && !no_create {
-        return Err(Fail::new("backing file specified without backing format"));
+        return Err(Fail::new("Use of backing file requires explicit backing format"));
     }
     if values.get("size").is_none() {
         values.set("size", total.next_multiple_of(512).to_string());

@@ -193,11 +193,7 @@ pub(crate) fn run(
                 Ok(size) if values.get("size").is_none() => values.set("size", size.to_string()),
                 Ok(_) => {}
                 Err(fail) => {
-                    return Err(in_file(format!(
-                        "{}\nCould not open backing image{}",
-                        fail.text(),
-                        if values.get("size").is_none() { " to determine size." } else { "." }
-                    )));
+                    return Err(in_file(format!("{}\nCould not open backing image.", fail.text())));
                 }
             }
         }

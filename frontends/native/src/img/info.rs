@@ -454,7 +454,7 @@ pub(super) fn check(session: &mut Session, args: &[String]) -> Done {
                 left = (
                     result.corruptions - result.corruptions_fixed,
                     result.leaks - result.leaks_fixed,
-                )
+                );
             }
         }
     }

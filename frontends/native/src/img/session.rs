@@ -128,7 +128,7 @@ fn flatten(prefix: &str, value: &Value, out: &mut Options) {
         }
         Value::String(text) => drop(out.insert(prefix.to_owned(), text.clone())),
         Value::Bool(on) => {
-            drop(out.insert(prefix.to_owned(), if *on { "on" } else { "off" }.into()))
+            drop(out.insert(prefix.to_owned(), if *on { "on" } else { "off" }.into()));
         }
         Value::Null => drop(out.insert(prefix.to_owned(), String::new())),
         Value::Number(n) => drop(out.insert(prefix.to_owned(), n.to_string())),
