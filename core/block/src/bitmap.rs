@@ -4,7 +4,7 @@ mod bits;
 
 pub use bits::Bits;
 
-use crate::sync::lock;
+use crate::sync::{Notify, lock};
 use crate::{BlockError, Result};
 use std::sync::{Arc, Mutex};
 
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 pub struct DirtyBitmap {
     name: Option<String>,
     state: Mutex<State>,
+    changed: Notify,
 }
 
 struct State {
@@ -75,6 +76,7 @@ impl DirtyBitmap {
                 busy: false,
                 successor: None,
             }),
+            changed: Notify::default(),
         })
     }
 
@@ -106,6 +108,13 @@ impl DirtyBitmap {
             Some(bits) => bits.set(offset, len),
             None => state.bits.set(offset, len),
         }
+        drop(state);
+        self.changed.notify();
+    }
+
+    /// Waits until something is dirty.
+    pub(crate) async fn until_dirty(&self) {
+        self.changed.until(|| (!lock(&self.state).bits.is_clean()).then_some(())).await;
     }
 
     /// Runs `f` on the bits.

@@ -1,8 +1,11 @@
 //! What a node does with requests: the trait behind every format, filter and protocol.
 
+use crate::context::Context;
+use crate::filter::CopyBeforeWrite;
 use crate::formats::Image;
 use crate::graph::{Edge, Node};
-use crate::{BlockError, IoBuf, Op};
+use crate::op::BoxFuture;
+use crate::{BlockError, IoBuf, Op, Result};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -74,6 +77,29 @@ pub(crate) trait Driver: Send + Sync + 'static {
     /// The driver as an image format, when it is one.
     fn image(self: Arc<Self>) -> Option<Arc<dyn Image>> {
         None
+    }
+
+    /// The driver as the filter that keeps a snapshot, when it is one.
+    fn as_copy_before_write(self: Arc<Self>) -> Option<Arc<CopyBeforeWrite>> {
+        None
+    }
+
+    /// True when the format can keep dirty bitmaps in the image.
+    fn stores_bitmaps(&self) -> bool {
+        false
+    }
+
+    /// A driver for the same bytes that may write or may not.
+    fn reopen(
+        self: Arc<Self>,
+        context: &Context,
+        read_only: bool,
+    ) -> BoxFuture<'_, Result<Arc<dyn Driver>>> {
+        let _ = (context, read_only);
+        let name = self.name();
+        Box::pin(async move {
+            Err(BlockError::unsupported(format!("driver '{name}' does not support reopening files")))
+        })
     }
 
     /// Maps a range from memory; must be quick and never wait.

@@ -33,6 +33,7 @@ use crate::host::{BlockFile, MemFile};
 use crate::sync::{Notify, lock};
 use crate::{BlockError, IoBuf, Op, Result};
 use medium::Tray;
+use request::Kind;
 use stats::Counters;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -74,6 +75,8 @@ struct Inner {
 struct State {
     name: Option<String>,
     label: Option<String>,
+    removable: bool,
+    io_status: &'static str,
     root: Option<Arc<Edge>>,
     read_only: bool,
     tray: Tray,
@@ -89,6 +92,8 @@ impl BlockBackend {
             state: Mutex::new(State {
                 name: name.map(str::to_owned),
                 label: None,
+                removable: false,
+                io_status: "ok",
                 root: None,
                 read_only: false,
                 tray: Tray::default(),
@@ -219,6 +224,30 @@ impl BlockBackend {
         (state.on_read_error, state.on_write_error) = (read, write);
     }
 
+    /// True for a drive whose medium comes and goes.
+    pub fn removable(&self) -> bool {
+        lock(&self.0.state).removable
+    }
+
+    /// Says that the medium comes and goes.
+    pub fn set_removable(&self, on: bool) {
+        lock(&self.0.state).removable = on;
+    }
+
+    /// `ok`, or what kind of error has stopped the machine since it last went on.
+    pub fn io_status(&self) -> &'static str {
+        lock(&self.0.state).io_status
+    }
+
+    /// Sets or forgets what has stopped the machine.
+    pub fn set_io_status(&self, error: Option<&BlockError>) {
+        lock(&self.0.state).io_status = match error {
+            None => "ok",
+            Some(error) if error.is_no_space() => "nospace",
+            Some(_) => "failed",
+        };
+    }
+
     /// Counters since the drive was made.
     pub fn stats(&self) -> Stats {
         self.0.stats.read()
@@ -240,6 +269,10 @@ impl BlockBackend {
                 return Ticket::done(Err(error));
             }
         };
+        let began = self.0.context.now();
+        if kind == Kind::Write {
+            self.0.stats.reached(request.offset() + bytes);
+        }
         self.0.in_flight.fetch_add(1, Ordering::Relaxed);
         let op = if self.0.quiesced.load(Ordering::Relaxed) == 0 {
             self.start(request)
@@ -258,7 +291,8 @@ impl BlockBackend {
         match op {
             Op::Done(result) => {
                 let result = result.expect("fresh");
-                self.0.stats.done(kind, bytes, result.is_ok());
+                let ns = self.0.context.now() - began;
+                self.0.stats.done(kind, bytes, result.is_ok(), ns);
                 self.leave();
                 Ticket::done(result)
             }
@@ -267,7 +301,8 @@ impl BlockBackend {
                 let this = self.clone();
                 self.executor().spawn(async move {
                     let result = future.await;
-                    this.0.stats.done(kind, bytes, result.is_ok());
+                    let ns = this.0.context.now() - began;
+                    this.0.stats.done(kind, bytes, result.is_ok(), ns);
                     let late = slot.finish(result);
                     this.leave();
                     let hook = lock(&this.0.state).notify.clone();

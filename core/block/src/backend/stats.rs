@@ -15,6 +15,8 @@ pub struct OpStats {
     pub failed: u64,
     /// Refused before they got there.
     pub invalid: u64,
+    /// Nanoseconds that those that finished well took together, where there is a clock.
+    pub total_ns: u64,
 }
 
 /// Counters of a drive.
@@ -28,6 +30,8 @@ pub struct Stats {
     pub flush: OpStats,
     /// Discards.
     pub discard: OpStats,
+    /// Bytes from the start that were ever written.
+    pub highest_write: u64,
 }
 
 #[derive(Default)]
@@ -36,15 +40,24 @@ struct Cell {
     bytes: AtomicU64,
     failed: AtomicU64,
     invalid: AtomicU64,
+    total_ns: AtomicU64,
 }
 
 #[derive(Default)]
-pub(super) struct Counters([Cell; 4]);
+pub(super) struct Counters([Cell; 4], AtomicU64);
 
 impl Counters {
-    pub(super) fn done(&self, kind: Kind, bytes: u64, ok: bool) {
+    /// Notes that a write reached `end`.
+    pub(super) fn reached(&self, end: u64) {
+        if self.1.load(Ordering::Relaxed) < end {
+            self.1.fetch_max(end, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn done(&self, kind: Kind, bytes: u64, ok: bool, ns: u64) {
         let cell = &self.0[kind as usize];
         if ok {
+            cell.total_ns.fetch_add(ns, Ordering::Relaxed);
             cell.ops.fetch_add(1, Ordering::Relaxed);
             cell.bytes.fetch_add(bytes, Ordering::Relaxed);
         } else {
@@ -64,6 +77,7 @@ impl Counters {
                 bytes: cell.bytes.load(Ordering::Relaxed),
                 failed: cell.failed.load(Ordering::Relaxed),
                 invalid: cell.invalid.load(Ordering::Relaxed),
+                total_ns: cell.total_ns.load(Ordering::Relaxed),
             }
         };
         Stats {
@@ -71,6 +85,7 @@ impl Counters {
             write: one(Kind::Write),
             flush: one(Kind::Flush),
             discard: one(Kind::Discard),
+            highest_write: self.1.load(Ordering::Relaxed),
         }
     }
 }

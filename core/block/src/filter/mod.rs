@@ -1,9 +1,27 @@
 //! Filters, and the drivers that have no storage.
 
+mod blkdebug;
+mod blkverify;
+mod commit_top;
+mod compress;
+mod copy_before_write;
+mod copy_on_read;
+mod mirror_top;
 mod null;
+mod preallocate;
+mod quorum;
 mod throttle;
 
+pub(crate) use blkdebug::Blkdebug;
+pub(crate) use blkverify::Blkverify;
+pub(crate) use commit_top::CommitTop;
+pub(crate) use compress::Compress;
+pub(crate) use copy_before_write::{CbwHow, CopyBeforeWrite, SnapshotAccess};
+pub(crate) use copy_on_read::CopyOnRead;
+pub(crate) use mirror_top::MirrorTop;
 pub(crate) use null::Null;
+pub(crate) use preallocate::Preallocate;
+pub(crate) use quorum::Quorum;
 pub(crate) use throttle::Throttle;
 
 use crate::graph::{Edge, Node};

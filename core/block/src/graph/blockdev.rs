@@ -1,18 +1,22 @@
 //! Opening nodes from their options.
 
 use super::{BlockGraph, Node};
-use crate::filter::{Null, Throttle};
+use crate::filter::{
+    Blkdebug, Blkverify, CbwHow, Compress, CopyBeforeWrite, CopyOnRead, Null, Preallocate, Quorum,
+    SnapshotAccess, Throttle,
+};
 use crate::graph::RawOptions;
 use crate::host::{BlockFile, Gate, LockMode, MemFile};
+use crate::job::{cluster_for, how_for};
 use crate::nbd::NbdClient;
-use crate::op::BoxFuture;
 use crate::open::{Backing, Format, OpenOptions};
+use crate::op::BoxFuture;
 use crate::options::{
-    CommonOptions, Discard, DriverOptions, FileOptions, NodeOptions, NodeRef, NodeRefOrNull,
+    BitmapRef, CommonOptions, Discard, DriverOptions, FileOptions, NodeOptions, NodeRef, NodeRefOrNull,
     Qcow2Format,
 };
 use crate::qcow2::{CreateOptions, Qcow2Options};
-use crate::{BlockError, Result};
+use crate::{BlockError, IoBuf, Result};
 use std::sync::Arc;
 
 /// What a child takes over from its parent where its own options are silent.
@@ -85,8 +89,7 @@ impl BlockGraph {
             NodeOptions::from_filename(name)?
         };
         parsed.common.read_only = Some(options.read_only || parsed.common.read_only == Some(true));
-        let node =
-            self.open_node(&parsed, Inherited { direct: false, ..Inherited::default() }).await?;
+        let node = self.open_node(&parsed, Inherited { direct: false, ..Inherited::default() }).await?;
         node.set_ignore_discard(false);
         if !parsed.driver.is_protocol() && options.format.is_none() {
             return Ok(node);
@@ -162,12 +165,20 @@ impl BlockGraph {
                     Some(data_file) => Some(self.child(data_file, own).await?),
                     None => None,
                 };
+                let secret = qcow2.encrypt.as_ref().and_then(|e| e.key_secret.as_deref());
+                let secret = match secret {
+                    Some(id) => Some(self.secret(id)?.into_bytes().into()),
+                    None => None,
+                };
                 let options = OpenOptions {
+                    secret,
                     qcow2: qcow2_options(qcow2),
                     data_file,
                     ..self.format_options(name, Format::Qcow2, qcow2.backing.as_ref(), own).await?
                 };
-                self.open_image(&file, &options).await
+                let node = self.open_image(&file, &options).await?;
+                self.load_bitmaps(&node).await?;
+                Ok(node)
             }
             DriverOptions::Qcow(cow) | DriverOptions::Qed(cow) | DriverOptions::Vmdk(cow) => {
                 let file = self.child(&cow.file, own).await?;
@@ -192,15 +203,96 @@ impl BlockGraph {
                 let driver = NbdClient::open(self.context(), nbd, read_only, auto).await?;
                 self.add_node(name, &format!("nbd:{}", nbd.server.0), driver)
             }
+            DriverOptions::Blkdebug(debug) => {
+                let image = self.child(&debug.image, own).await?;
+                let config = match &debug.config {
+                    Some(name) => Some(self.read_text(name).await?),
+                    None => None,
+                };
+                let driver = Blkdebug::new(&image, debug, config.as_deref())?;
+                self.add_node(name, image.filename(), driver)
+            }
+            DriverOptions::Blkverify(verify) => {
+                let test = self.child(&verify.test, own).await?;
+                let raw = self.child(&verify.raw, own).await?;
+                self.add_node(name, test.filename(), Blkverify::new(&test, &raw)?)
+            }
+            DriverOptions::Quorum(quorum) => {
+                let mut children = Vec::new();
+                for child in &quorum.children {
+                    children.push(self.child(child, own).await?);
+                }
+                let driver = Quorum::new(self.context(), name, &children, quorum)?;
+                self.add_node(name, "", driver)
+            }
+            DriverOptions::Compress(compress) => {
+                let file = self.child(&compress.file, own).await?;
+                self.add_node(name, file.filename(), Compress::new(&file)?)
+            }
+            DriverOptions::Preallocate(options) => {
+                let file = self.child(&options.file, own).await?;
+                let driver = Preallocate::new(&file, options)?;
+                self.add_node(name, file.filename(), driver)
+            }
+            DriverOptions::Luks(luks) => {
+                let file = self.child(&luks.file, own).await?;
+                let secret = match &luks.key_secret {
+                    Some(id) => Some(self.secret(id)?.into_bytes().into()),
+                    None => None,
+                };
+                let open = self.format_options(name, Format::Luks, None, own).await?;
+                self.open_image(&file, &OpenOptions { secret, ..open }).await
+            }
+            DriverOptions::CopyOnRead(cor) => {
+                let file = self.child(&cor.file, own).await?;
+                let bottom = match &cor.bottom {
+                    Some(name) => Some(self.find_node(name)?),
+                    None => None,
+                };
+                let driver = CopyOnRead::new(&file, bottom.as_ref())?;
+                self.add_node(name, file.filename(), driver)
+            }
+            DriverOptions::CopyBeforeWrite(cbw) => {
+                let file = self.child(&cbw.file, own).await?;
+                let target = self.child(&cbw.target, own).await?;
+                let wanted = match &cbw.bitmap {
+                    None => None,
+                    Some(BitmapRef { node, name }) => {
+                        let bitmap = self.find_node(node)?.bitmap(name);
+                        let bitmap = bitmap.ok_or_else(|| {
+                            BlockError::Invalid(format!("Bitmap '{name}' is not found"))
+                        })?;
+                        Some(bitmap.with(|bits| bits.clone()))
+                    }
+                };
+                let how = CbwHow {
+                    on_error: cbw.on_cbw_error.unwrap_or_default(),
+                    timeout_ns: u64::from(cbw.cbw_timeout.unwrap_or(0)) * 1_000_000_000,
+                    cluster: cluster_for(&target).max(cbw.min_cluster_size.unwrap_or(0)),
+                    how: how_for(false),
+                };
+                let driver =
+                    CopyBeforeWrite::new(self.context(), &file, &target, wanted.as_ref(), how)?;
+                self.add_node(name, file.filename(), driver)
+            }
+            DriverOptions::SnapshotAccess(access) => {
+                let file = self.child(&access.file, own).await?;
+                self.add_node(name, file.filename(), SnapshotAccess::new(&file)?)
+            }
             DriverOptions::Throttle(throttle) => {
                 let group = self.throttle_group(&throttle.throttle_group)?;
                 let file = self.child(&throttle.file, own).await?;
                 self.add_node(name, file.filename(), Throttle::new(&file, &group)?)
             }
-            other => {
-                Err(BlockError::unsupported(format!("driver '{}' is not supported", other.name())))
-            }
         }
+    }
+
+    /// A small file of text.
+    async fn read_text(&self, name: &str) -> Result<String> {
+        let file = self.context().fs()?.open(name, false).await?;
+        let len = file.len().min(1 << 20) as usize;
+        let bytes = file.read_at(0, IoBuf::zeroed(len)).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// A child by name, or opened in place.
@@ -260,8 +352,7 @@ impl BlockGraph {
             opened = fs.open(&options.filename, false).await;
         }
         let file = opened?;
-        if !settings.inherited.force_share
-            && options.locking != Some(crate::options::OnOffAuto::Off)
+        if !settings.inherited.force_share && options.locking != Some(crate::options::OnOffAuto::Off)
         {
             file.lock(if file.read_only() { LockMode::Read } else { LockMode::Write })?;
         }

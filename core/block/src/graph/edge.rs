@@ -88,6 +88,8 @@ struct State {
     grant: Grant,
     child: Option<Arc<Node>>,
     parent: Weak<Node>,
+    /// Whatever those above bear.
+    shares_all: bool,
     /// Why it must not be moved.
     frozen: Vec<String>,
     /// Says who it is when the parent is not a node.
@@ -123,6 +125,7 @@ impl Edge {
                 grant: Grant::NONE,
                 child: None,
                 parent: Weak::new(),
+                shares_all: false,
                 frozen: Vec::new(),
                 label: label.to_owned(),
             }),
@@ -229,11 +232,23 @@ impl Edge {
         result
     }
 
+    /// Bears every other use of the child, whatever those above bear: the filter of a job that
+    /// knows what it does.
+    pub(crate) fn set_shares_all(&self, on: bool) {
+        lock(&self.state).shares_all = on;
+    }
+
     /// What to ask of the child when the owner's users ask `from_above`.
     fn needs(&self, from_above: Grant) -> Grant {
-        let own = lock(&self.state).own;
+        let (own, shares_all) = {
+            let state = lock(&self.state);
+            (state.own, state.shares_all)
+        };
         match self.role {
             Role::Root | Role::File | Role::Data => own,
+            Role::Filtered if shares_all => {
+                Grant { perm: own.perm | from_above.perm, shared: Perm::all() }
+            }
             Role::Filtered => own.and(from_above),
             Role::Backing => Grant {
                 perm: own.perm & (from_above.perm | !Perm::CONSISTENT_READ),

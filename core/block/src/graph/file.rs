@@ -2,19 +2,23 @@
 
 use super::Edge;
 use crate::driver::{BlockStatus, Driver};
-use crate::host::BlockFile;
-use crate::{BlockError, IoBuf, Op};
+use crate::context::Context;
+use crate::host::{BlockFile, LockMode};
+use crate::op::BoxFuture;
+use crate::{BlockError, IoBuf, Op, Result};
 use std::sync::Arc;
 
 /// Passes requests to a [`BlockFile`]. Reads past its end give zeros, writes past it make it
 /// longer.
 pub(super) struct FileDriver {
     file: Arc<dyn BlockFile>,
+    /// Name by which the host opens it again.
+    name: String,
 }
 
 impl FileDriver {
-    pub(super) fn new(file: Arc<dyn BlockFile>) -> Arc<Self> {
-        Arc::new(Self { file })
+    pub(super) fn new(file: Arc<dyn BlockFile>, name: &str) -> Arc<Self> {
+        Arc::new(Self { file, name: name.into() })
     }
 }
 
@@ -86,6 +90,38 @@ impl Driver for FileDriver {
 
     fn truncate(self: Arc<Self>, len: u64) -> Op<()> {
         self.file.set_len(len)
+    }
+
+    fn reopen(
+        self: Arc<Self>,
+        context: &Context,
+        read_only: bool,
+    ) -> BoxFuture<'_, Result<Arc<dyn Driver>>> {
+        let context = context.clone();
+        Box::pin(async move {
+            let fs = context.fs()?;
+            self.file.lock(LockMode::Unlock)?;
+            let (new, old) = if read_only {
+                (LockMode::Read, LockMode::Write)
+            } else {
+                (LockMode::Write, LockMode::Read)
+            };
+            let opened = async {
+                let file = fs.open(&self.name, !read_only).await?;
+                file.lock(new)?;
+                Ok(file)
+            };
+            match opened.await {
+                Ok(file) => {
+                    let new: Arc<dyn Driver> = Self::new(file, &self.name);
+                    Ok(new)
+                }
+                Err(error) => {
+                    self.file.lock(old)?;
+                    Err(error)
+                }
+            }
+        })
     }
 
     fn status(self: Arc<Self>, offset: u64, len: u64) -> Op<BlockStatus> {

@@ -4,7 +4,9 @@
 //! [`Edge`]s lead to the nodes it needs. A [`BlockGraph`] belongs to a machine: it knows nodes
 //! and backends by name and owns the executor that runs their requests.
 
+mod bitmaps;
 mod blockdev;
+mod chain;
 mod change;
 mod edge;
 mod file;
@@ -25,6 +27,7 @@ use crate::backend::{BlockBackend, WeakBackend};
 use crate::driver::Driver;
 use crate::exec::Executor;
 use crate::host::BlockFile;
+use crate::job::Job;
 use crate::sync::lock;
 use crate::{BlockError, Result};
 use std::collections::BTreeMap;
@@ -39,6 +42,7 @@ struct Inner {
     context: Context,
     names: Mutex<Names>,
     objects: Mutex<objects::Objects>,
+    jobs: Mutex<Vec<Arc<Job>>>,
 }
 
 #[derive(Default)]
@@ -69,7 +73,7 @@ impl Names {
 }
 
 /// Names start with a letter and go on with letters, digits, `-`, `.` and `_`.
-fn is_well_formed(name: &str) -> bool {
+pub(crate) fn is_well_formed(name: &str) -> bool {
     let mut chars = name.chars();
     chars.next().is_some_and(|c| c.is_ascii_alphabetic())
         && chars.all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
@@ -194,7 +198,7 @@ impl BlockGraph {
         filename: &str,
         file: Arc<dyn BlockFile>,
     ) -> Result<Arc<Node>> {
-        self.add_node(name, filename, file::FileDriver::new(file))
+        self.add_node(name, filename, file::FileDriver::new(file, filename))
     }
 
     /// A `raw` node: the bytes of `file`, or a part of them.
@@ -211,6 +215,15 @@ impl BlockGraph {
     /// Keeps a node alive under its name until [`BlockGraph::delete_node`].
     pub fn own_node(&self, node: &Arc<Node>) {
         lock(&self.0.names).owned.insert(node.name().to_owned(), node.clone());
+    }
+
+    /// True when [`BlockGraph::own_node`] keeps it.
+    pub fn owns(&self, node: &Arc<Node>) -> bool {
+        lock(&self.0.names).owned.contains_key(node.name())
+    }
+
+    pub(crate) fn job_list(&self) -> &Mutex<Vec<Arc<Job>>> {
+        &self.0.jobs
     }
 
     /// Gives up the hold of [`BlockGraph::own_node`]. Refused while something uses the node.
@@ -242,6 +255,7 @@ impl BlockGraph {
         }
         let mut result = Ok(());
         for node in self.nodes() {
+            result = result.and(self.store_bitmaps(&node).await);
             result = result.and(node.close().await);
         }
         result

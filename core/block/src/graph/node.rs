@@ -209,6 +209,16 @@ impl Node {
         })
     }
 
+    /// Recomputes what this node asks of those below.
+    pub(crate) fn refresh_grants(self: &Arc<Self>) -> Result<()> {
+        super::edge::refresh(self)
+    }
+
+    /// True while somebody may write.
+    pub(crate) fn is_written(&self) -> bool {
+        self.cumulative().perm.contains(Perm::WRITE)
+    }
+
     /// Says whether `edge` may ask for `wanted`.
     pub(super) fn check_grant(&self, edge: &Edge, wanted: Grant) -> Result<()> {
         if wanted.perm.contains(Perm::WRITE) && self.read_only() {

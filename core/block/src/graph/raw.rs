@@ -3,6 +3,8 @@
 use super::edge::{Edge, Perm, Role};
 use super::node::Node;
 use crate::driver::{Access, BlockStatus, Driver, Map};
+use crate::context::Context;
+use crate::op::BoxFuture;
 use crate::{BlockError, IoBuf, Op, Result};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -155,5 +157,22 @@ impl Driver for RawDriver {
 
     fn close(self: Arc<Self>) -> Op<()> {
         self.with(|node| node.close())
+    }
+
+    fn reopen(
+        self: Arc<Self>,
+        _: &Context,
+        read_only: bool,
+    ) -> BoxFuture<'_, Result<Arc<dyn Driver>>> {
+        Box::pin(async move {
+            let options = RawOptions {
+                offset: self.offset,
+                size: self.fixed.then(|| self.len.load(Ordering::Relaxed)),
+                read_only,
+                probed: self.probed,
+            };
+            let new: Arc<dyn Driver> = Self::new(&self.below()?, &options)?;
+            Ok(new)
+        })
     }
 }

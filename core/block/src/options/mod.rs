@@ -17,6 +17,15 @@ use crate::qapi::{self, Registry, Schema, Variant};
 use crate::{BlockError, Result};
 use serde_json::{Map, Value};
 
+/// Reads `name=value,...` (a first part without `=` belongs to `implied`) or JSON.
+pub fn parse_options(text: &str, implied: &str) -> Result<Map<String, Value>> {
+    if text.trim_start().starts_with('{') {
+        return serde_json::from_str(text)
+            .map_err(|error| BlockError::Invalid(format!("JSON parse error, {error}")));
+    }
+    qapi::nest(keyval(text, Some(implied))?)
+}
+
 /// Everything that says what a node is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeOptions {

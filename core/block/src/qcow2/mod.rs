@@ -35,11 +35,13 @@ pub use create::{CreateOptions, Preallocation};
 pub use header::Compression;
 pub use snapshot::Snapshot;
 
+use crate::context::Context;
 use crate::crypto::SectorCipher;
 use crate::driver::{Access, BlockStatus, Driver, Map};
 use crate::formats::luks::LuksInfo;
 use crate::formats::{Change, Facts, Image, OpenArgs, Packer, Specific, StoredName};
 use crate::graph::{Edge, Node, Perm, Role};
+use crate::op::BoxFuture;
 use crate::sync::{RangeGuard, RangeLock, lock};
 use crate::table::Cache;
 use crate::{BlockError, IoBuf, Op, Result};
@@ -95,6 +97,8 @@ pub(crate) struct Qcow2 {
     /// Offset and length of the table of snapshots.
     snapshot_table: Mutex<(u64, u64)>,
     backing_name: Mutex<Option<StoredName>>,
+    /// What opened it, for when it is opened again.
+    secret: Option<Arc<[u8]>>,
     bitmaps: Mutex<Vec<BitmapInfo>>,
     bitmap_place: Mutex<Option<header::Place>>,
     /// The bitmaps in the file are as they should be.
@@ -264,6 +268,7 @@ impl Qcow2 {
             incompatible: AtomicU64::new(header.incompatible),
             snapshots: Mutex::new(snapshots),
             snapshot_table: Mutex::new((header.snapshots_offset, snapshots_len)),
+            secret: args.secret.clone(),
             backing_name: Mutex::new(
                 header
                     .backing
@@ -514,6 +519,34 @@ impl Driver for Qcow2 {
 
     fn close(self: Arc<Self>) -> Op<()> {
         Op::pending(async move { self.close_all().await })
+    }
+
+    fn stores_bitmaps(&self) -> bool {
+        self.shape.version >= 3
+    }
+
+    fn reopen(
+        self: Arc<Self>,
+        _: &Context,
+        read_only: bool,
+    ) -> BoxFuture<'_, Result<Arc<dyn Driver>>> {
+        Box::pin(async move {
+            let options = Qcow2Options { read_only, ..Qcow2Options::default() };
+            let args = OpenArgs { read_only, secret: self.secret.clone(), ..OpenArgs::default() };
+            // What the old one asks for must not stand in the way of the new one.
+            self.file.set_own(Perm::empty(), Perm::all())?;
+            let new = Self::open(&self.file()?, &options, &args).await?;
+            let data_file = lock(&self.data_file).take().and_then(|edge| edge.cut());
+            if let Some(node) = data_file {
+                new.set_data_file(&node)?;
+            }
+            let backing = lock(&self.backing).take().and_then(|edge| edge.cut());
+            if let Some(node) = backing {
+                new.attach_backing(&node)?;
+            }
+            let new: Arc<dyn Driver> = new;
+            Ok(new)
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The block layer's programs: `orrery nbd` and `orrery storage-daemon`.
 
 mod args;
+mod daemon;
 mod nbd;
 mod net;
 mod reactor;
@@ -55,6 +56,8 @@ pub(crate) fn program(name: &str, args: &[String]) -> Option<ExitCode> {
     let first = args.first().map(String::as_str);
     match (name, first) {
         ("orrery-nbd" | "qemu-nbd", _) => Some(nbd::main(name, args)),
+        ("orrery-storage-daemon" | "qemu-storage-daemon", _) => Some(daemon::main(name, args)),
+        (_, Some("storage-daemon")) => Some(daemon::main("orrery storage-daemon", &args[1..])),
         (_, Some("nbd")) => Some(nbd::main("orrery nbd", &args[1..])),
         _ => None,
     }

@@ -337,7 +337,7 @@ fn unix_address(path: &str) -> io::Result<std::os::unix::net::SocketAddr> {
 }
 
 impl Net {
-    fn connect_now(&self, address: &Address) -> io::Result<Stream> {
+    pub(super) fn connect_now(&self, address: &Address) -> io::Result<Stream> {
         let socket = match address {
             Address::Inet { host, port } => {
                 Socket::Tcp(TcpStream::connect(format!("{}:{port}", bracketed(host)))?)
