@@ -7,6 +7,8 @@
 #![deny(clippy::unwrap_used)]
 
 pub mod host;
+#[cfg(target_arch = "wasm32")]
+mod jit;
 mod session;
 
 pub use session::Session;

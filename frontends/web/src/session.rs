@@ -1,6 +1,12 @@
 //! A machine as JavaScript holds it.
 
 use crate::host::{self, JsFs};
+#[cfg(target_arch = "wasm32")]
+use crate::jit::Jit;
+#[cfg(target_arch = "wasm32")]
+use orrery_cpu::jit::{Compiler, abi::Shims};
+#[cfg(target_arch = "wasm32")]
+use std::cell::RefCell;
 use orrery_block::host::HostFs;
 use orrery_core::launch::{Host, LaunchError, Launched, Line, launch, print_text};
 use orrery_core::options::{CharTarget, Options};
@@ -16,6 +22,8 @@ struct Page {
     firmware: Vec<String>,
     /// Disks can be kept (in the browser's storage).
     kept: bool,
+    #[cfg(target_arch = "wasm32")]
+    jit: RefCell<Option<Jit>>,
 }
 
 impl Host for Page {
@@ -29,6 +37,13 @@ impl Host for Page {
 
     fn epoch_secs(&self) -> i64 {
         self.epoch_secs
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    fn compiler(&self, shims: Shims, wait: bool) -> Option<Box<dyn Compiler>> {
+        let (jit, compiler) = Jit::new(&shims, wait)?;
+        self.jit.replace(Some(jit));
+        Some(compiler)
     }
 
     fn diagnostic_disk(&self) -> Option<String> {
@@ -58,6 +73,8 @@ pub struct Session {
     rgba: Vec<u8>,
     fresh: bool,
     mixed: VmTime,
+    #[cfg(target_arch = "wasm32")]
+    jit: Option<Jit>,
 }
 
 #[wasm_bindgen]
@@ -74,6 +91,8 @@ impl Session {
             epoch_secs: seconds as i64,
             firmware: vec![firmware_dir],
             kept: host::keeps_disks(),
+            #[cfg(target_arch = "wasm32")]
+            jit: RefCell::default(),
         };
         let launched: Result<Launched, LaunchError> = launch(&options, &host).await;
         let Launched { machine, lines, warnings } = launched.map_err(|e| chain(&e))?;
@@ -86,6 +105,8 @@ impl Session {
             rgba: Vec::new(),
             fresh: true,
             mixed: VmTime(0),
+            #[cfg(target_arch = "wasm32")]
+            jit: host.jit.into_inner(),
         })
     }
 
@@ -105,7 +126,12 @@ impl Session {
     /// from -10 on downwards the machine has stopped: -10 paused, -11 powered off, -12 reset,
     /// -13 panicked, -14 limit, -100 - N exit status N.
     pub fn run(&mut self, now_ms: f64, slice_ms: f64) -> f64 {
-        match self.machine.run((now_ms * 1e6) as u64, (slice_ms * 1e6) as u64) {
+        let outcome = self.machine.run((now_ms * 1e6) as u64, (slice_ms * 1e6) as u64);
+        #[cfg(target_arch = "wasm32")]
+        if let Some(jit) = &self.jit {
+            jit.flush();
+        }
+        match outcome {
             Outcome::Busy => 0.0,
             Outcome::WaitHost => -1.0,
             Outcome::Idle(None) => -2.0,

@@ -72,6 +72,30 @@ enum Type {
     Trap,
 }
 
+/// A small module with everything in it that not every engine knows.
+pub fn probe() -> Vec<u8> {
+    let mut types = TypeSection::new();
+    types.ty().function([], []);
+    let mut functions = FunctionSection::new();
+    functions.function(0);
+    let mut body = wasm_encoder::Function::new([]);
+    body.instructions().i32_const(0).i32_extend8_s().i8x16_splat().drop().end();
+    let mut code = CodeSection::new();
+    code.function(&body);
+    let mut module = Module::new();
+    module.section(&types).section(&functions).section(&code);
+    module.finish()
+}
+
+/// The region that is in a slot of the function table.
+#[cfg(target_arch = "wasm32")]
+#[expect(unsafe_code, reason = "a slot is made a function pointer")]
+pub fn entry(slot: u32) -> super::abi::Entry {
+    // SAFETY: function pointers are slots of the table here; calling one whose slot is empty or
+    // of another type is a trap of the engine.
+    unsafe { core::mem::transmute::<usize, super::abi::Entry>(slot as usize) }
+}
+
 /// The name that memory and table are imported under.
 pub const IMPORTS: &str = "e";
 
