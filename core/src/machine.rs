@@ -362,7 +362,7 @@ impl Machine {
             self.pace.1 = self.pace.1 - self.pace.1 / 16 + (self.board.icount() - insns);
             let (ns, ran) = self.pace;
             if ran > 10_000 {
-                let rate = ((u128::from(ns) << 16) / u128::from(ran)).clamp(1 << 8, 1 << 26) as u64;
+                let rate = ((u128::from(ns) << 16) / u128::from(ran)).clamp(1 << 8, 1 << 23) as u64;
                 let now = self.board.now().0;
                 let behind = target.saturating_sub(now).min(3 * CATCH_UP);
                 let ahead = now.saturating_sub(target).min(1_000 * CATCH_UP);
