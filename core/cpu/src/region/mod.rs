@@ -14,7 +14,7 @@ pub mod flow;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::frame::FIRST_TEMP;
-use crate::ir::{Builder, Op, Val, Var, opt};
+use crate::ir::{Builder, Op, Val, Var, VecKind, opt};
 use crate::isa::{Isa, Lift};
 
 /// A block of a region. Blocks end with a terminal op and may be left before it
@@ -64,6 +64,10 @@ pub struct Region {
     pub returns: Vec<usize>,
     /// At most so many low bits of each guest variable are not zero where a block starts.
     pub bits: [u8; FIRST_TEMP as usize],
+    /// When floating-point ops may be done on the host ([`Isa::FLOAT_GUARD`]).
+    pub guard: (Var, u64, u64),
+    /// The names of the kinds of its vector ops ([`Isa::vec_kind`]).
+    pub kinds: BTreeMap<u16, VecKind>,
     /// Which block begins at a program counter.
     starts: BTreeMap<u64, usize>,
 }
@@ -130,7 +134,9 @@ impl Region {
     pub(crate) fn of_blocks(bits: [u8; FIRST_TEMP as usize], blocks: Vec<RBlock>) -> Self {
         let starts = blocks.iter().enumerate().map(|(i, b)| (b.pc, i)).collect();
         let returns = Vec::new();
-        let mut region = Self { mode: 0, blocks, pages: Vec::new(), returns, bits, starts };
+        let (guard, kinds) = ((Var(60), 0xff, 0x20), BTreeMap::new());
+        let pages = Vec::new();
+        let mut region = Self { mode: 0, blocks, pages, returns, bits, guard, kinds, starts };
         flow::dirty(&mut region);
         region
     }
@@ -158,6 +164,8 @@ impl Region {
             pages: Vec::new(),
             returns: Vec::new(),
             bits,
+            guard: I::FLOAT_GUARD,
+            kinds: BTreeMap::new(),
             starts: BTreeMap::new(),
         };
         let mut queue = VecDeque::from([pc]);
@@ -258,6 +266,13 @@ impl Region {
             }
         }
         opt::optimise(b.ops_mut(), |v| I::var_bits(self.mode, v));
+        for op in b.ops() {
+            if let Op::VecOp { kind, .. } = *op
+                && let Some(known) = I::vec_kind(kind)
+            {
+                self.kinds.insert(kind, known);
+            }
+        }
         let place = &mut self.pages[usize::from(page)];
         place.bytes.push((chunk.at, pos));
         // The reach is from the page's first block: make that the lowest.

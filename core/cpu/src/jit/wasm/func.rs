@@ -4,10 +4,11 @@ use wasm_encoder::{
     BlockType, BranchHint, Function, InstructionSink, MemArg, MemArgTarget, ValType,
 };
 
+use super::float::Fallback;
 use super::graph::Graph;
 use super::{Slots, Type};
 use crate::frame::{FIRST_TEMP, FIRST_VTEMP, INTS, VECS, Var, VecVar};
-use crate::ir::{Addr, Args, Fx, Label, Mem, Op, Val, Width, opt};
+use crate::ir::{Addr, Args, FloatOp, Fx, Label, Mem, Op, Val, Width, opt};
 use crate::jit::abi::{Context, int_offset, stop, vec_offset};
 use crate::region::{Region, flow};
 
@@ -81,13 +82,15 @@ const PC: u32 = 5;
 const BACK: u32 = 6;
 pub(super) const STOP: u32 = 7;
 const STATE: u32 = 8;
-const FIRST: [ValType; 8] = {
+/// Whether floating-point operations that depend on rounding may be done here.
+pub(super) const GUARD: u32 = 9;
+const FIRST: [ValType; 9] = {
     use ValType::{I32, I64};
-    [I64, I32, I32, I32, I64, I64, I32, I32]
+    [I64, I32, I32, I32, I64, I64, I32, I32, I32]
 };
 
 pub(super) struct Func<'a> {
-    region: &'a Region,
+    pub(super) region: &'a Region,
     pub(super) shims: &'a Slots,
     graph: Graph,
     pub(super) code: Vec<u8>,
@@ -109,6 +112,8 @@ pub(super) struct Func<'a> {
     dirty: u64,
     /// Those that might where a branch of this instruction was.
     skipped: u64,
+    /// There are floating-point operations.
+    floats: bool,
     /// Vector variables that are the same in the frame here.
     pub(super) vclean: u64,
     /// At most so many low bits of each variable are not zero here.
@@ -157,6 +162,7 @@ impl<'a> Func<'a> {
             vwritten: 0,
             dirty: 0,
             skipped: 0,
+            floats: false,
             vclean: 0,
             bits: [64; INTS],
             scratch: Vec::new(),
@@ -179,6 +185,7 @@ impl<'a> Func<'a> {
             if let Some(d) = opt::dest(op) {
                 self.written |= flow::bit(d);
             }
+            self.floats |= matches!(op, Op::Float { .. } | Op::FloatInt { .. });
             let (d, sources) = vectors(op);
             for v in sources.into_iter().flatten() {
                 vused |= 1 << v.0;
@@ -384,6 +391,8 @@ impl<'a> Func<'a> {
                     of(a).max(Ty::of_bits(u32::from(pos) + u32::from(len)))
                 }
                 Op::Set { .. } => Ty::I32,
+                Op::FloatInt { op: FloatOp::ToInt(_, Width::W64, _), .. } => Ty::I64,
+                Op::FloatInt { .. } => Ty::I32,
                 Op::Lea { addr, .. } => self.addr_ty(&addr),
                 _ => Ty::I64,
             };
@@ -413,7 +422,7 @@ impl<'a> Func<'a> {
 
     // Memory of the runtime.
 
-    fn load_int(&mut self, v: usize) {
+    pub(super) fn load_int(&mut self, v: usize) {
         let Some(local) = self.ints[v] else { return };
         let m = field(int_offset(v as u8), 3);
         self.i().local_get(FRAME);
@@ -480,8 +489,18 @@ impl<'a> Func<'a> {
 
     /// Stops for the reason in its local, with the current instruction not done.
     pub(super) fn stop_here(&mut self) {
-        let back = self.insns() - (self.k - 1);
+        let back = self.rest();
         self.cold(self.insn_pc, back);
+    }
+
+    /// Instructions of the block from the current one on.
+    pub(super) fn rest(&self) -> u32 {
+        self.insns() - (self.k - 1)
+    }
+
+    /// When floating-point operations may be done here: variable, mask and value.
+    pub(super) fn guard(&self) -> (Var, u64, u64) {
+        self.region.guard
     }
 
     fn insns(&self) -> u32 {
@@ -511,6 +530,9 @@ impl<'a> Func<'a> {
             self.i().local_get(CTX).i32_load(field(Context::PAGES, 2)).local_set(PAGES);
         }
         self.load_variables();
+        if self.floats {
+            self.read_guard();
+        }
         self.open(Scope::Cold);
     }
 
@@ -705,6 +727,12 @@ impl<'a> Func<'a> {
             | Op::VGet { .. }
             | Op::VPut { .. }
             | Op::VecOp { .. } => self.vec_op(op),
+            Op::Float { op, d, a, b, imm, f, kind } => {
+                self.float(op, a, b, Fallback { f, kind, v: d, imm });
+            }
+            Op::FloatInt { op, d, v, a, b, f, kind } => {
+                self.float_int(op, d, a, b, Fallback { f, kind, v, imm: 0 });
+            }
             Op::Pure { f, d, args } => {
                 self.put_args(&args);
                 self.i().local_get(CTX).i32_const(f.into());
@@ -821,7 +849,7 @@ impl<'a> Func<'a> {
             self.write_back(self.dirty & self.written, self.vwritten);
         }
         self.put_left();
-        let rest = self.insns() - (self.k - 1);
+        let rest = self.rest();
         self.i().local_get(CTX).i32_const((u32::from(f) | rest << 16) as i32);
         self.call(self.shims.call, Type::Call);
         let value = self.scratch(0, ValType::I64);
@@ -834,6 +862,9 @@ impl<'a> Func<'a> {
         }
         if fx.has(Fx::WRITES) {
             self.load_variables();
+            if self.floats {
+                self.read_guard();
+            }
             self.forget();
         }
         if let Some(d) = d {
@@ -859,7 +890,8 @@ fn vectors(op: &Op) -> (Option<VecVar>, [Option<VecVar>; 2]) {
         Op::VConst { d, .. } | Op::VLoad { d, .. } => (Some(d), [None; 2]),
         Op::VStore { a, .. } | Op::VGet { a, .. } => (None, [Some(a), None]),
         Op::VPut { d, .. } => (Some(d), [Some(d), None]),
-        Op::VecOp { d, a, b, .. } => (Some(d), [Some(a), Some(b)]),
+        Op::VecOp { d, a, b, .. } | Op::Float { d, a, b, .. } => (Some(d), [Some(a), Some(b)]),
+        Op::FloatInt { v, a, b, .. } => (Some(v), [Some(a), Some(b)]),
         _ => (None, [None; 2]),
     }
 }

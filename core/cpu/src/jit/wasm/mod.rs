@@ -10,10 +10,12 @@
 //! are used, of 64 otherwise, of 128 for vectors. All of them are read at the start; ways out that are seldom taken
 //! share one place that writes all of them back.
 
+mod float;
 mod func;
 mod graph;
 mod int;
 mod memory;
+mod simd;
 mod vector;
 
 #[cfg(all(test, not(target_arch = "wasm32")))]

@@ -10,7 +10,9 @@ use wasmi::{
 use super::{IMPORTS, Slots, module};
 use crate::frame::{FIRST_TEMP, FIRST_VTEMP, Var, VecVar};
 use crate::ir::opt::{eval_bin, eval_deposit, eval_extract, eval_un};
-use crate::ir::{Addr, BinOp, Cmp, Cond, Fx, Label, Mem, Op, UnOp, Val, Width};
+use crate::ir::{
+    Addr, BinOp, Cmp, Cond, FloatOp, Fx, Label, Mem, Op, UnOp, Val, VecKind, Width, float,
+};
 use crate::jit::abi::{Context, TLB_BITS, fast, int_offset, stop, vec_offset};
 use crate::region::{RBlock, Region};
 
@@ -56,6 +58,13 @@ fn pure(f: u32, args: &[u64; 6]) -> u64 {
 
 fn vec_op(kind: u16, a: u128, b: u128, imm: u8) -> u128 {
     a.rotate_left(u32::from(imm)).wrapping_add(b ^ u128::from(kind))
+}
+
+const FLOAT: u16 = 7;
+
+/// What the helper for floating point does in these tests.
+fn fallback(kind: u64, a: u128, b: u128, imm: u64) -> u128 {
+    (a ^ !b).wrapping_add(u128::from(kind + imm))
 }
 
 /// What the helper of these tests does to the frame.
@@ -148,8 +157,16 @@ impl Wasm {
             poke(&mut c, at(0), &v.to_le_bytes());
         };
         let pure = |c: C<'_>, _: i32, f: i32| -> i64 { pure(f as u32, &args(&c)) as i64 };
-        let call = |mut c: C<'_>, _: i32, _: i32| -> i64 {
+        let call = |mut c: C<'_>, _: i32, f: i32| -> i64 {
             let a = args(&c);
+            poke(&mut c, CTX + Context::STATUS as usize, &[0; 4]);
+            if f as u16 == FLOAT {
+                let at = |n: u64| FRAME + vec_offset(n as u8) as usize;
+                let get = |n| u128::from_le_bytes(peek(&c, at(n)));
+                let v = fallback(a[0], get(a[2]), get(a[3]), a[4]);
+                poke(&mut c, at(a[1]), &v.to_le_bytes());
+                return a[0] as i64;
+            }
             let mut ints: Vec<u64> = (0..8)
                 .map(|v| u64::from_le_bytes(peek(&c, FRAME + int_offset(v) as usize)))
                 .collect();
@@ -157,7 +174,6 @@ impl Wasm {
             for (v, n) in ints.iter().enumerate() {
                 poke(&mut c, FRAME + int_offset(v as u8) as usize, &n.to_le_bytes());
             }
-            poke(&mut c, CTX + Context::STATUS as usize, &[0; 4]);
             v as i64
         };
         let trap = |mut c: C<'_>, _: i32, id: i32, arg: i64| {
@@ -279,7 +295,14 @@ impl State {
         (sum & a.wrap.mask()).wrapping_add(var(a.segment)) & a.lin.mask()
     }
 
-    fn op(&mut self, op: &Op) -> Flow {
+    /// The result of a floating-point op where it may be done on the host.
+    fn on_host(&self, op: FloatOp, a: VecVar, b: VecVar, imm: u8) -> Option<u128> {
+        let fine = !op.guarded() || self.ints[60] & 0xff == 0x20;
+        let (a, b) = (self.vecs[usize::from(a.0)], self.vecs[usize::from(b.0)]);
+        if fine { float::host(op, a, b, imm) } else { None }
+    }
+
+    fn op(&mut self, op: &Op, kinds: &BTreeMap<u16, VecKind>) -> Flow {
         let mut set = None;
         match *op {
             Op::Mov { w, d, a } => set = Some((d, self.val(a) & w.mask())),
@@ -360,7 +383,20 @@ impl State {
             }
             Op::VecOp { kind, d, a, b, imm } => {
                 let (a, b) = (self.vecs[usize::from(a.0)], self.vecs[usize::from(b.0)]);
-                self.vecs[usize::from(d.0)] = vec_op(kind, a, b, imm);
+                self.vecs[usize::from(d.0)] = match kinds.get(&kind) {
+                    Some(known) => known.eval(a, b, imm),
+                    None => vec_op(kind, a, b, imm),
+                };
+            }
+            Op::Float { op, d, a, b, imm, kind, .. } => {
+                let (x, y) = (self.vecs[usize::from(a.0)], self.vecs[usize::from(b.0)]);
+                let done = self.on_host(op, a, b, imm);
+                self.vecs[usize::from(d.0)] =
+                    done.unwrap_or_else(|| fallback(kind.into(), x, y, imm.into()));
+            }
+            Op::FloatInt { op, d, a, b, kind, .. } => {
+                let done = self.on_host(op, a, b, 0);
+                set = Some((d, done.map_or(kind.into(), |v| v as u64)));
             }
             Op::Pure { f, d, args } => {
                 set = Some((d, pure(f.into(), &args.map(|a| self.val(a)))));
@@ -405,7 +441,7 @@ impl State {
                     self.left -= 1;
                 }
                 i += 1;
-                match self.op(op) {
+                match self.op(op, &region.kinds) {
                     Flow::On => {}
                     Flow::To(label) => {
                         i += block.ops[i..]
@@ -511,6 +547,37 @@ impl Random {
         a.wrap = [Width::W16, Width::W32, Width::W64][self.below(3) as usize];
         a.lin = [Width::W32, Width::W64][self.below(2) as usize];
         a
+    }
+
+    /// Numbers of both formats, special ones among them.
+    fn vector(&mut self) -> u128 {
+        let mut v = 0;
+        if self.below(2) == 0 {
+            for i in 0..2 {
+                let n = self.next();
+                let odd =
+                    [0, 1, f64::MIN_POSITIVE.to_bits(), f64::INFINITY.to_bits(), u64::MAX >> 1];
+                let bits = match self.below(4) {
+                    0 => odd[self.below(5) as usize] | n << 63,
+                    1 => n,
+                    _ => ((n as i32 as f64) / 4.0).to_bits(),
+                };
+                v |= u128::from(bits) << (64 * i);
+            }
+        } else {
+            for i in 0..4 {
+                let n = self.next() as u32;
+                let odd =
+                    [0, 1, f32::MIN_POSITIVE.to_bits(), f32::INFINITY.to_bits(), u32::MAX >> 1];
+                let bits = match self.below(4) {
+                    0 => odd[self.below(5) as usize] | n << 31,
+                    1 => n,
+                    _ => ((n as i16 as f32) / 4.0).to_bits(),
+                };
+                v |= u128::from(bits) << (32 * i);
+            }
+        }
+        v
     }
 
     fn vec(&mut self) -> VecVar {
@@ -628,13 +695,26 @@ impl Random {
             2 => {
                 let (d, a) = (VecVar(self.below(4) as u8), VecVar(self.below(4) as u8));
                 let (b, imm) = (VecVar(self.below(4) as u8), self.below(128) as u8);
-                ops.push(Op::VecOp { kind: self.below(999) as u16, d, a, b, imm });
+                ops.push(Op::VecOp { kind: self.below(10) as u16, d, a, b, imm });
             }
             3 => {
                 let w = self.width();
                 let lane = self.below(u64::from(16 / w.bytes())) as u8;
                 let d = VecVar(self.below(4) as u8);
                 ops.push(Op::VPut { w, d, a: self.val(temps), lane });
+            }
+            5 | 6 => {
+                let (op, _) = FloatOp::ALL[self.below(FloatOp::ALL.len() as u64) as usize];
+                let (a, b) = (VecVar(self.below(4) as u8), VecVar(self.below(4) as u8));
+                let (d, imm) = (VecVar(self.below(4) as u8), self.below(8) as u8);
+                let (f, kind) = (FLOAT, self.below(99) as u16);
+                ops.push(match op {
+                    FloatOp::Order(_) | FloatOp::ToInt(..) => {
+                        let v = VecVar(FIRST_VTEMP + 2);
+                        Op::FloatInt { op, d: fresh(&mut temps), v, a, b, f, kind }
+                    }
+                    _ => Op::Float { op, d, a, b, imm, f, kind },
+                });
             }
             4 => ops.push(Op::VConst { d: VecVar(2), value: u128::from(self.next()) << 33 }),
             _ => {}
@@ -662,7 +742,7 @@ fn bits() -> [u8; FIRST_TEMP as usize] {
 fn state(r: &mut Random) -> State {
     let mut s = State {
         ints: (0..256).map(|_| r.number()).collect(),
-        vecs: (0..64).map(|_| u128::from(r.next()) << 64 | u128::from(r.next())).collect(),
+        vecs: (0..64).map(|_| r.vector()).collect(),
         ram: (0..PAGES * PAGE as usize).map(|_| r.next() as u8).collect(),
         left: 10 + r.below(200) as i64,
         pc: 0,
@@ -670,9 +750,108 @@ fn state(r: &mut Random) -> State {
     for v in 4..8 {
         s.ints[v] &= 0xffff_ffff;
     }
+    s.ints[60] = 0x1000 + r.below(3) / 2 * 0x40 + 0x20;
     s.ints[6] = r.below(PAGE * PAGES as u64 - 64) & !r.below(9);
     s.ints[7] = r.below(64);
     s
+}
+
+/// Every named vector operation of every width that vectors are divided into.
+fn vec_kinds() -> Vec<VecKind> {
+    use VecKind::*;
+    let mut all = vec![
+        Move,
+        HighToLow,
+        And,
+        AndNot,
+        Or,
+        Xor,
+        MulHighS,
+        MulHighU,
+        MulWideU,
+        MulAdd,
+        ShlBytes,
+        ShrBytes,
+        Shuffle,
+        ShuffleLow,
+        ShuffleHigh,
+        ShuffleTwo,
+        ShuffleTwo64,
+        ShuffleBytes,
+    ];
+    for w in [Width::W8, Width::W16, Width::W32, Width::W64] {
+        all.extend([
+            MoveLow(w),
+            Low(w),
+            Add(w),
+            Sub(w),
+            Mul(w),
+            Equal(w),
+            GreaterS(w),
+            MinU(w),
+            MinS(w),
+            MaxU(w),
+            MaxS(w),
+            ShlImm(w),
+            ShrImm(w),
+            SarImm(w),
+            UnpackLow(w),
+            UnpackHigh(w),
+            SignBits(w),
+        ]);
+        if w <= Width::W16 {
+            all.extend([AddSatS(w), AddSatU(w), SubSatS(w), SubSatU(w), Average(w)]);
+        }
+        if w == Width::W16 || w == Width::W32 {
+            all.extend([PackS(w), PackU(w)]);
+        }
+    }
+    all
+}
+
+#[test]
+fn every_named_vector_operation_gives_what_its_definition_gives() {
+    let mut wasm = Wasm::new();
+    let mut r = Random(5);
+    for known in vec_kinds() {
+        let mut ops = vec![Op::Insn { pc: 0, len: 1 }];
+        for (d, imm) in [(2, 0), (3, 3), (4, 0x1b), (5, 15), (6, 31), (7, 0xe4)] {
+            let (d, a, b) = (VecVar(d), VecVar(0), VecVar(1));
+            ops.push(Op::VecOp { kind: 1, d, a, b, imm });
+        }
+        ops.push(Op::Goto { pc: 99 });
+        let block = RBlock { pc: 0, page: 0, insns: 1, ops, dirty_in: 0 };
+        let mut region = Region::of_blocks(bits(), vec![block]);
+        region.kinds.insert(1, known);
+        for _ in 0..8 {
+            compare(&mut wasm, &region, &state(&mut r));
+        }
+    }
+}
+
+#[test]
+fn every_floating_point_operation_gives_what_its_definition_gives() {
+    let mut wasm = Wasm::new();
+    let mut r = Random(17);
+    for &(op, _) in FloatOp::ALL {
+        let mut ops = vec![Op::Insn { pc: 0, len: 1 }];
+        for imm in 0..8 {
+            let (a, b) = (VecVar(0), VecVar(1));
+            ops.push(match op {
+                FloatOp::Order(_) | FloatOp::ToInt(..) => {
+                    let (d, v) = (Var(8 + imm), VecVar(FIRST_VTEMP));
+                    Op::FloatInt { op, d, v, a, b, f: FLOAT, kind: 9 }
+                }
+                _ => Op::Float { op, d: VecVar(2 + imm), a, b, imm, f: FLOAT, kind: 9 },
+            });
+        }
+        ops.push(Op::Goto { pc: 99 });
+        let block = RBlock { pc: 0, page: 0, insns: 1, ops, dirty_in: 0 };
+        let region = Region::of_blocks(bits(), vec![block]);
+        for _ in 0..200 {
+            compare(&mut wasm, &region, &state(&mut r));
+        }
+    }
 }
 
 fn compare(wasm: &mut Wasm, region: &Region, before: &State) {
@@ -760,6 +939,11 @@ fn random_regions_end_in_the_state_that_a_plain_reading_of_their_ops_gives() {
         if r.below(2) == 0 {
             region.returns = (0..region.blocks.len()).collect();
             crate::region::flow::dirty(&mut region);
+        }
+        for kind in 0..8 {
+            let all = vec_kinds();
+            let known = all[r.below(all.len() as u64) as usize];
+            region.kinds.insert(kind, known);
         }
         let mut s = state(&mut r);
         s.ints[7] &= !r.below(64);

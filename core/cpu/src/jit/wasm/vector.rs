@@ -38,6 +38,11 @@ impl Func<'_> {
             }
             Op::VPut { w, d, a, lane } => self.vput(w, d, a, lane),
             Op::VecOp { kind, d, a, b, imm } => {
+                if let Some(&known) = self.region.kinds.get(&kind)
+                    && self.known(known, a, b, imm)
+                {
+                    return self.vset(d);
+                }
                 for v in [a, b] {
                     if self.vclean >> v.0 & 1 == 0 {
                         self.store_vec(v);
