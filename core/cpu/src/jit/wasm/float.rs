@@ -46,8 +46,12 @@ fn smallest(shape: Shape) -> i128 {
 macro_rules! by_shape {
     ($self:ident, $shape:expr, $single:ident, $double:ident) => {
         match is_double($shape) {
-            true => $self.i().$double(),
-            false => $self.i().$single(),
+            true => {
+                $self.i().$double();
+            }
+            false => {
+                $self.i().$single();
+            }
         }
     };
 }
@@ -254,7 +258,9 @@ impl Func<'_> {
                     0 => by_shape!(self, shape, f32x4_eq, f64x2_eq),
                     1 => by_shape!(self, shape, f32x4_lt, f64x2_lt),
                     2 => by_shape!(self, shape, f32x4_le, f64x2_le),
-                    _ => self.i().v128_xor().v128_const(0).v128_and(),
+                    _ => {
+                        self.i().v128_xor().v128_const(0).v128_and();
+                    }
                 };
                 if imm & 4 != 0 {
                     self.i().v128_not();

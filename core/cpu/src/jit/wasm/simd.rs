@@ -8,12 +8,8 @@ use crate::ir::{VecKind, Width};
 use Width::{W8, W16, W32, W64};
 
 macro_rules! lanes {
-    ($self:ident, $w:expr, $($width:pat => $op:ident),*) => {
-        match $w {
-            $($width => { $self.i().$op(); })*
-            #[expect(unreachable_patterns, reason = "not all have all widths")]
-            _ => return false,
-        }
+    ($self:ident, $w:expr, $($width:ident => $op:ident),*) => {
+        $(if $w == $width { $self.i().$op(); } else)* { return false; }
     };
 }
 

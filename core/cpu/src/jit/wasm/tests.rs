@@ -868,7 +868,8 @@ fn compare(wasm: &mut Wasm, region: &Region, before: &State) {
         assert_eq!(got.ints[v], want.ints[v], "v{v}, {:x?}\n{}", &before.ints[..8], ops());
     }
     for v in 0..usize::from(FIRST_VTEMP) {
-        assert_eq!(got.vecs[v], want.vecs[v], "x{v}\n{}", ops());
+        let kinds = &region.kinds;
+        assert_eq!(got.vecs[v], want.vecs[v], "x{v} {kinds:?}\n{}", ops());
     }
     assert!(got.ram == want.ram, "memory\n{}", ops());
 }
