@@ -780,25 +780,14 @@ fn vec_kinds() -> Vec<VecKind> {
         ShuffleBytes,
     ];
     for w in [Width::W8, Width::W16, Width::W32, Width::W64] {
-        all.extend([
-            MoveLow(w),
-            Low(w),
-            Add(w),
-            Sub(w),
-            Mul(w),
-            Equal(w),
-            GreaterS(w),
-            MinU(w),
-            MinS(w),
-            MaxU(w),
-            MaxS(w),
-            ShlImm(w),
-            ShrImm(w),
-            SarImm(w),
-            UnpackLow(w),
-            UnpackHigh(w),
-            SignBits(w),
-        ]);
+        all.extend([MoveLow(w), Low(w), Add(w), Sub(w), Equal(w), GreaterS(w), ShlImm(w)]);
+        all.extend([ShrImm(w), SarImm(w), UnpackLow(w), UnpackHigh(w), SignBits(w)]);
+        if w < Width::W64 {
+            all.extend([MinU(w), MinS(w), MaxU(w), MaxS(w)]);
+        }
+        if w > Width::W8 {
+            all.push(Mul(w));
+        }
         if w <= Width::W16 {
             all.extend([AddSatS(w), AddSatU(w), SubSatS(w), SubSatU(w), Average(w)]);
         }
