@@ -153,6 +153,85 @@ pub fn transport(frame: &[u8]) -> Option<Transport> {
     Some(Transport { ip, ip_good, good })
 }
 
+/// An IPv4 frame's parts: where its IP header begins, where the payload of IP does and where it
+/// ends, and the protocol.
+fn ipv4(frame: &[u8]) -> Option<(usize, usize, usize, u8)> {
+    let mut ip = HEADER;
+    let mut kind = be16(frame, 12)?;
+    if kind == 0x8100 {
+        kind = be16(frame, 16)?;
+        ip += 4;
+    }
+    let header = usize::from(frame.get(ip)? & 15) * 4;
+    let total = usize::from(be16(frame, ip + 2)?);
+    let sound = kind == 0x0800 && frame[ip] >> 4 == 4 && (20..=total).contains(&header);
+    (sound && frame.len() >= ip + total).then(|| (ip, ip + header, ip + total, frame[ip + 9]))
+}
+
+/// Fills in the checksums of an IPv4 frame: IP's, and TCP's or UDP's. Other frames stay as they are.
+pub fn fill_checksums(frame: &mut [u8]) {
+    let Some((ip, body, end, protocol)) = ipv4(frame) else { return };
+    put16(frame, ip + 10, 0);
+    let header = checksum(&frame[ip..body]);
+    put16(frame, ip + 10, header);
+    let at = match protocol {
+        6 if end - body >= 20 => body + 16,
+        17 if end - body >= 8 => body + 6,
+        _ => return,
+    };
+    put16(frame, at, 0);
+    let pseudo = sum(&frame[ip + 12..ip + 20]) + u32::from(protocol) + (end - body) as u32;
+    let value = !fold(pseudo + sum(&frame[body..end]));
+    put16(frame, at, if value == 0 { 0xffff } else { value });
+}
+
+/// Cuts a long TCP packet over IPv4 into frames with `mss` bytes of payload each, checksums filled
+/// in. Anything else comes back as it is.
+pub fn segment_tcp(packet: &[u8], mss: usize) -> Vec<Vec<u8>> {
+    let whole = || vec![packet.to_vec()];
+    // The length field may be too short for the packet, or zero: what counts is what is there.
+    let Some((ip, tcp)) = ipv4_headers(packet) else { return whole() };
+    let header = match packet.get(tcp + 12) {
+        Some(b) if packet[ip + 9] == 6 && b >> 4 >= 5 => tcp + usize::from(b >> 4) * 4,
+        _ => return whole(),
+    };
+    let Some(payload) = packet.get(header..).filter(|p| !p.is_empty() && mss > 0) else {
+        return whole();
+    };
+    let mut seq = [0; 4];
+    seq.copy_from_slice(&packet[tcp + 4..tcp + 8]);
+    let seq = u32::from_be_bytes(seq);
+    let id = be16(packet, ip + 4).unwrap_or(0);
+    // A segment of hardly anything would make very many frames.
+    let mss = mss.max(8);
+    let count = payload.len().div_ceil(mss);
+    let frame = |(n, part): (usize, &[u8])| {
+        let mut f = packet[..header].to_vec();
+        f.extend_from_slice(part);
+        let total = (f.len() - ip) as u16;
+        put16(&mut f, ip + 2, total);
+        put16(&mut f, ip + 4, id.wrapping_add(n as u16));
+        let at = seq.wrapping_add((n * mss) as u32);
+        f[tcp + 4..tcp + 8].copy_from_slice(&at.to_be_bytes());
+        if n + 1 < count {
+            // FIN and PSH belong to the last one.
+            f[tcp + 13] &= !0x09;
+        }
+        fill_checksums(&mut f);
+        f
+    };
+    payload.chunks(mss).enumerate().map(frame).collect()
+}
+
+/// Where the IPv4 header and what follows it begin.
+fn ipv4_headers(frame: &[u8]) -> Option<(usize, usize)> {
+    let tagged = be16(frame, 12)? == 0x8100;
+    let ip = if tagged { HEADER + 4 } else { HEADER };
+    let header = usize::from(frame.get(ip)? & 15) * 4;
+    let sound = be16(frame, ip - 2)? == 0x0800 && frame[ip] >> 4 == 4 && header >= 20;
+    (sound && frame.len() >= ip + header + 20).then_some((ip, ip + header))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,5 +275,21 @@ mod tests {
         assert_eq!(transport(&frame), Some(good));
         frame[43] ^= 1;
         assert_eq!(transport(&frame).unwrap().good, Some(false));
+    }
+
+    #[test]
+    fn a_long_packet_is_cut_into_frames_that_are_right() {
+        let mut packet = vec![2; 12];
+        packet.extend([8, 0, 0x45, 0, 0, 0, 0, 9, 0x40, 0, 64, 6, 0, 0, 10, 0, 2, 15, 10, 0, 2, 2]);
+        packet.extend([0x12, 0x34, 0, 80, 0, 0, 1, 0, 0, 0, 0, 0, 0x50, 0x19, 2, 0, 0, 0, 0, 0]);
+        packet.extend(0..=255);
+        let frames = segment_tcp(&packet, 100);
+        let lens: Vec<_> = frames.iter().map(Vec::len).collect();
+        assert_eq!(lens, [154, 154, 110]);
+        assert!(frames.iter().all(|f| transport(f).unwrap().good == Some(true)));
+        let flags: Vec<_> = frames.iter().map(|f| (f[47], f[41], f[19])).collect();
+        assert_eq!(flags, [(0x10, 0, 9), (0x10, 100, 10), (0x19, 200, 11)]);
+        assert_eq!(frames[2][54..], packet[254..]);
+        assert_eq!(segment_tcp(&packet[..20], 100), [packet[..20].to_vec()], "no packet at all");
     }
 }

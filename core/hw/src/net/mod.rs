@@ -4,8 +4,10 @@
 //! board ([`user`]) or belongs to a front end. Frames travel without their check sequence.
 
 pub mod e1000;
+mod eeprom;
 pub mod frame;
 pub mod ne2000;
+pub mod rtl8139;
 pub mod user;
 
 /// The address of the first network card; the others count on from it.

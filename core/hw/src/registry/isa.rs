@@ -6,7 +6,7 @@ use crate::i386::drives::DriveBus;
 use crate::ide;
 use crate::machine::BuildError;
 use crate::misc::port::Ports;
-use crate::misc::{debugcon, debugexit, pvpanic};
+use crate::misc::{debugcon, debugexit, ib700, pvpanic};
 
 const CHARDEV: Property = property("chardev", "where the output goes");
 const INDEX: Property = property("index", "which one (the next)");
@@ -107,6 +107,16 @@ pub(super) const DEVICES: &[DeviceType] = &[
             board.io().add_priority(at.into(), 1, &port);
             board.attach(id, Box::new(Ports(pvpanic::PvPanic::new(board.power()))));
             p.chassis.items.add_file("etc/pvpanic-port", at.to_le_bytes());
+            Ok(())
+        },
+    },
+    DeviceType {
+        name: "ib700",
+        bus: "ISA",
+        description: "a watchdog (iBASE 700)",
+        properties: &[],
+        build: |p| {
+            ib700::build(&mut p.chassis.board);
             Ok(())
         },
     },

@@ -3,7 +3,7 @@
 use super::pci::{LEGACY, VECTORS};
 use super::{BOOTINDEX, DeviceType, Place, Property, property};
 use crate::machine::BuildError;
-use crate::net::{FIRST_MAC, e1000, frame, ne2000};
+use crate::net::{FIRST_MAC, e1000, frame, ne2000, rtl8139};
 use crate::virtio;
 use orrery_system::ports::NetPort;
 
@@ -36,6 +36,19 @@ pub(super) const DEVICES: &[DeviceType] = &[
             let transport = p.transport(3)?;
             let config = virtio::net::Config { mac };
             virtio::net::build(&mut p.chassis.board, &bus, devfn, transport, config, cable);
+            Ok(())
+        },
+    },
+    DeviceType {
+        name: "rtl8139",
+        bus: "PCI",
+        description: "Realtek Fast Ethernet (8139C+)",
+        properties: &[MAC, NETDEV, BOOTINDEX],
+        build: |p| {
+            let (mac, cable) = p.card()?;
+            let (bus, devfn) = p.slot()?;
+            p.boots("ethernet", devfn, "/ethernet-phy@0")?;
+            rtl8139::build(&mut p.chassis.board, &bus, devfn, rtl8139::Config { mac }, cable);
             Ok(())
         },
     },

@@ -5,7 +5,7 @@ use crate::char::serial_pci;
 use crate::display::vga;
 use crate::i386::drives::DriveBus;
 use crate::ide::{ahci, channel::Plug};
-use crate::misc::edu;
+use crate::misc::{edu, i6300esb};
 use crate::virtio::blk;
 
 /// Properties of every virtio device.
@@ -81,6 +81,17 @@ pub(super) const DEVICES: &[DeviceType] = &[
             let port = p.chassis.board.port();
             serial_pci::build(&mut p.chassis.board, &bus, devfn, port.clone());
             p.character(port, "pci-serial");
+            Ok(())
+        },
+    },
+    DeviceType {
+        name: "i6300esb",
+        bus: "PCI",
+        description: "a watchdog (Intel 6300ESB)",
+        properties: &[],
+        build: |p| {
+            let (bus, devfn) = p.slot()?;
+            i6300esb::build(&mut p.chassis.board, &bus, devfn);
             Ok(())
         },
     },

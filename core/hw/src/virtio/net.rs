@@ -1,7 +1,7 @@
 //! Virtio network device: VIRTIO 1.2 chapter 5.1.
 //!
-//! Not modelled: several queue pairs, segmentation (frames on the cable are whole), announcements,
-//! receive-side scaling. VLAN filters are taken and let everything pass.
+//! Not modelled: several queue pairs, long packets to the guest (frames on the cable are whole),
+//! announcements, receive-side scaling. VLAN filters are taken and let everything pass.
 
 use super::queue::Chain;
 use super::{Context, F_VERSION_1, VirtioDevice};
@@ -25,6 +25,8 @@ mod feature {
     /// Checksums are filled in by the device.
     pub(super) const CSUM: u64 = 1 << 0;
     pub(super) const MAC: u64 = 1 << 5;
+    /// The device cuts long TCP packets over IPv4 into frames.
+    pub(super) const HOST_TSO4: u64 = 1 << 11;
     /// Received frames may take several buffers.
     pub(super) const MRG_RXBUF: u64 = 1 << 15;
     pub(super) const STATUS: u64 = 1 << 16;
@@ -42,6 +44,8 @@ const CONTROL: usize = 2;
 
 /// Header flags: a checksum is to be filled in.
 const NEEDS_CSUM: u8 = 1;
+/// Header: a long TCP packet over IPv4.
+const GSO_TCPV4: u8 = 1;
 /// Status: the link is up.
 const LINK_UP: u16 = 1;
 
@@ -234,8 +238,15 @@ impl Net {
                 let start = field(6);
                 frame::insert_checksum(&mut data, start, start + field(8), 0);
             }
-            if data.len() >= HEADER && len <= LONGEST {
-                self.cable.send(data);
+            let size = usize::from(u16::from_le_bytes([packet[4], packet[5]]));
+            let long = packet[1] & 0x7f == GSO_TCPV4
+                && self.state.features & feature::HOST_TSO4 != 0
+                && data.len() > HEADER + size;
+            let frames = if long { frame::segment_tcp(&data, size) } else { vec![data] };
+            for frame in frames {
+                if frame.len() >= HEADER && len <= LONGEST {
+                    self.cable.send(frame);
+                }
             }
             context.push(TX, &chain, 0);
         }
@@ -264,6 +275,7 @@ impl VirtioDevice for Net {
     fn features(&self) -> u64 {
         feature::CSUM
             | feature::MAC
+            | feature::HOST_TSO4
             | feature::MRG_RXBUF
             | feature::STATUS
             | feature::CTRL_VQ

@@ -7,7 +7,6 @@
 //! Not modelled: wake-up, management (SMBus), flash, the packet buffer as memory, flow control
 //! frames (they are dropped), collisions.
 
-mod eeprom;
 mod phy;
 mod regs;
 mod rx;
@@ -16,9 +15,9 @@ mod tx;
 #[cfg(test)]
 mod tests;
 
+use super::eeprom::{self, Eeprom};
 use super::frame::Mac;
 use crate::pci;
-use eeprom::Eeprom;
 use orrery_system::bus::{BusError, BusResult, Registers};
 use orrery_system::device::{Device, HostIo};
 use orrery_system::ports::NetPort;
@@ -126,9 +125,31 @@ fn function(board: &Board, bus: &pci::Bus, devfn: u8, id: DeviceId) -> pci::Func
         .build(devfn)
 }
 
+/// What the EEPROM of a card with this address holds (SDM table 5-2).
+fn eeprom(mac: Mac) -> Eeprom {
+    let mut words = vec![0xffff; eeprom::WORDS];
+    for (word, pair) in words.iter_mut().zip(mac.chunks(2)) {
+        *word = u16::from_le_bytes([pair[0], pair[1]]);
+    }
+    // Software compatibility, printed board number, initialization control 1, identity,
+    // initialization control 2, no management, LEDs.
+    words[0x03] = 0;
+    words[0x08] = 0x3000;
+    words[0x09] = 0x1000;
+    words[0x0a] = 0x640b;
+    (words[0x0b], words[0x0c]) = (IDENTITY.subsystem.1, IDENTITY.subsystem.0);
+    (words[0x0d], words[0x0e]) = (IDENTITY.device, IDENTITY.vendor);
+    words[0x0f] = 0x8cc0;
+    words[0x10..0x19].fill(0);
+    // All words add up to BABAh.
+    let sum = words[..eeprom::WORDS - 1].iter().fold(0_u16, |s, w| s.wrapping_add(*w));
+    words[eeprom::WORDS - 1] = 0xbaba_u16.wrapping_sub(sum);
+    Eeprom::new(words)
+}
+
 impl State {
     fn power_on(config: &Config, pci: pci::ConfigState) -> Self {
-        let eeprom = Eeprom::new(config.mac, IDENTITY.device, IDENTITY.subsystem);
+        let eeprom = eeprom(config.mac);
         let mut state = Self {
             pci,
             regs: Vec::new(),
@@ -166,9 +187,8 @@ impl State {
             self.set(reg, value);
         }
         // The station address comes from the EEPROM.
-        let mac = self.eeprom.mac();
-        let low = u32::from_le_bytes([mac[0], mac[1], mac[2], mac[3]]);
-        let high = u32::from(u16::from_le_bytes([mac[4], mac[5]]));
+        let word = |at| u32::from(self.eeprom.word(at).unwrap_or(0));
+        let (low, high) = (word(0) | word(1) << 16, word(2));
         self.set_word(ADDRESSES.0, low);
         self.set_word(ADDRESSES.0 + 4, high | ADDRESS_VALID);
         self.tx = tx::Transmitter::default();

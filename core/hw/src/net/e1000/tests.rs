@@ -145,6 +145,11 @@ fn the_station_address_comes_from_the_eeprom() {
     assert_eq!(b.dev.read(REGISTERS, 0x5404, 4), Ok(0x8000_5634));
     b.set(Reg::Eerd, 2 << 8 | 1);
     assert_eq!(b.get(Reg::Eerd), 0x5634_0210);
+    let sum = (0..64_u32).fold(0_u16, |sum, at| {
+        b.set(Reg::Eerd, at << 8 | 1);
+        sum.wrapping_add((b.get(Reg::Eerd) >> 16) as u16)
+    });
+    assert_eq!(sum, 0xbaba);
     // The same through the I/O ports.
     b.dev.write(PORTS, 0, 4, 0x5404).unwrap();
     assert_eq!(b.dev.read(PORTS, 4, 4), Ok(0x8000_5634));

@@ -215,7 +215,8 @@ impl State {
     fn segments(&self) -> Option<(usize, usize)> {
         let c = &self.tx.contexts[1];
         let (header, segment) = (usize::from(c.header), usize::from(c.segment));
-        (self.tx.segmenting && header > 0 && segment > 0).then_some((header, segment))
+        // A segment of hardly anything would make very many frames.
+        (self.tx.segmenting && header > 0 && segment > 0).then_some((header, segment.max(8)))
     }
 
     /// Sends whole segments, but never the last one, which is different.
