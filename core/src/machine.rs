@@ -55,6 +55,9 @@ pub enum Stop {
     Reset,
     /// The guest panicked (pvpanic) and it was told to stop then.
     Panicked,
+    /// A drive cannot go on, most often because the host's disk is full; `board.power().reason()`
+    /// says which. The request is made again after [`Machine::resume`].
+    IoError,
     /// The guest asks the emulator to end with this exit status (isa-debug-exit).
     Exit(u32),
     /// The instruction limit was reached.
@@ -202,6 +205,7 @@ impl Machine {
     /// Goes on after a stop.
     pub fn resume(&mut self) {
         self.stopped = None;
+        self.board.power().resume();
         self.last_call = None;
         self.host_base = None;
     }
@@ -387,6 +391,7 @@ impl Machine {
                 None
             }
             PowerRequest::Panicked => Some(Stop::Panicked),
+            PowerRequest::IoError => Some(Stop::IoError),
             PowerRequest::Exit(code) => Some(Stop::Exit(code)),
         }
     }

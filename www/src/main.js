@@ -34,7 +34,7 @@ async function start(args, files = []) {
     if (detail.line === "serial0") appendSerial(detail.text);
   });
   machine.addEventListener("stopped", ({ detail }) => {
-    const why = { "-10": "paused", "-11": "powered off", "-12": "reset", "-13": "the guest panicked" };
+    const why = { "-10": "paused", "-11": "powered off", "-12": "reset", "-13": "the guest panicked", "-15": "a disk is full or cannot be read" };
     say(`Stopped: ${why[detail.reason] ?? `exit status ${-100 - detail.reason}`}.`);
   });
   machine.addEventListener("error", ({ detail }) => say(detail.text, true));

@@ -1,8 +1,8 @@
 //! The pins of a CPU, and of the machine's power supply.
 
 use crate::irq::{Attention, IrqInput, IrqLine};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What comes into one CPU from outside.
 #[derive(Clone, Default)]
@@ -68,17 +68,49 @@ pub enum PowerRequest {
     Suspend,
     /// The guest says it panicked (pvpanic).
     Panicked,
+    /// Wait: a drive cannot go on ([`Power::io_error`]).
+    IoError,
     /// End the emulator with this exit status (isa-debug-exit).
     Exit(u32),
 }
 
+#[derive(Default)]
+struct IoErrors {
+    reason: Mutex<String>,
+    /// How often the machine went on after a stop.
+    resumed: AtomicU64,
+}
+
 /// A handle to make such requests; the run loop takes them. The first one stands until taken.
 #[derive(Clone, Default)]
-pub struct Power(Arc<AtomicU64>, Attention);
+pub struct Power(Arc<AtomicU64>, Attention, Arc<IoErrors>);
 
 impl Power {
     pub(crate) fn new(attention: Attention) -> Self {
-        Self(Arc::default(), attention)
+        Self(Arc::default(), attention, Arc::default())
+    }
+
+    /// Asks for a stop because of a drive, and says why. The drive tries again when
+    /// [`Power::resumed`] has changed.
+    pub fn io_error(&self, reason: String) {
+        *self.2.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        self.request(PowerRequest::IoError);
+    }
+
+    /// Why the last [`PowerRequest::IoError`] was made.
+    pub fn reason(&self) -> String {
+        self.2.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that the machine goes on after a stop.
+    pub fn resume(&self) {
+        self.2.resumed.fetch_add(1, Relaxed);
+        self.1.raise();
+    }
+
+    /// Counts the times it went on.
+    pub fn resumed(&self) -> u64 {
+        self.2.resumed.load(Relaxed)
     }
 
     /// Makes a request.
@@ -88,6 +120,7 @@ impl Power {
             PowerRequest::Shutdown => 2,
             PowerRequest::Suspend => 3,
             PowerRequest::Panicked => 4,
+            PowerRequest::IoError => 6,
             PowerRequest::Exit(code) => 5 | u64::from(code) << 32,
         };
         // A reset after a shutdown in the same instant loses, as pulling the plug would win.
@@ -103,6 +136,7 @@ impl Power {
             2 => PowerRequest::Shutdown,
             3 => PowerRequest::Suspend,
             4 => PowerRequest::Panicked,
+            6 => PowerRequest::IoError,
             5 => PowerRequest::Exit((v >> 32) as u32),
             _ => return None,
         })

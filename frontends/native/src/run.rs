@@ -173,7 +173,9 @@ fn exit_code(stop: Stop) -> ExitCode {
         Stop::Exit(code) => ExitCode::from(code as u8),
         Stop::Script(code) => ExitCode::from(code as u8),
         Stop::Panicked => ExitCode::from(3),
-        Stop::Paused | Stop::Shutdown | Stop::Reset | Stop::Limit => ExitCode::SUCCESS,
+        Stop::Paused | Stop::Shutdown | Stop::Reset | Stop::Limit | Stop::IoError => {
+            ExitCode::SUCCESS
+        }
     }
 }
 

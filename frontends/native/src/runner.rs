@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const SLICE: u64 = 4_000_000;
 /// Time between two pictures.
 const FRAME: Duration = Duration::from_millis(16);
+/// Time until a disk that was full is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Where the bytes of a port go.
 pub(crate) enum Sink {
@@ -59,6 +61,7 @@ impl Runner {
     pub(crate) fn run(mut self) -> Result<Stop> {
         let start = Instant::now();
         let mut drawn = start;
+        let mut told = String::new();
         loop {
             let host = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let outcome = self.machine.run(host, self.slice());
@@ -81,10 +84,21 @@ impl Runner {
                 // Native files answer in place; what does not is looked at again soon.
                 Outcome::WaitHost => Duration::from_micros(200),
                 Outcome::Stopped(Stop::Paused) => FRAME,
+                Outcome::Stopped(Stop::IoError) => {
+                    let reason = self.machine.board.power().reason();
+                    if told != reason {
+                        tracing::warn!("{reason}; the machine waits until it can go on");
+                        told = reason;
+                    }
+                    RETRY
+                }
                 Outcome::Stopped(stop) => return self.finish(stop),
             };
             if self.take_events(wait)? {
                 return self.finish(Stop::Paused);
+            }
+            if outcome == Outcome::Stopped(Stop::IoError) {
+                self.machine.resume();
             }
         }
     }

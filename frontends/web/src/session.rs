@@ -124,7 +124,7 @@ impl Session {
     /// Runs for about `slice_ms`. `now_ms` is a monotonic clock. Gives the milliseconds after
     /// which to call again: 0 at once, -1 when a host operation finishes, -2 when there is input;
     /// from -10 on downwards the machine has stopped: -10 paused, -11 powered off, -12 reset,
-    /// -13 panicked, -14 limit, -100 - N exit status N.
+    /// -13 panicked, -14 limit, -15 a disk cannot be written, -100 - N exit status N.
     pub fn run(&mut self, now_ms: f64, slice_ms: f64) -> f64 {
         let outcome = self.machine.run((now_ms * 1e6) as u64, (slice_ms * 1e6) as u64);
         #[cfg(target_arch = "wasm32")]
@@ -142,6 +142,7 @@ impl Session {
                 Stop::Reset => -12.0,
                 Stop::Panicked => -13.0,
                 Stop::Limit => -14.0,
+                Stop::IoError => -15.0,
                 Stop::Exit(n) => -100.0 - f64::from(n),
                 Stop::Script(n) => -100.0 - f64::from(n),
             },

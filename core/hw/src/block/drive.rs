@@ -11,6 +11,7 @@
 
 use orrery_block::backend::{BlockBackend, OnError, Request, Ticket};
 use orrery_block::{BlockError, IoBuf};
+use orrery_system::pins::Power;
 use orrery_system::time::{Clock, Latency, Timer, VmTime};
 use orrery_system::{Board, DeviceId};
 use serde::{Deserialize, Serialize};
@@ -190,7 +191,10 @@ pub struct DriveIo {
     latency: Latency,
     /// Ends the CPUs' slice when an operation falls due; its wake-up has nothing else to do.
     timer: Timer,
+    power: Power,
     tickets: BTreeMap<u64, Ticket>,
+    /// Failed operations for which the machine was stopped, and [`Power::resumed`] then.
+    held: BTreeMap<u64, u64>,
 }
 
 impl DriveIo {
@@ -203,13 +207,23 @@ impl DriveIo {
             clock: board.clock(),
             latency: board.latency(),
             timer,
+            power: board.power(),
             tickets: BTreeMap::new(),
+            held: BTreeMap::new(),
         }
     }
 
     /// Drives of a device without a board, for its tests.
     pub fn detached(drives: Vec<BlockBackend>, clock: Clock, latency: Latency) -> Self {
-        Self { drives, clock, latency, timer: Timer::default(), tickets: BTreeMap::new() }
+        Self {
+            drives,
+            clock,
+            latency,
+            timer: Timer::default(),
+            power: Power::default(),
+            tickets: BTreeMap::new(),
+            held: BTreeMap::new(),
+        }
     }
 
     /// Drive number `drive`.
@@ -234,7 +248,21 @@ impl DriveIo {
     }
 
     fn finished(&self, seq: u64) -> bool {
-        self.tickets.get(&seq).is_none_or(Ticket::poll)
+        match self.held.get(&seq) {
+            Some(&then) => then != self.power.resumed(),
+            None => self.tickets.get(&seq).is_none_or(Ticket::poll),
+        }
+    }
+
+    /// Starts the operations again for which the machine was stopped, once it goes on.
+    fn retry<T>(&mut self, queue: &Queue<T>) {
+        let now = self.power.resumed();
+        for p in &queue.list {
+            if self.held.get(&p.seq).is_some_and(|&then| then != now) {
+                self.held.remove(&p.seq);
+                self.start(p.seq, usize::from(p.drive), &p.op);
+            }
+        }
     }
 
     fn in_order(&self) -> bool {
@@ -256,36 +284,65 @@ impl DriveIo {
 
     /// Takes the next operation that is finished and due.
     pub fn take<T>(&mut self, queue: &mut Queue<T>, now: VmTime) -> Option<Finished<T>> {
-        let seq = if self.in_order() {
-            queue.first().filter(|p| p.due <= now && self.finished(p.seq))?.seq
-        } else {
-            queue.list.iter().find(|p| p.due <= now && self.finished(p.seq))?.seq
-        };
-        let index = queue.list.iter().position(|p| p.seq == seq)?;
-        let Pending { drive, tag, op, .. } = queue.list.remove(index);
-        let drive = usize::from(drive);
-        let result = match self.tickets.remove(&seq).and_then(|mut t| t.take()) {
-            Some(Ok(buf)) if op.is_read() => Ok(buf.into_vec()),
-            Some(Ok(_)) => Ok(Vec::new()),
-            Some(Err(e)) => self.failure(drive, &op, &e),
-            None => Err(DriveError::NoMedium),
-        };
-        Some(Finished { drive, tag, op, result })
+        self.retry(queue);
+        loop {
+            let next = if self.in_order() {
+                queue.first().filter(|p| p.due <= now && self.finished(p.seq))?
+            } else {
+                queue.list.iter().find(|p| p.due <= now && self.finished(p.seq))?
+            };
+            let (seq, drive) = (next.seq, usize::from(next.drive));
+            let result = match self.tickets.remove(&seq).and_then(|mut t| t.take()) {
+                Some(Ok(buf)) if next.op.is_read() => Ok(buf.into_vec()),
+                Some(Ok(_)) => Ok(Vec::new()),
+                Some(Err(e)) => match self.failure(drive, &next.op, &e) {
+                    Some(result) => result,
+                    None => {
+                        self.held.insert(seq, self.power.resumed());
+                        continue;
+                    }
+                },
+                None => Err(DriveError::NoMedium),
+            };
+            let index = queue.list.iter().position(|p| p.seq == seq)?;
+            let Pending { tag, op, .. } = queue.list.remove(index);
+            return Some(Finished { drive, tag, op, result });
+        }
     }
 
-    fn failure(&self, drive: usize, op: &Op, e: &BlockError) -> Result<Vec<u8>, DriveError> {
-        let policy = match self.drives.get(drive) {
+    /// What the guest is told; `None`: nothing yet, the machine stops.
+    fn failure(
+        &self,
+        drive: usize,
+        op: &Op,
+        e: &BlockError,
+    ) -> Option<Result<Vec<u8>, DriveError>> {
+        let backend = self.drives.get(drive);
+        let policy = match backend {
             Some(d) if op.is_read() => d.on_read_error(),
             Some(d) => d.on_write_error(),
             None => OnError::Report,
         };
         tracing::debug!(drive, error = %e, "disk operation failed");
-        let hidden = policy == OnError::Ignore && !matches!(e, BlockError::NoMedium);
-        match op {
-            Op::Read { len, .. } if hidden && *len <= MAX_BYTES => Ok(vec![0; *len as usize]),
-            _ if hidden => Ok(Vec::new()),
-            _ => Err(e.into()),
+        let guest = matches!(e, BlockError::NoMedium | BlockError::OutOfRange { .. });
+        let full = matches!(e, BlockError::NoSpace);
+        match policy {
+            OnError::Stop if !guest => self.stop(backend, e),
+            OnError::Enospc if full => self.stop(backend, e),
+            OnError::Auto if full && !op.is_read() => self.stop(backend, e),
+            OnError::Ignore if !matches!(e, BlockError::NoMedium) => Some(match op {
+                Op::Read { len, .. } if *len <= MAX_BYTES => Ok(vec![0; *len as usize]),
+                Op::Read { .. } => Err(e.into()),
+                _ => Ok(Vec::new()),
+            }),
+            _ => Some(Err(e.into())),
         }
+    }
+
+    fn stop<R>(&self, backend: Option<&BlockBackend>, e: &BlockError) -> Option<R> {
+        let name = backend.and_then(BlockBackend::name).unwrap_or_default();
+        self.power.io_error(format!("disk '{name}': {e}"));
+        None
     }
 
     /// Forgets operations, as a reset does: what was started goes on, but nobody is told.
@@ -293,6 +350,7 @@ impl DriveIo {
         queue.list.retain(|p| {
             let gone = which(usize::from(p.drive), &p.tag);
             if gone {
+                self.held.remove(&p.seq);
                 self.tickets.remove(&p.seq);
             }
             !gone
@@ -302,12 +360,14 @@ impl DriveIo {
     /// Forgets every operation and starts numbering anew.
     pub fn abandon_all<T>(&mut self, queue: &mut Queue<T>) {
         self.tickets.clear();
+        self.held.clear();
         *queue = Queue::default();
     }
 
     /// Starts every operation of a restored queue.
     pub fn resume<T>(&mut self, queue: &Queue<T>) {
         self.tickets.clear();
+        self.held.clear();
         for p in &queue.list {
             self.start(p.seq, usize::from(p.drive), &p.op);
         }
@@ -318,6 +378,7 @@ impl DriveIo {
 mod tests {
     use super::*;
     use orrery_block::host::{HeldFile, MemFile};
+    use orrery_system::pins::PowerRequest;
     use std::sync::Arc;
 
     fn held() -> (Arc<HeldFile>, BlockBackend) {
@@ -380,6 +441,46 @@ mod tests {
         restored.submit(&mut q, 0, 2, read(0, 8));
         let data = restored.take(&mut q, VmTime::NEVER).unwrap().result.unwrap();
         assert_eq!(data, [9, 9, 9, 9, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_full_disk_stops_the_machine_and_the_write_is_made_again_when_it_goes_on() {
+        for deterministic in [true, false] {
+            let (file, disk) = held();
+            let latency = Latency::new(deterministic);
+            let mut io = DriveIo::detached(vec![disk.clone()], Clock::default(), latency);
+            let power = io.power.clone();
+            let mut q = Queue::default();
+            io.submit(&mut q, 0, 'w', Op::Write { offset: 8, data: vec![1; 4], fua: false });
+            file.fail_one(BlockError::NoSpace);
+            disk.executor().poll();
+            assert!(io.ready(&q));
+            assert!(io.take(&mut q, VmTime::NEVER).is_none(), "the guest is told nothing");
+            assert_eq!(power.take(), Some(PowerRequest::IoError));
+            assert!(!io.ready(&q) && q.len() == 1 && file.held() == 0, "not before it goes on");
+            power.resume();
+            assert!(io.ready(&q));
+            assert!(io.take(&mut q, VmTime::NEVER).is_none(), "started, not finished");
+            file.release(0);
+            disk.executor().poll();
+            let done = io.take(&mut q, VmTime::NEVER).unwrap();
+            assert_eq!((done.tag, done.result), ('w', Ok(vec![])));
+            assert_eq!(file.file().to_vec()[7..13], [7, 1, 1, 1, 1, 7]);
+            assert_eq!(power.take(), None);
+        }
+    }
+
+    #[test]
+    fn a_policy_to_report_tells_the_guest_that_the_disk_is_full() {
+        let (file, disk) = held();
+        disk.set_on_error(OnError::Report, OnError::Report);
+        let mut io = DriveIo::detached(vec![disk.clone()], Clock::default(), Latency::new(false));
+        let mut q = Queue::default();
+        io.submit(&mut q, 0, (), Op::Flush);
+        file.fail_one(BlockError::NoSpace);
+        disk.executor().poll();
+        assert_eq!(io.take(&mut q, VmTime(0)).unwrap().result, Err(DriveError::NoSpace));
+        assert_eq!(io.power.take(), None);
     }
 
     #[test]
