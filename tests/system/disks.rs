@@ -4,7 +4,8 @@
 use crate::Test;
 use crate::bad_input::qemu_img;
 use crate::cpio::Cpio;
-use crate::program::{Folder, Running, guest, search_path, tail, tool};
+use crate::media;
+use crate::program::{Folder, Running, guest, orrery, search_path, shared, tail, tool};
 use anyhow::{Context as _, Result, ensure};
 use std::collections::BTreeSet;
 use std::fs;
@@ -152,6 +153,7 @@ pub(crate) fn tests() -> Vec<Test> {
         let name = format!("disk: partitioned, formatted, written over {name}");
         tests.push(Test::new(&name, 900, move || written(machine, drive, disk)));
     }
+    tests.push(Test::new("disk: full under a running guest", 115, full));
     tests.push(Test::new("disk: power failure while writing", 900, power_failure));
     tests
 }
@@ -265,6 +267,48 @@ fn power_failure() -> Result<()> {
     ensure!(after.contains("GUEST-DONE"), "the guest did not finish:\n{}", tail(&after));
     let there = numbers(&after, "GUEST-HAS ");
     ensure!(there >= flushed, "{flushed} files were flushed, {there} are there");
+    Ok(())
+}
+
+/// FreeDOS copies a file until the host has no room: the machine waits, and goes on when there is.
+fn full() -> Result<()> {
+    let work = Folder::new()?;
+    let floppy = fs::read(shared("guests/x86/freedos722.img")?)?;
+    work.write("disk.raw", media::hard_disk(&floppy))?;
+    // Whatever is written takes new room.
+    let over = ["create", "-q", "-f", "qcow2", "-b", "disk.raw", "-F", "raw", "disk.qcow2"];
+    qemu_img(&work, &over)?.success()?;
+    let start = media::FREEDOS.replace("quit 0\n", "type \"del VIM.EXE\\n\"\nwait 2\n");
+    let copies: String =
+        (1..=3).map(|n| format!("type \"copy COMMAND.COM K{n}\\n\"\nwait 3\n")).collect();
+    work.write("script.txt", format!("{start}{copies}print text\nquit 0\n"))?;
+    // A limit on the size of files does what a full disk does; 1 KiB a block.
+    let blocks = fs::metadata(work.file("disk.qcow2"))?.len() / 1024 + 128;
+    let line = format!(
+        "trap '' XFSZ; ulimit -S -f {blocks}; exec '{}' -display none -L '{}' -M pc -m 16 -icount 5 \
+         -drive file=disk.qcow2,format=qcow2 -script script.txt",
+        orrery()?.display(),
+        guest("firmware")?.display()
+    );
+    let mut command = Command::new(tool("bash")?);
+    command.args(["-c", &line]);
+    let mut running = work.spawn(command)?;
+    let told = running.wait_for_error("no space", 60)?;
+    ensure!(told, "it ended without a word: {}", said(&work)?);
+    let mut room = Command::new(tool("prlimit")?);
+    let id = running.id().to_string();
+    room.args(["--pid", &id, "--fsize=unlimited:unlimited"]);
+    ensure!(room.status()?.success(), "prlimit");
+    let said = running.wait(60)?.success()?.stdout;
+    let check = qemu_img(&work, &["check", "disk.qcow2"])?.success()?;
+    ensure!(check.stdout.contains("No errors were found"), "qemu-img check: {}", check.stdout);
+    qemu_img(&work, &["convert", "-O", "raw", "disk.qcow2", "after.raw"])?.success()?;
+    let (before, after) = (fs::read(work.file("disk.raw"))?, fs::read(work.file("after.raw"))?);
+    let program = before.windows(6).position(|w| w == b"MZ;\x01P\0").context("COMMAND.COM")?;
+    let program = &before[program..program + 66_090];
+    let copies = after.chunks(512).enumerate();
+    let copies = copies.filter(|(i, _)| after[i * 512..].starts_with(program)).count();
+    ensure!(copies == 4, "{copies} whole COMMAND.COM are there:\n{said}");
     Ok(())
 }
 

@@ -24,7 +24,7 @@ enum Medium {
 }
 
 /// Its CONFIG.SYS names a shell on drive A:.
-const FREEDOS: &str = "within 60\nwait-screen \"full shell command line\"\ntype \"C:\\\\COMMAND.COM\\n\"\nwait-screen \"C:\\\\>\"\ntype \"dir\\n\"\nwait-screen \"bytes free\"\nquit 0\n";
+pub(crate) const FREEDOS: &str = "within 60\nwait-screen \"full shell command line\"\ntype \"C:\\\\COMMAND.COM\\n\"\nwait-screen \"C:\\\\>\"\ntype \"dir\\n\"\nwait-screen \"bytes free\"\nquit 0\n";
 const FREEDOS_CD: &str =
     "within 60\nwait-screen \"A:\\\\>\"\ntype \"dir\\n\"\nwait-screen \"bytes free\"\nquit 0\n";
 const MIKEOS: &str = "within 30\nwait-screen \"OK            Cancel\"\nkey ret\nwait-screen \"KERNEL.BIN\"\nquit 0\n";
@@ -95,7 +95,7 @@ const BOOT_RECORD: &[u8] = &[
 ];
 
 /// A disk whose only partition holds a floppy's FAT file system.
-fn hard_disk(floppy: &[u8]) -> Vec<u8> {
+pub(crate) fn hard_disk(floppy: &[u8]) -> Vec<u8> {
     let start = usize::from(SECTORS);
     let mut disk = vec![0; start * SECTOR];
     disk[..BOOT_RECORD.len()].copy_from_slice(BOOT_RECORD);

@@ -193,12 +193,26 @@ impl Running {
         }
     }
 
+    /// Its number among the host's processes.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until its output holds `text`; false if it ended before.
     pub(crate) fn wait_for(&mut self, text: &str, limit: u64) -> Result<bool> {
+        self.wait_in("stdout", text, limit)
+    }
+
+    /// The same of what it complains about.
+    pub(crate) fn wait_for_error(&mut self, text: &str, limit: u64) -> Result<bool> {
+        self.wait_in("stderr", text, limit)
+    }
+
+    fn wait_in(&mut self, stream: &str, text: &str, limit: u64) -> Result<bool> {
         let end = Instant::now() + Duration::from_secs(limit);
         loop {
             let ended = self.child.try_wait()?.is_some();
-            let said = fs::read(self.folder.join("stdout"))?;
+            let said = fs::read(self.folder.join(stream))?;
             if String::from_utf8_lossy(&said).contains(text) {
                 return Ok(true);
             }

@@ -122,7 +122,7 @@ impl From<&BlockError> for DriveError {
             BlockError::NoMedium => Self::NoMedium,
             BlockError::ReadOnly => Self::ReadOnly,
             BlockError::OutOfRange { .. } => Self::OutOfRange,
-            BlockError::NoSpace => Self::NoSpace,
+            e if e.is_no_space() => Self::NoSpace,
             _ => Self::Failed,
         }
     }
@@ -325,7 +325,7 @@ impl DriveIo {
         };
         tracing::debug!(drive, error = %e, "disk operation failed");
         let guest = matches!(e, BlockError::NoMedium | BlockError::OutOfRange { .. });
-        let full = matches!(e, BlockError::NoSpace);
+        let full = e.is_no_space();
         match policy {
             OnError::Stop if !guest => self.stop(backend, e),
             OnError::Enospc if full => self.stop(backend, e),
