@@ -98,7 +98,9 @@ pub(crate) trait Driver: Send + Sync + 'static {
         let _ = (context, read_only);
         let name = self.name();
         Box::pin(async move {
-            Err(BlockError::unsupported(format!("driver '{name}' does not support reopening files")))
+            Err(BlockError::unsupported(format!(
+                "driver '{name}' does not support reopening files"
+            )))
         })
     }
 

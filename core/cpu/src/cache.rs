@@ -104,7 +104,12 @@ impl CodeMap {
     /// Whether any of `len` bytes at arena offset `off` (within one page) is translated.
     pub fn covers(&self, off: usize, len: usize) -> bool {
         let Some(page) = self.pages.get(&(off / PAGE)) else { return false };
-        (off..off + len).any(|b| page.covered[b % PAGE / 64] >> (b % 64) & 1 != 0)
+        let (first, end) = (off % PAGE, off % PAGE + len);
+        if first / 64 == (end - 1) / 64 {
+            let mask = (u64::MAX >> (64 - len)) << (first % 64);
+            return page.covered[first / 64] & mask != 0;
+        }
+        (first..end).any(|b| page.covered[b % PAGE / 64] >> (b % 64) & 1 != 0)
     }
 }
 

@@ -207,12 +207,40 @@ pub(crate) fn store_slow<I: Isa>(
     value: u64,
     uop: usize,
 ) -> Result<(), Stop<I>> {
+    if beside_code(core, run, linear, w, mmu, value) {
+        return Ok(());
+    }
     match check(core, run, linear, w.bytes().into(), Access::Write, mmu, uop) {
         Slow::Go => env(core, run, 1)
             .write_slow(linear, w, mmu, value)
             .map_err(|t| Stop::Fault(t, uop as u32)),
         Slow::Stop(stop) => Err(stop),
     }
+}
+
+/// A store to a page with translated code, to bytes that none was made from: done here, true.
+#[inline]
+fn beside_code<I: Isa>(
+    core: &Core<I>,
+    run: &Run<'_>,
+    linear: u64,
+    w: Width,
+    mmu: u8,
+    value: u64,
+) -> bool {
+    let size = w.bytes() as usize;
+    let at = (linear % PAGE) as usize;
+    let Some(entry) = core.tlb.entry(linear, Access::Write, mmu) else { return false };
+    let Some(page) = entry.offset.filter(|_| entry.writable) else { return false };
+    let (ram, number) = (run.board.ram(), page / PAGE as usize);
+    let beside = at + size <= PAGE as usize
+        && ram.page_flags(number) & Ram::CODE != 0
+        && !run.cache.map.covers(page + at, size);
+    if beside {
+        ram_write(ram, w, page + at, value);
+        ram.set_page_flags(number, Ram::DIRTY);
+    }
+    beside
 }
 
 /// [`Op::Probe`](crate::ir::Op::Probe) of a page not known to be writable.
@@ -434,7 +462,13 @@ pub(crate) fn exec<I: Isa>(
         }
         macro_rules! store {
             ($w:ident, $linear:expr, $sm:expr, $a:expr) => {{
-                let (linear, value) = ($linear, int!($a));
+                let value = int!($a);
+                store_value!($w, $linear, $sm, value)
+            }};
+        }
+        macro_rules! store_value {
+            ($w:ident, $linear:expr, $sm:expr, $value:expr) => {{
+                let (linear, value) = ($linear, $value);
                 match core.tlb.write(linear, Width::$w.bytes().into(), $sm.mmu()) {
                     Some(off) => ram_write(ram, Width::$w, off, value),
                     None => {
@@ -565,6 +599,118 @@ pub(crate) fn exec<I: Isa>(
                 if core.tlb.write(linear, size.into(), sm.mmu()).is_none() {
                     slow!(probe(core, run, linear, size.into(), sm.mmu(), ip - 1));
                 }
+            }
+
+            Uop::FAddFull32 { d, a, b, op } => { let (x, y) = (int!(a) as u32, int!(b)); let r = x.wrapping_add(y as u32); compared!(0, op.into()); compared!(1, u64::from(r)); compared!(2, y); set!(d, u64::from(r)); }
+            Uop::FAddFull32I { d, a, op, imm } => { let (x, y) = (int!(a) as u32, imm as u32); let r = x.wrapping_add(y); compared!(0, op.into()); compared!(1, u64::from(r)); compared!(2, u64::from(y)); set!(d, u64::from(r)); }
+            Uop::FAddFull64 { d, a, b, op } => { let (x, y) = (int!(a) as u64, int!(b)); let r = x.wrapping_add(y as u64); compared!(0, op.into()); compared!(1, u64::from(r)); compared!(2, y); set!(d, u64::from(r)); }
+            Uop::FAddFull64I { d, a, op, imm } => { let (x, y) = (int!(a) as u64, imm as u64); let r = x.wrapping_add(y); compared!(0, op.into()); compared!(1, u64::from(r)); compared!(2, u64::from(y)); set!(d, u64::from(r)); }
+            Uop::FSubFull32 { d, a, b, op } => { let (x, y) = (int!(a), int!(b)); let r = (x as u32).wrapping_sub(y as u32); compared!(0, op.into()); compared!(1, x); compared!(2, y); set!(d, u64::from(r)); }
+            Uop::FSubFull32I { d, a, op, imm } => { let x = int!(a); let r = (x as u32).wrapping_sub(imm as u32); compared!(0, op.into()); compared!(1, x); compared!(2, imm); set!(d, u64::from(r)); }
+            Uop::FSubFull64 { d, a, b, op } => { let (x, y) = (int!(a), int!(b)); let r = (x as u64).wrapping_sub(y as u64); compared!(0, op.into()); compared!(1, x); compared!(2, y); set!(d, u64::from(r)); }
+            Uop::FSubFull64I { d, a, op, imm } => { let x = int!(a); let r = (x as u64).wrapping_sub(imm as u64); compared!(0, op.into()); compared!(1, x); compared!(2, imm); set!(d, u64::from(r)); }
+            Uop::FAdd32 { d, a, b, op } => { let (x, y) = (int!(a) as u32, int!(b) as u32); let r = x.wrapping_add(y); compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FAdd32I { d, a, op, imm } => { let (x, y) = (int!(a) as u32, imm as u32); let r = x.wrapping_add(y); compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FAdd64 { d, a, b, op } => { let (x, y) = (int!(a) as u64, int!(b) as u64); let r = x.wrapping_add(y); compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FAdd64I { d, a, op, imm } => { let (x, y) = (int!(a) as u64, imm as u64); let r = x.wrapping_add(y); compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FSub32 { d, a, b, op } => { let (x, y) = (int!(a) as u32, int!(b) as u32); let r = x.wrapping_sub(y); compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FSub32I { d, a, op, imm } => { let (x, y) = (int!(a) as u32, imm as u32); let r = x.wrapping_sub(y); compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FSub64 { d, a, b, op } => { let (x, y) = (int!(a) as u64, int!(b) as u64); let r = x.wrapping_sub(y); compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FSub64I { d, a, op, imm } => { let (x, y) = (int!(a) as u64, imm as u64); let r = x.wrapping_sub(y); compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FAnd32 { d, a, b, op } => { let (x, y) = (int!(a) as u32, int!(b) as u32); let r = x & y; compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FAnd32I { d, a, op, imm } => { let (x, y) = (int!(a) as u32, imm as u32); let r = x & y; compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FAnd64 { d, a, b, op } => { let (x, y) = (int!(a) as u64, int!(b) as u64); let r = x & y; compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FAnd64I { d, a, op, imm } => { let (x, y) = (int!(a) as u64, imm as u64); let r = x & y; compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FOr32 { d, a, b, op } => { let (x, y) = (int!(a) as u32, int!(b) as u32); let r = x | y; compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FOr32I { d, a, op, imm } => { let (x, y) = (int!(a) as u32, imm as u32); let r = x | y; compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FOr64 { d, a, b, op } => { let (x, y) = (int!(a) as u64, int!(b) as u64); let r = x | y; compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FOr64I { d, a, op, imm } => { let (x, y) = (int!(a) as u64, imm as u64); let r = x | y; compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FXor32 { d, a, b, op } => { let (x, y) = (int!(a) as u32, int!(b) as u32); let r = x ^ y; compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FXor32I { d, a, op, imm } => { let (x, y) = (int!(a) as u32, imm as u32); let r = x ^ y; compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FXor64 { d, a, b, op } => { let (x, y) = (int!(a) as u64, int!(b) as u64); let r = x ^ y; compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::FXor64I { d, a, op, imm } => { let (x, y) = (int!(a) as u64, imm as u64); let r = x ^ y; compared!(0, op.into()); compared!(1, u64::from(r)); set!(d, u64::from(r)); }
+            Uop::Push32 { a, base, sm, disp } => {
+                let at = u64::from((int!(base) as u32).wrapping_add(disp as u32));
+                store!(W32, at, sm, a);
+                set!(base, at);
+            }
+            Uop::Push64 { a, base, sm, disp } => {
+                let at = int!(base).wrapping_add(disp as i64 as u64);
+                store!(W64, at, sm, a);
+                set!(base, at);
+            }
+            Uop::PushImm32 { base, sm, disp, imm } => {
+                let at = u64::from((int!(base) as u32).wrapping_add(disp as u32));
+                store_value!(W32, at, sm, imm);
+                set!(base, at);
+            }
+            Uop::PushImm64 { base, sm, disp, imm } => {
+                let at = int!(base).wrapping_add(disp as i64 as u64);
+                store_value!(W64, at, sm, imm);
+                set!(base, at);
+            }
+            Uop::Pop32 { d, base, sm, add } => {
+                let at = u64::from(int!(base) as u32);
+                set!(d, load!(W32, at, sm));
+                set!(base, u64::from((at as u32).wrapping_add(add as u32)));
+            }
+            Uop::Pop64 { d, base, sm, add } => {
+                let at = int!(base);
+                set!(d, load!(W64, at, sm));
+                set!(base, at.wrapping_add(add as i64 as u64));
+            }
+            Uop::Ret32 { d, base, sm, add } => {
+                let at = u64::from(int!(base) as u32);
+                let pc = load!(W32, at, sm);
+                set!(d, pc);
+                set!(base, u64::from((at as u32).wrapping_add(add as u32)));
+                goto_pc!(pc);
+            }
+            Uop::Ret64 { d, base, sm, add } => {
+                let at = int!(base);
+                let pc = load!(W64, at, sm);
+                set!(d, pc);
+                set!(base, at.wrapping_add(add as i64 as u64));
+                goto_pc!(pc);
+            }
+            Uop::LeaLimit { size, d, base, index, sm, id, disp } => {
+                let offset = a64!(base, index, sm, disp) & 0xffff;
+                if offset > 0x1_0000 - u64::from(size) {
+                    break Stop::Fault(I::trap(id, 0), ip as u32 - 1);
+                }
+                set!(d, offset);
+            }
+            Uop::LdLimit { w, d, at: t, base, index, sm, seg, id, disp } => {
+                let offset = a64!(base, index, sm, disp) & 0xffff;
+                if offset > 0x1_0000 - u64::from(w.bytes()) {
+                    break Stop::Fault(I::trap(id, 0), ip as u32 - 1);
+                }
+                set!(t, offset);
+                let linear = offset.wrapping_add(int!(seg)) & 0xffff_ffff;
+                let v = match core.tlb.read(linear, w.bytes().into(), sm.mmu()) {
+                    Some(off) => ram_read(ram, w, off),
+                    None => slow!(load_slow(core, run, linear, w, sm.mmu(), ip - 1)),
+                };
+                set!(d, v);
+            }
+            Uop::StLimit { w, a, at: t, base, index, sm, seg, id, disp } => {
+                let offset = a64!(base, index, sm, disp) & 0xffff;
+                if offset > 0x1_0000 - u64::from(w.bytes()) {
+                    break Stop::Fault(I::trap(id, 0), ip as u32 - 1);
+                }
+                set!(t, offset);
+                let linear = offset.wrapping_add(int!(seg)) & 0xffff_ffff;
+                let value = int!(a);
+                match core.tlb.write(linear, w.bytes().into(), sm.mmu()) {
+                    Some(off) => ram_write(ram, w, off, value),
+                    None => slow!(store_slow(core, run, linear, w, sm.mmu(), value, ip - 1)),
+                }
+            }
+            Uop::AddLow16 { d, t, imm } => {
+                let v = int!(d);
+                let sum = u64::from((v as u16).wrapping_add(imm));
+                set!(t, sum);
+                set!(d, v & !0xffff | sum);
             }
 
             Uop::VMov { d, a } => {

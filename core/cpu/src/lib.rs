@@ -12,6 +12,7 @@ mod engine_tests;
 pub mod env;
 pub mod float;
 pub mod frame;
+mod fuse;
 mod interp;
 pub mod ir;
 pub mod isa;

@@ -1,6 +1,7 @@
 //! From IR to the interpreter's operations.
 
 use crate::cache::CodeCache;
+use crate::fuse::fuse;
 use crate::ir::{Addr, BinOp, Cmp, Fx, Label, Mem, Op, Val, Var, Width};
 use crate::uop::{SCRATCH, SCRATCH2, ScaleMmu, Uop, ZERO};
 
@@ -50,7 +51,9 @@ pub(crate) fn lower(
     };
     let mut i = 0;
     while i < ops.len() {
-        i += match fuse_moves(&ops[i..]) {
+        i += match fuse(&ops[i..], l.compared, !single && !l.leave)
+            .or_else(|| fuse_moves(&ops[i..]))
+        {
             Some((uop, n)) => {
                 l.push(uop);
                 n

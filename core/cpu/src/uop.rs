@@ -223,6 +223,55 @@ with_tables!(define! {
     St32B { a: u8, base: u8, sm: ScaleMmu, disp: i32 },
     Probe { base: u8, sm: ScaleMmu, size: u16 },
 
+    // Arithmetic that sets the variables of comparisons, as `FlagOp` says.
+    FAddFull32 { d: u8, a: u8, b: u8, op: u8 },
+    FAddFull32I { d: u8, a: u8, op: u8, imm: u64 },
+    FAddFull64 { d: u8, a: u8, b: u8, op: u8 },
+    FAddFull64I { d: u8, a: u8, op: u8, imm: u64 },
+    FSubFull32 { d: u8, a: u8, b: u8, op: u8 },
+    FSubFull32I { d: u8, a: u8, op: u8, imm: u64 },
+    FSubFull64 { d: u8, a: u8, b: u8, op: u8 },
+    FSubFull64I { d: u8, a: u8, op: u8, imm: u64 },
+    FAdd32 { d: u8, a: u8, b: u8, op: u8 },
+    FAdd32I { d: u8, a: u8, op: u8, imm: u64 },
+    FAdd64 { d: u8, a: u8, b: u8, op: u8 },
+    FAdd64I { d: u8, a: u8, op: u8, imm: u64 },
+    FSub32 { d: u8, a: u8, b: u8, op: u8 },
+    FSub32I { d: u8, a: u8, op: u8, imm: u64 },
+    FSub64 { d: u8, a: u8, b: u8, op: u8 },
+    FSub64I { d: u8, a: u8, op: u8, imm: u64 },
+    FAnd32 { d: u8, a: u8, b: u8, op: u8 },
+    FAnd32I { d: u8, a: u8, op: u8, imm: u64 },
+    FAnd64 { d: u8, a: u8, b: u8, op: u8 },
+    FAnd64I { d: u8, a: u8, op: u8, imm: u64 },
+    FOr32 { d: u8, a: u8, b: u8, op: u8 },
+    FOr32I { d: u8, a: u8, op: u8, imm: u64 },
+    FOr64 { d: u8, a: u8, b: u8, op: u8 },
+    FOr64I { d: u8, a: u8, op: u8, imm: u64 },
+    FXor32 { d: u8, a: u8, b: u8, op: u8 },
+    FXor32I { d: u8, a: u8, op: u8, imm: u64 },
+    FXor64 { d: u8, a: u8, b: u8, op: u8 },
+    FXor64I { d: u8, a: u8, op: u8, imm: u64 },
+
+    /// A store of `a` at `base + disp`, which `base` becomes.
+    Push32 { a: u8, base: u8, sm: ScaleMmu, disp: i32 },
+    Push64 { a: u8, base: u8, sm: ScaleMmu, disp: i32 },
+    PushImm32 { base: u8, sm: ScaleMmu, disp: i16, imm: u64 },
+    PushImm64 { base: u8, sm: ScaleMmu, disp: i16, imm: u64 },
+    /// `d` = memory at `base`; `base += add`.
+    Pop32 { d: u8, base: u8, sm: ScaleMmu, add: i32 },
+    Pop64 { d: u8, base: u8, sm: ScaleMmu, add: i32 },
+    /// The same, then goes on at the address in `d`.
+    Ret32 { d: u8, base: u8, sm: ScaleMmu, add: i32 },
+    Ret64 { d: u8, base: u8, sm: ScaleMmu, add: i32 },
+    /// `d = u16(base + (index << scale) + disp)`; traps where `size` bytes there go beyond 64 KiB.
+    LeaLimit { size: u8, d: u8, base: u8, index: u8, sm: ScaleMmu, id: u16, disp: i16 },
+    /// `at` as above, then `d` = memory at `u32(seg + at)`.
+    LdLimit { w: Width, d: u8, at: u8, base: u8, index: u8, sm: ScaleMmu, seg: u8, id: u16, disp: i16 },
+    StLimit { w: Width, a: u8, at: u8, base: u8, index: u8, sm: ScaleMmu, seg: u8, id: u16, disp: i16 },
+    /// `t = u16(d + imm)`, `d` with its low half replaced by it.
+    AddLow16 { d: u8, t: u8, imm: u16 },
+
     VMov { d: u8, a: u8 },
     VConst { d: u8, index: u32 },
     VLd { size: u8, d: u8, base: u8, sm: ScaleMmu },
@@ -262,6 +311,61 @@ with_tables!(define! {
     Leave { a: u8 },
     LeavePc { pc: u64 },
 });
+
+/// Arithmetic that sets the variables of comparisons: the operation's number, and its result, its
+/// result and second operand (`AddFull`) or both operands (`SubFull`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FlagOp {
+    AddFull,
+    SubFull,
+    Add,
+    Sub,
+    And,
+    Or,
+    Xor,
+}
+
+impl Uop {
+    pub(crate) fn flags(f: FlagOp, w: Width, d: u8, a: u8, b: u8, op: u8) -> Option<Self> {
+        Some(match (f, w) {
+            (FlagOp::AddFull, Width::W32) => Self::FAddFull32 { d, a, b, op },
+            (FlagOp::AddFull, Width::W64) => Self::FAddFull64 { d, a, b, op },
+            (FlagOp::SubFull, Width::W32) => Self::FSubFull32 { d, a, b, op },
+            (FlagOp::SubFull, Width::W64) => Self::FSubFull64 { d, a, b, op },
+            (FlagOp::Add, Width::W32) => Self::FAdd32 { d, a, b, op },
+            (FlagOp::Add, Width::W64) => Self::FAdd64 { d, a, b, op },
+            (FlagOp::Sub, Width::W32) => Self::FSub32 { d, a, b, op },
+            (FlagOp::Sub, Width::W64) => Self::FSub64 { d, a, b, op },
+            (FlagOp::And, Width::W32) => Self::FAnd32 { d, a, b, op },
+            (FlagOp::And, Width::W64) => Self::FAnd64 { d, a, b, op },
+            (FlagOp::Or, Width::W32) => Self::FOr32 { d, a, b, op },
+            (FlagOp::Or, Width::W64) => Self::FOr64 { d, a, b, op },
+            (FlagOp::Xor, Width::W32) => Self::FXor32 { d, a, b, op },
+            (FlagOp::Xor, Width::W64) => Self::FXor64 { d, a, b, op },
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn flags_imm(f: FlagOp, w: Width, d: u8, a: u8, imm: u64, op: u8) -> Option<Self> {
+        Some(match (f, w) {
+            (FlagOp::AddFull, Width::W32) => Self::FAddFull32I { d, a, op, imm: imm & w.mask() },
+            (FlagOp::AddFull, Width::W64) => Self::FAddFull64I { d, a, op, imm: imm & w.mask() },
+            (FlagOp::SubFull, Width::W32) => Self::FSubFull32I { d, a, op, imm: imm & w.mask() },
+            (FlagOp::SubFull, Width::W64) => Self::FSubFull64I { d, a, op, imm: imm & w.mask() },
+            (FlagOp::Add, Width::W32) => Self::FAdd32I { d, a, op, imm: imm & w.mask() },
+            (FlagOp::Add, Width::W64) => Self::FAdd64I { d, a, op, imm: imm & w.mask() },
+            (FlagOp::Sub, Width::W32) => Self::FSub32I { d, a, op, imm: imm & w.mask() },
+            (FlagOp::Sub, Width::W64) => Self::FSub64I { d, a, op, imm: imm & w.mask() },
+            (FlagOp::And, Width::W32) => Self::FAnd32I { d, a, op, imm: imm & w.mask() },
+            (FlagOp::And, Width::W64) => Self::FAnd64I { d, a, op, imm: imm & w.mask() },
+            (FlagOp::Or, Width::W32) => Self::FOr32I { d, a, op, imm: imm & w.mask() },
+            (FlagOp::Or, Width::W64) => Self::FOr64I { d, a, op, imm: imm & w.mask() },
+            (FlagOp::Xor, Width::W32) => Self::FXor32I { d, a, op, imm: imm & w.mask() },
+            (FlagOp::Xor, Width::W64) => Self::FXor64I { d, a, op, imm: imm & w.mask() },
+            _ => return None,
+        })
+    }
+}
 
 /// Integers the operations work on.
 pub(crate) trait Int: Copy {

@@ -3,18 +3,18 @@
 use crate::host::{self, JsFs};
 #[cfg(target_arch = "wasm32")]
 use crate::jit::Jit;
-#[cfg(target_arch = "wasm32")]
-use orrery_cpu::jit::{Compiler, abi::Shims};
-#[cfg(target_arch = "wasm32")]
-use std::cell::RefCell;
 use orrery_block::host::HostFs;
 use orrery_core::launch::{Host, LaunchError, Launched, Line, launch, print_text};
 use orrery_core::options::{CharTarget, Options};
 use orrery_core::script::{Action, Script};
 use orrery_core::{Machine, Outcome, Stop, keyboard, screenshot};
+#[cfg(target_arch = "wasm32")]
+use orrery_cpu::jit::{Compiler, abi::Shims};
 use orrery_system::display::Surface;
 use orrery_system::input::{InputEvent, Key};
 use orrery_system::time::VmTime;
+#[cfg(target_arch = "wasm32")]
+use std::cell::RefCell;
 use wasm_bindgen::prelude::*;
 
 struct Page {

@@ -31,7 +31,11 @@ struct State {
 const DEFAULT_ERROR: i32 = errno::EIO;
 
 impl Blkdebug {
-    pub(crate) fn new(image: &Arc<Node>, options: &BlkdebugOptions, config: Option<&str>) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        image: &Arc<Node>,
+        options: &BlkdebugOptions,
+        config: Option<&str>,
+    ) -> Result<Arc<Self>> {
         let mut inject = options.inject_error.clone().unwrap_or_default();
         let mut set_state = options.set_state.clone().unwrap_or_default();
         if let Some(text) = config {
@@ -75,7 +79,10 @@ impl Blkdebug {
         if offset % self.align != 0 || len % self.align != 0 {
             return Err(BlockError::Errno(errno::EINVAL));
         }
-        if self.max_transfer > 0 && len > self.max_transfer && !matches!(kind, IoType::Discard | IoType::WriteZeroes) {
+        if self.max_transfer > 0
+            && len > self.max_transfer
+            && !matches!(kind, IoType::Discard | IoType::WriteZeroes)
+        {
             return Err(BlockError::Errno(errno::EINVAL));
         }
         let mut guard = lock(&self.state);
@@ -179,7 +186,9 @@ fn read_config(
         match name.as_str() {
             "inject-error" => inject.push(crate::qapi::parse(section)?),
             "set-state" => set_state.push(crate::qapi::parse(section)?),
-            other => return Err(BlockError::Invalid(format!("There is no option group '{other}'"))),
+            other => {
+                return Err(BlockError::Invalid(format!("There is no option group '{other}'")));
+            }
         }
     }
     Ok(())

@@ -74,8 +74,7 @@ impl CopyBeforeWrite {
             Perm::CONSISTENT_READ | Perm::WRITE,
             shared,
         )?;
-        let file =
-            Edge::attach(Role::Filtered, file, Perm::CONSISTENT_READ, Perm::all())?;
+        let file = Edge::attach(Role::Filtered, file, Perm::CONSISTENT_READ, Perm::all())?;
         Ok(Arc::new(Self {
             context: context.clone(),
             file,
@@ -127,7 +126,10 @@ impl CopyBeforeWrite {
     /// Copies what is still to be copied in a range.
     pub(crate) async fn copy(&self, offset: u64, len: u64) -> Result<(), Failed> {
         let range = self.widen(offset, len);
-        if lock(&self.pending).next_dirty(range.start, u64::MAX).is_none_or(|r| r.start >= range.end) {
+        if lock(&self.pending)
+            .next_dirty(range.start, u64::MAX)
+            .is_none_or(|r| r.start >= range.end)
+        {
             // Nothing is pending, but a copy may be on its way.
             drop(self.busy.acquire(range).await);
             return Ok(());

@@ -196,7 +196,8 @@ impl Driver for Quorum {
 
     fn write_zeroes(self: Arc<Self>, offset: u64, len: u64, unmap: bool) -> Op<()> {
         Op::pending(async move {
-            let start = |node: Arc<Node>| async move { node.write_zeroes(offset, len, unmap).await };
+            let start =
+                |node: Arc<Node>| async move { node.write_zeroes(offset, len, unmap).await };
             self.all("write", (offset, len), start).await
         })
     }

@@ -9,11 +9,11 @@ use crate::graph::RawOptions;
 use crate::host::{BlockFile, Gate, LockMode, MemFile};
 use crate::job::{cluster_for, how_for};
 use crate::nbd::NbdClient;
-use crate::open::{Backing, Format, OpenOptions};
 use crate::op::BoxFuture;
+use crate::open::{Backing, Format, OpenOptions};
 use crate::options::{
-    BitmapRef, CommonOptions, Discard, DriverOptions, FileOptions, NodeOptions, NodeRef, NodeRefOrNull,
-    Qcow2Format,
+    BitmapRef, CommonOptions, Discard, DriverOptions, FileOptions, NodeOptions, NodeRef,
+    NodeRefOrNull, Qcow2Format,
 };
 use crate::qcow2::{CreateOptions, Qcow2Options};
 use crate::{BlockError, IoBuf, Result};
@@ -89,7 +89,8 @@ impl BlockGraph {
             NodeOptions::from_filename(name)?
         };
         parsed.common.read_only = Some(options.read_only || parsed.common.read_only == Some(true));
-        let node = self.open_node(&parsed, Inherited { direct: false, ..Inherited::default() }).await?;
+        let node =
+            self.open_node(&parsed, Inherited { direct: false, ..Inherited::default() }).await?;
         node.set_ignore_discard(false);
         if !parsed.driver.is_protocol() && options.format.is_none() {
             return Ok(node);
@@ -352,7 +353,8 @@ impl BlockGraph {
             opened = fs.open(&options.filename, false).await;
         }
         let file = opened?;
-        if !settings.inherited.force_share && options.locking != Some(crate::options::OnOffAuto::Off)
+        if !settings.inherited.force_share
+            && options.locking != Some(crate::options::OnOffAuto::Off)
         {
             file.lock(if file.read_only() { LockMode::Read } else { LockMode::Write })?;
         }

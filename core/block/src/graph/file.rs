@@ -1,8 +1,8 @@
 //! The `file` driver: bytes that the host stores.
 
 use super::Edge;
-use crate::driver::{BlockStatus, Driver};
 use crate::context::Context;
+use crate::driver::{BlockStatus, Driver};
 use crate::host::{BlockFile, LockMode};
 use crate::op::BoxFuture;
 use crate::{BlockError, IoBuf, Op, Result};

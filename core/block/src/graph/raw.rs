@@ -2,8 +2,8 @@
 
 use super::edge::{Edge, Perm, Role};
 use super::node::Node;
-use crate::driver::{Access, BlockStatus, Driver, Map};
 use crate::context::Context;
+use crate::driver::{Access, BlockStatus, Driver, Map};
 use crate::op::BoxFuture;
 use crate::{BlockError, IoBuf, Op, Result};
 use serde::{Deserialize, Serialize};

@@ -68,13 +68,8 @@ impl Backup {
             (_, SyncMode::Top) => Some(allocated(source, options.how.cluster).await?),
             _ => None,
         };
-        let filter = CopyBeforeWrite::new(
-            graph.context(),
-            source,
-            target,
-            wanted.as_ref(),
-            options.how,
-        )?;
+        let filter =
+            CopyBeforeWrite::new(graph.context(), source, target, wanted.as_ref(), options.how)?;
         let name = options.filter_name.as_deref();
         let node = graph.add_node(name, source.filename(), filter.clone())?;
         graph.replace_node(source, &node)?;

@@ -153,8 +153,5 @@ pub(crate) fn check_chain(top: &Arc<Node>, base: &Arc<Node>) -> Result<()> {
         }
         at = node.next_in_chain();
     }
-    Err(BlockError::Invalid(format!(
-        "'{}' is not in this backing file chain",
-        base.filename()
-    )))
+    Err(BlockError::Invalid(format!("'{}' is not in this backing file chain", base.filename())))
 }

@@ -1,7 +1,7 @@
 //! Moving data from node to node, piece by piece.
 
-use crate::IoBuf;
 use crate::BlockError;
+use crate::IoBuf;
 use crate::graph::Node;
 use std::sync::Arc;
 
@@ -37,8 +37,7 @@ pub(crate) async fn copy(
     let writing = |error| Failed { read: false, error };
     let (mut at, end) = (offset, offset + len);
     while at < end {
-        let (status, _) =
-            source.status_above(None, at, end - at).await.map_err(reading)?;
+        let (status, _) = source.status_above(None, at, end - at).await.map_err(reading)?;
         let n = status.len.min(end - at).max(1);
         if status.zero {
             if !how.target_is_zero {

@@ -306,9 +306,7 @@ impl Work for MirrorWork {
     }
 
     fn prepare<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            if job.soft_cancelled() { Ok(()) } else { self.0.pivot().await }
-        })
+        Box::pin(async move { if job.soft_cancelled() { Ok(()) } else { self.0.pivot().await } })
     }
 
     fn clean<'a>(&'a self, _job: &'a Arc<Job>, _ok: bool) -> BoxFuture<'a, ()> {

@@ -363,7 +363,8 @@ impl Job {
         };
         if must {
             let before = self.status();
-            let resting = if before == JobStatus::Ready { JobStatus::Standby } else { JobStatus::Paused };
+            let resting =
+                if before == JobStatus::Ready { JobStatus::Standby } else { JobStatus::Paused };
             lock(&self.state).resting = true;
             self.set_status(resting);
             let go = || {
@@ -545,7 +546,8 @@ impl Job {
         }
         {
             let mut state = lock(&self.state);
-            let soft = !force && state.status == JobStatus::Ready || state.status == JobStatus::Standby;
+            let soft =
+                !force && state.status == JobStatus::Ready || state.status == JobStatus::Standby;
             state.cancelled = true;
             state.forced |= force || !soft;
             state.next = 0;
@@ -608,7 +610,10 @@ impl Job {
 
     /// Changes something while it runs.
     pub fn change(&self, options: &Value) -> Result<()> {
-        self.allow("change", &[JobStatus::Running, JobStatus::Paused, JobStatus::Ready, JobStatus::Standby])?;
+        self.allow(
+            "change",
+            &[JobStatus::Running, JobStatus::Paused, JobStatus::Ready, JobStatus::Standby],
+        )?;
         self.work.change(options)
     }
 

@@ -45,19 +45,16 @@ impl Stream {
         let driver = CopyOnRead::new(&top, bottom.as_ref())?;
         let filter = graph.add_node(options.filter_name.as_deref(), top.filename(), driver)?;
         graph.insert_filter(&top, &filter).await?;
-        Ok(Arc::new(Self {
-            graph: graph.clone(),
-            top,
-            filter: Mutex::new(Some(filter)),
-            options,
-        }))
+        Ok(Arc::new(Self { graph: graph.clone(), top, filter: Mutex::new(Some(filter)), options }))
     }
 }
 
 impl Work for Stream {
     fn run<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let Some(filter) = lock(&self.filter).clone() else { return Err(BlockError::Cancelled) };
+            let Some(filter) = lock(&self.filter).clone() else {
+                return Err(BlockError::Cancelled);
+            };
             let len = self.top.len();
             job.set_len(len);
             if self.top.backing().is_none() {

@@ -255,9 +255,8 @@ qapi! {
 
 /// The events that are sent.
 pub(super) fn events(registry: &mut Registry) -> Vec<Value> {
-    let mut event = |name: &str, args: String| {
-        json!({"name": name, "arg-type": args, "meta-type": "event"})
-    };
+    let mut event =
+        |name: &str, args: String| json!({"name": name, "arg-type": args, "meta-type": "event"});
     vec![
         event("JOB_STATUS_CHANGE", JobStatusEvent::define(registry)),
         event("BLOCK_JOB_READY", JobEvent::define(registry)),

@@ -49,7 +49,10 @@ impl Monitor {
     }
 
     /// The union of bitmaps, for a target of this granularity.
-    pub(super) fn merged(&self, args: &BitmapMerge) -> Answer<(Arc<DirtyBitmap>, crate::bitmap::Bits)> {
+    pub(super) fn merged(
+        &self,
+        args: &BitmapMerge,
+    ) -> Answer<(Arc<DirtyBitmap>, crate::bitmap::Bits)> {
         let (_, target) = self.bitmap(&args.node, &args.target)?;
         target.check(false, false)?;
         let mut bits = target.with(|bits| bits.clone());

@@ -11,9 +11,9 @@ impl Monitor {
     pub(super) async fn capabilities(&self, args: Capabilities) -> Answer<Nothing> {
         let odd = args.enable.unwrap_or_default().into_iter().find(|name| name != "oob");
         match odd {
-            Some(name) => Err(QmpError::generic(format!(
-                "Parameter 'enable' does not accept value '{name}'"
-            ))),
+            Some(name) => {
+                Err(QmpError::generic(format!("Parameter 'enable' does not accept value '{name}'")))
+            }
             None => Ok(Nothing {}),
         }
     }

@@ -97,24 +97,23 @@ impl Monitor {
             Some(Value::String(kind)) if kind == "nbd" => {
                 self.add_nbd(qapi::parse(Value::Object(qapi::nest(map)?))?).await
             }
-            Some(Value::String(kind)) => Err(QmpError::generic(format!(
-                "Parameter 'type' does not accept value '{kind}'"
-            ))),
+            Some(Value::String(kind)) => {
+                Err(QmpError::generic(format!("Parameter 'type' does not accept value '{kind}'")))
+            }
             _ => Err(QmpError::generic("Parameter 'type' is missing")),
         }
     }
 
     async fn add_nbd(&self, args: NbdExportArgs) -> Answer<Nothing> {
         if lock(&self.0.exports.0).iter().any(|entry| entry.id == args.id) {
-            return Err(QmpError::generic(format!("Block export id '{}' is already in use", args.id)));
+            return Err(QmpError::generic(format!(
+                "Block export id '{}' is already in use",
+                args.id
+            )));
         }
-        let node = self
-            .graph()
-            .node(&args.node_name)
-            .ok_or_else(|| QmpError::generic(format!(
-                "Cannot find device='' nor node-name='{}'",
-                args.node_name
-            )))?;
+        let node = self.graph().node(&args.node_name).ok_or_else(|| {
+            QmpError::generic(format!("Cannot find device='' nor node-name='{}'", args.node_name))
+        })?;
         let server = self.nbd()?;
         let bitmaps = args.bitmaps.unwrap_or_default();
         let options = ExportOptions {

@@ -29,10 +29,8 @@ impl Monitor {
     }
 
     fn find_block_job(&self, id: &str) -> Answer<Arc<Job>> {
-        let missing = || QmpError {
-            class: "DeviceNotActive",
-            desc: format!("Block job '{id}' not found"),
-        };
+        let missing =
+            || QmpError { class: "DeviceNotActive", desc: format!("Block job '{id}' not found") };
         self.graph().job(id).ok_or_else(missing)
     }
 
@@ -147,9 +145,11 @@ impl Monitor {
         let named = |node: &Option<String>, file: &Option<String>| -> Answer<Option<Arc<Node>>> {
             match (node, file) {
                 (Some(node), None) => Ok(Some(self.node(node)?.skip_filters())),
-                (None, Some(file)) => graph.find_in_chain(&active, file).map(Some).ok_or_else(|| {
-                    QmpError::generic(format!("Can't find '{file}' in the backing chain"))
-                }),
+                (None, Some(file)) => {
+                    graph.find_in_chain(&active, file).map(Some).ok_or_else(|| {
+                        QmpError::generic(format!("Can't find '{file}' in the backing chain"))
+                    })
+                }
                 (None, None) => Ok(None),
                 _ => Err(QmpError::generic("names of nodes and files exclude each other")),
             }
@@ -215,7 +215,10 @@ impl Monitor {
         if !matches!(args.sync, SyncMode::Top | SyncMode::Full | SyncMode::None) {
             return Err(QmpError::generic(format!(
                 "Sync mode '{}' not supported",
-                serde_json::to_value(args.sync).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default()
+                serde_json::to_value(args.sync)
+                    .ok()
+                    .and_then(|v| v.as_str().map(String::from))
+                    .unwrap_or_default()
             )));
         }
         let granularity = u64::from(args.granularity.unwrap_or(65536));
@@ -288,9 +291,13 @@ impl Monitor {
                     return bad(&format!("Bitmap '{name}' could not be found"));
                 };
                 let mode = match (args.sync, args.bitmap_mode) {
-                    (SyncMode::Incremental, None | Some(BitmapMode::OnSuccess)) => BitmapMode::OnSuccess,
+                    (SyncMode::Incremental, None | Some(BitmapMode::OnSuccess)) => {
+                        BitmapMode::OnSuccess
+                    }
                     (SyncMode::Incremental, Some(_)) => {
-                        return bad("Bitmap sync mode must be 'on-success' when using sync mode 'incremental'");
+                        return bad(
+                            "Bitmap sync mode must be 'on-success' when using sync mode 'incremental'",
+                        );
                     }
                     (SyncMode::Bitmap | SyncMode::Full | SyncMode::Top, Some(mode)) => mode,
                     (SyncMode::Bitmap | SyncMode::Full | SyncMode::Top, None) => {

@@ -103,10 +103,12 @@ impl Monitor {
             server.stop();
         }
         self.0.exports.clear();
-        let over = || self.graph().jobs().iter().all(|job| {
-            use crate::job::JobStatus::{Concluded, Null};
-            [Concluded, Null].contains(&job.status())
-        });
+        let over = || {
+            self.graph().jobs().iter().all(|job| {
+                use crate::job::JobStatus::{Concluded, Null};
+                [Concluded, Null].contains(&job.status())
+            })
+        };
         for _ in 0..10_000 {
             if over() {
                 break;

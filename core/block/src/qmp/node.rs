@@ -38,9 +38,8 @@ impl Monitor {
     pub(super) async fn blockdev_reopen(&self, args: ReopenArgs) -> Answer<Nothing> {
         for options in args.options {
             let options = NodeOptions::from_value(options)?;
-            let name = options.node_name().ok_or_else(|| {
-                QmpError::generic("node-name not specified")
-            })?;
+            let name =
+                options.node_name().ok_or_else(|| QmpError::generic("node-name not specified"))?;
             let node = self.graph().node(name).ok_or_else(|| {
                 QmpError::generic(format!("Failed to find node with node-name='{name}'"))
             })?;
@@ -83,7 +82,9 @@ impl Monitor {
         let graph = self.graph().clone();
         let id = graph.job_id(Some(&args.job_id), "")?;
         let Value::Object(mut map) = args.options else {
-            return Err(QmpError::generic("Invalid parameter type for 'options', expected: object"));
+            return Err(QmpError::generic(
+                "Invalid parameter type for 'options', expected: object",
+            ));
         };
         let driver = match map.remove("driver") {
             Some(Value::String(driver)) => driver,
@@ -159,10 +160,8 @@ impl Monitor {
         let was_read_only = image.read_only();
         let _drained = self.graph().drain(&image).await;
         self.graph().set_read_only(&image, false).await?;
-        let stored = self
-            .graph()
-            .store_backing_name(&image, Some((&args.backing_file, format)))
-            .await;
+        let stored =
+            self.graph().store_backing_name(&image, Some((&args.backing_file, format))).await;
         self.graph().set_read_only(&image, was_read_only).await?;
         stored?;
         Ok(Nothing {})

@@ -102,7 +102,8 @@ impl Session {
     /// Answers one command.
     pub async fn answer(&mut self, command: Result<String, String>) -> String {
         let parsed = command.and_then(|text| {
-            serde_json::from_str::<Value>(&text).map_err(|_| "JSON parse error, invalid syntax".into())
+            serde_json::from_str::<Value>(&text)
+                .map_err(|_| "JSON parse error, invalid syntax".into())
         });
         let (id, result) = match parsed {
             Err(text) => (None, Err(QmpError::generic(text))),

@@ -124,12 +124,17 @@ fn a_conversation_begins_with_capabilities_and_takes_single_quotes() {
         answers.concat()
     };
     assert!(say("{'execute':'query-jobs'}").contains("CommandNotFound"));
-    assert_eq!(say("{'execute':'qmp_capabilities','id':\"it's\"}"), "{\"return\":{},\"id\":\"it's\"}\r\n");
+    assert_eq!(
+        say("{'execute':'qmp_capabilities','id':\"it's\"}"),
+        "{\"return\":{},\"id\":\"it's\"}\r\n"
+    );
     assert!(say("{ nonsense }").contains("JSON parse error"));
     assert!(say("{'execute':'query-jobs','id").is_empty());
     assert!(say("\u{1}").contains("GenericError"));
     assert_eq!(say("{\"execute\":\"query-jobs\"}"), "{\"return\":[]}\r\n");
-    assert!(say("{\"execute\":\"job-pause\",\"arguments\":{}}").contains("Parameter 'id' is missing"));
+    assert!(
+        say("{\"execute\":\"job-pause\",\"arguments\":{}}").contains("Parameter 'id' is missing")
+    );
 }
 
 #[test]
@@ -258,7 +263,8 @@ fn backups_are_of_one_moment_and_incremental_ones_hold_what_changed() {
     let drive = bench.drive("a");
     write(&drive, 0, 1);
     let bitmap = json!({"node": "a", "name": "bm"});
-    let backup = json!({"job-id": "f", "device": "a", "target": "full", "sync": "full", "speed": 0});
+    let backup =
+        json!({"job-id": "f", "device": "a", "target": "full", "sync": "full", "speed": 0});
     bench.ok(
         "transaction",
         json!({"actions": [
@@ -319,7 +325,10 @@ fn jobs_wait_for_the_word_when_they_are_told_to() {
             "auto-finalize": false, "auto-dismiss": false,
         }),
     );
-    assert_eq!((bench.jobs()[0]["status"].as_str(), bench.heard("BLOCK_JOB_PENDING")), (Some("pending"), 1));
+    assert_eq!(
+        (bench.jobs()[0]["status"].as_str(), bench.heard("BLOCK_JOB_PENDING")),
+        (Some("pending"), 1)
+    );
     let refused = bench.error("job-dismiss", json!({"id": "j"}));
     assert_eq!(refused, "Job 'j' in state 'pending' cannot accept command verb 'dismiss'");
     bench.ok("job-finalize", json!({"id": "j"}));

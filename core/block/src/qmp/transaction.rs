@@ -48,7 +48,9 @@ impl Monitor {
 
     async fn action(&self, action: Value, group: Option<&Arc<Transaction>>) -> Answer<Done> {
         let Value::Object(mut action) = action else {
-            return Err(QmpError::generic("Invalid parameter type for 'actions', expected: object"));
+            return Err(QmpError::generic(
+                "Invalid parameter type for 'actions', expected: object",
+            ));
         };
         let kind = match action.remove("type") {
             Some(Value::String(kind)) => kind,
@@ -107,9 +109,9 @@ impl Monitor {
                 self.put_overlay(&node, &overlay)?;
                 Ok(Done::Snapshot(node, overlay))
             }
-            other => Err(QmpError::generic(format!(
-                "Parameter 'type' does not accept value '{other}'"
-            ))),
+            other => {
+                Err(QmpError::generic(format!("Parameter 'type' does not accept value '{other}'")))
+            }
         }
     }
 

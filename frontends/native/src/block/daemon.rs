@@ -87,10 +87,9 @@ fn chardev(map: &Map<String, Value>) -> Result<(String, Chardev), String> {
         Some("socket") => {
             let address = match (text("path"), text("host"), text("port")) {
                 (Some(path), _, _) => Address::Unix(path.into()),
-                (_, host, Some(port)) => Address::Inet {
-                    host: host.unwrap_or_default().into(),
-                    port: port.into(),
-                },
+                (_, host, Some(port)) => {
+                    Address::Inet { host: host.unwrap_or_default().into(), port: port.into() }
+                }
                 _ => return Err("chardev: socket: no path and no port given".into()),
             };
             match text("server") {
