@@ -169,7 +169,7 @@ fn flags(ops: &[Op], [vop, vdst, vsrc]: [Var; 3]) -> Fused {
                 src = Some((a, bin.is_none()));
             }
             Op::Bin { op, w, d, a: Val::Var(a), b } if bin.is_none() => {
-                bin = Some((op, w, d, a, b))
+                bin = Some((op, w, d, a, b));
             }
             _ => break,
         }

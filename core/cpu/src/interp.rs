@@ -387,6 +387,11 @@ macro_rules! dispatch {
 }
 
 /// Runs from operation `start` of a block, for whose instructions `run.left` was charged.
+#[expect(
+    clippy::unnecessary_cast,
+    clippy::useless_conversion,
+    reason = "the tables make every width's operation from one line, the widest's too"
+)]
 pub(crate) fn exec<I: Isa>(
     core: &mut Core<I>,
     run: &mut Run<'_>,

@@ -90,11 +90,15 @@ pub enum FloatOp {
 impl FloatOp {
     /// Whether the result depends on rounding, so that the guard must hold.
     pub const fn guarded(self) -> bool {
-        match self {
-            Self::Arith(Arith::Min | Arith::Max, _) | Self::Compare(_) | Self::Order(_) => false,
-            Self::FromInt(Width::W32, D1) | Self::FromInts(D2) | Self::Convert(D1) => false,
-            _ => true,
-        }
+        !matches!(
+            self,
+            Self::Arith(Arith::Min | Arith::Max, _)
+                | Self::Compare(_)
+                | Self::Order(_)
+                | Self::FromInt(Width::W32, D1)
+                | Self::FromInts(D2)
+                | Self::Convert(D1)
+        )
     }
 
     /// Every operation with its name.

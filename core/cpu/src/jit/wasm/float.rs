@@ -104,7 +104,7 @@ impl Func<'_> {
                 self.i().i32_const(6).i32_shl().i32_or().local_set(result);
             }
             FloatOp::ToInt(shape, w, truncate) => {
-                self.to_int(shape, w, truncate, b, result, fine);
+                self.float_to_int(shape, w, truncate, b, result, fine);
             }
             _ => self.i_never(fine),
         }
@@ -388,7 +388,7 @@ impl Func<'_> {
         self.i().local_set(fine);
     }
 
-    fn to_int(
+    fn float_to_int(
         &mut self,
         shape: Shape,
         w: Width,

@@ -299,9 +299,9 @@ impl Func<'_> {
         let (x, y) = (self.scratch(0, ty.val_type()), self.scratch(1, ty.val_type()));
         for (v, local) in [(a, x), (b, y)] {
             if is_signed {
-                self.signed(w, v)
+                self.signed(w, v);
             } else {
-                self.clean(w, v)
+                self.clean(w, v);
             }
             self.i().local_set(local);
         }

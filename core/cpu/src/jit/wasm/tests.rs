@@ -307,7 +307,7 @@ impl State {
         match *op {
             Op::Mov { w, d, a } => set = Some((d, self.val(a) & w.mask())),
             Op::Bin { op, w, d, a, b } => {
-                set = Some((d, eval_bin(op, w, self.val(a), self.val(b))))
+                set = Some((d, eval_bin(op, w, self.val(a), self.val(b))));
             }
             Op::Un { op, w, d, a } => set = Some((d, eval_un(op, w, self.val(a)))),
             Op::Sext { from, to, d, a } => set = Some((d, from.sext(self.val(a)) & to.mask())),
@@ -877,10 +877,9 @@ fn every_integer_operation_of_every_width_gives_what_the_interpreter_gives() {
     for op in bins {
         for w in [Width::W8, Width::W16, Width::W32, Width::W64] {
             let mut ops = vec![Op::Insn { pc: 0, len: 1 }];
-            let mut d = 8;
-            for b in [Val::Var(Var(1)), Val::Imm(3), Val::Imm(40), Val::Imm(u64::MAX)] {
+            let right = [Val::Var(Var(1)), Val::Imm(3), Val::Imm(40), Val::Imm(u64::MAX)];
+            for (d, b) in (8..).zip(right) {
                 ops.push(Op::Bin { op, w, d: Var(d), a: Var(0).into(), b });
-                d += 1;
             }
             ops.push(Op::Goto { pc: 99 });
             let block = RBlock { pc: 0, page: 0, insns: 1, ops, dirty_in: 0 };
