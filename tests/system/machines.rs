@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 struct Spec {
     /// The command line.
     args: Vec<String>,
-    /// `fast` or `slow`.
+    /// `fast`, or `slow`: only `./x test all` makes it.
     #[serde(default)]
     tier: Tier,
     /// Seconds on the host until it counts as hung.

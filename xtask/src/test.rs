@@ -8,7 +8,7 @@ use std::time::Instant;
 /// The target of the page.
 const WASM: &str = "wasm32-unknown-unknown";
 
-/// Makes every check; with `all`, the slow boots too; with other arguments, the
+/// Makes every check; with `all`, the longest boots too; with other arguments, the
 /// system tests whose names contain them.
 pub(crate) fn test(args: &[String]) -> Result<()> {
     let fast = args.iter().all(|a| a != "all");
