@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn it_resets_the_machine_unless_it_is_fed_or_stopped() {
         let (mut dev, power, clock) = fresh();
-        let mut run = |dev: &mut Ib700, secs: u64| {
+        let run = |dev: &mut Ib700, secs: u64| {
             clock.advance_to(clock.now().after(secs * NANOS_PER_SEC));
             dev.wake(0, clock.now());
             power.take()

@@ -714,7 +714,7 @@ impl Rtl8139 {
 
     /// A byte of a wider register, which drivers read on its own.
     fn byte(&self, offset: u64, now: VmTime) -> BusResult<u64> {
-        let inside = |r: &&orrery_system::reg_map::RegInfo| {
+        let inside = |r: &&reg_map::RegInfo| {
             (r.offset..r.offset + u64::from(r.width)).contains(&offset)
         };
         let info = Reg::TABLE.iter().find(inside).ok_or(BusError::NoRegister)?;

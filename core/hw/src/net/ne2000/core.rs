@@ -344,11 +344,12 @@ impl Ne2000 {
         s.interrupts |= isr::SENT;
     }
 
-    /// How many bytes an access to the data port moves.
+    /// How many bytes an access to the data port moves: a 16-bit port moves two even where only
+    /// one of them is looked at.
     fn data_width(&self, width: u8) -> BusResult<u16> {
-        match width {
-            1 => Ok(1),
-            2 | 4 if self.state.data_config & WIDE != 0 => Ok(width.into()),
+        match (width, self.state.data_config & WIDE != 0) {
+            (1, wide) => Ok(if wide { 2 } else { 1 }),
+            (2 | 4, true) => Ok(width.into()),
             _ => Err(BusError::Width),
         }
     }

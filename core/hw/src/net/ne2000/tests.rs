@@ -82,6 +82,14 @@ fn the_address_prom_names_the_station_and_the_bus_width() {
     let mac: Vec<u8> = prom.iter().step_by(2).take(6).copied().collect();
     assert_eq!((&mac[..], &prom[28..]), (&FIRST_MAC[..], &[0x57; 4][..]));
     assert_ne!(b.get(7) & 0x40, 0, "remote transfer complete");
+    // Bytes of a 16-bit port are every other one.
+    b.remote(0x0a, 0, 32);
+    let bytes: Vec<u8> = (0..6).map(|_| b.get(0x10)).collect();
+    assert_eq!(bytes, FIRST_MAC);
+    b.out(&[(0xe, 0x48)]);
+    b.remote(0x0a, 0, 32);
+    assert_eq!([b.get(0x10), b.get(0x10), b.get(0x10)], [0x52, 0x52, 0x54]);
+    b.out(&[(0xe, 0x49)]);
     assert_eq!((b.get(0xa), b.get(0xb)), (b'P', b'C'));
 }
 
