@@ -118,6 +118,10 @@ fn every_format_behaves_like_an_array_and_stays_clean() {
                 let graph = BlockGraph::new();
                 let node = graph.open(&files, "disk", &open(*format)).await?;
                 assert_eq!(node.len(), SIZE);
+                if *format == Format::Luks && model.iter().all(|byte| *byte == 0) {
+                    // What was never written decrypts to noise.
+                    node.write_zeroes(0, SIZE, false).await?;
+                }
                 for _ in 0..25 {
                     let at = files.below(SIZE);
                     let len = (1 + files.below(150_000)).min(SIZE - at);
@@ -178,7 +182,7 @@ fn damaged_headers_never_panic_and_encrypted_disks_stay_closed() {
         let good = run(file.read_at(0, IoBuf::zeroed(len))).unwrap().into_vec();
         for _ in 0..300 {
             let mut bytes = good.clone();
-            let zone = [128, 1024, len.min(70_000)][files.below(3) as usize];
+            let zone = [128, 1024, 70_000][files.below(3) as usize].min(len);
             let at = files.below(zone as u64 - 4) as usize / 4 * 4;
             let value = VALUES[files.below(7) as usize];
             let value = if files.below(2) == 0 { value.to_be_bytes() } else { value.to_le_bytes() };

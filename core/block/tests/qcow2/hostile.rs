@@ -197,7 +197,7 @@ fn a_truncated_image_is_refused_with_one_clear_error() {
         (50, "image is not in qcow2 format"),
         (90, "image is corrupt: header is cut short"),
         (4096, "image is corrupt: it is cut short: the L1 table is beyond its end"),
-        (100_000, "image is corrupt: it is cut short: the refcount table is beyond its end"),
+        (100_000, "image is corrupt: it is cut short: the L1 table is beyond its end"),
     ] {
         let (opened, _) = run(use_image(&whole[..len], false));
         assert_eq!(opened.unwrap_err().to_string(), text, "{len}");
