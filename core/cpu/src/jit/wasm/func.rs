@@ -664,8 +664,8 @@ impl<'a> Func<'a> {
                 (self.block, self.k, self.insn_pc) = (block, k, pc);
                 (self.dirty, self.vclean, self.bits) = (dirty, vclean, bits);
                 // Temporaries as they were; locals given to them meanwhile are kept where they fit.
-                for v in 0..INTS {
-                    if self.types[v] != types[v] {
+                for (v, &ty) in types.iter().enumerate() {
+                    if self.types[v] != ty {
                         std::mem::swap(&mut self.ints[v], &mut self.other[v]);
                     }
                     self.ints[v] = self.ints[v].or(ints[v]);

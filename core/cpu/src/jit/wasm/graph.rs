@@ -200,8 +200,8 @@ impl Graph {
                 }
             }
         }
-        for node in 0..n {
-            if ways[node] > 1 {
+        for (node, &ways) in ways.iter().enumerate() {
+            if ways > 1 {
                 self.is_merge[node] = true;
                 self.merges[idom[node]].push(node);
             }
