@@ -1,5 +1,7 @@
 //! Link arguments.
 
+#![expect(clippy::disallowed_methods, reason = "what is built for is only told this way")]
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("wasm32") {
