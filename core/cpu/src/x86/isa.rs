@@ -78,8 +78,9 @@ impl X86 {
         let a20 = pins.a20.level();
         let error = self.x87.pending() && self.sys.cr0 & cr0::NE == 0;
         if error || self.sys.ignore_error || pins.ferr.level() {
+            self.sys.error_waited &= error;
             self.sys.ignore_error = error && (self.sys.ignore_error || pins.ignne.take_edge());
-            pins.ferr.set(error && !self.sys.ignore_error);
+            pins.ferr.set(self.sys.error_waited && !self.sys.ignore_error);
         }
         self.sys.init_pending |= init;
         if self.sys.init_pending && !self.sys.smm {

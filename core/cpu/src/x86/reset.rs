@@ -48,6 +48,7 @@ fn power_on(bootstrap: bool, seed: u64) -> Sys {
         a20: true,
         rng: seed,
         late_fault: None,
+        error_waited: false,
         ignore_error: false,
         yielding: false,
     }

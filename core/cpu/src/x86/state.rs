@@ -579,6 +579,8 @@ pub struct Sys {
     pub rng: u64,
     /// An exception that a task switch found once the new task was in place: raised there.
     pub late_fault: Option<Fault>,
+    /// An instruction has waited for the x87 unit, which has an error: that is on FERR# now.
+    pub error_waited: bool,
     /// IGNNE#: x87 instructions run in spite of a pending error, which is not on FERR# any more.
     pub ignore_error: bool,
     /// The program asked to be passed over for now (PAUSE, MWAIT).

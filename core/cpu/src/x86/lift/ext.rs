@@ -90,14 +90,16 @@ pub fn call<I: Isa<Cpu = X86, Trap = Fault>>(
 /// CR0.NE, FERR#. The instruction is then begun again with the pin driven, so that the interrupt
 /// it asks for comes first. Where none comes it goes on, as with IGNNE# asserted.
 fn wait<I: Isa<Cpu = X86, Trap = Fault>>(env: &mut Env<'_, I>) -> Result<(), Fault> {
-    let cpu = &env.cpu;
+    let cpu = &mut env.cpu;
     if !cpu.x87.pending() {
         Ok(())
     } else if cpu.sys.cr0 & cr0::NE != 0 {
         Err(Fault::plain(vector::MF))
-    } else if cpu.sys.ignore_error || env.board.pins(env.index).ferr.level() {
+    } else if cpu.sys.ignore_error || cpu.sys.error_waited {
         Ok(())
     } else {
+        // Once for each error, wherever pins are looked at in between: engines must agree.
+        cpu.sys.error_waited = true;
         Err(Fault::AGAIN)
     }
 }
@@ -124,7 +126,9 @@ fn x87<I: Isa<Cpu = X86, Trap = Fault>>(
     };
     let cpu = &mut env.cpu;
     // IGNNE# goes with the error.
-    cpu.sys.ignore_error &= cpu.x87.pending();
+    let pending = cpu.x87.pending();
+    cpu.sys.ignore_error &= pending;
+    cpu.sys.error_waited &= pending;
     if !op.is_control() {
         let selector = |n: usize| cpu.frame.ints[var::SEG_SELECTOR + n] as u16;
         let data = (what >> 24 & 1 != 0).then(|| (selector((what >> 16 & 7) as usize), offset));
