@@ -334,6 +334,11 @@ fn prepare(m: &mut Machine, fresh: &X86, program: &Program, seed: u64) {
         })
         .collect();
     m.write_all(DATA, &data);
+    if program.size == Size::Real {
+        // Every exception halts.
+        m.write_all(0, &[0xf0, 0x0f, 0, 0].repeat(256));
+        m.write_all(0xff0, &[0xf4]);
+    }
     m.write_all(STACK - 0x400, &[0x5a; 0x500]);
     m.write(ROUNDS, &3u32.to_le_bytes());
     m.write_all(program.size.at(), &[0xf4; 0x800]);
