@@ -740,16 +740,6 @@ impl<'a> Func<'a> {
                 self.set(d, Ty::I64, 64);
             }
             Op::Call { f, d, args, fx } => self.helper(f, d, &args, fx),
-            Op::Float { d, a, b, imm, f, kind, .. } => {
-                let args = [kind.into(), d.0.into(), a.0.into(), b.0.into(), imm.into(), 0];
-                let fx = Fx::FAULTS | Fx::READS | Fx::WRITES;
-                self.helper(f, None, &args.map(Val::Imm), fx);
-            }
-            Op::FloatInt { d, v, a, b, f, kind, .. } => {
-                let args = [kind.into(), v.0.into(), a.0.into(), b.0.into(), 0, 0];
-                let fx = Fx::FAULTS | Fx::READS | Fx::WRITES;
-                self.helper(f, Some(d), &args.map(Val::Imm), fx);
-            }
             Op::Label { label } => {
                 debug_assert!(self.scopes.last() == Some(&Scope::Label(label)));
                 self.end();
