@@ -15,6 +15,7 @@ pub(crate) use types::*;
 
 use crate::qapi::{self, Registry, Schema, Variant};
 use crate::{BlockError, Result};
+use serde::de::{self, Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 /// Reads `name=value,...` (a first part without `=` belongs to `implied`) or JSON.
@@ -96,6 +97,13 @@ impl NodeOptions {
     /// Name of the driver.
     pub fn driver_name(&self) -> &'static str {
         self.driver.name()
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeOptions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let map = Map::<String, Value>::deserialize(deserializer)?;
+        Self::from_value(Value::Object(map)).map_err(de::Error::custom)
     }
 }
 

@@ -3,8 +3,9 @@
 use crate::backend::OnError;
 use crate::job::{BitmapMode, CopyMode, SyncMode};
 use crate::options::{BitmapRef, NodeRef, SocketAddress};
-use crate::qapi::{Registry, Schema, qapi};
-use serde_json::{Value, json};
+use crate::qapi::{Member, Registry, Schema, Variant, qapi};
+use serde::de::{self, Deserialize, Deserializer};
+use serde_json::{Map, Value, json};
 
 impl Schema for OnError {
     fn define(registry: &mut Registry) -> String {
@@ -40,7 +41,54 @@ impl Schema for Nothing {
     }
 }
 
+/// What `block-export-add` is given; NBD is the only kind.
+pub(crate) struct ExportAdd(pub(crate) NbdExportArgs);
+
+impl<'de> Deserialize<'de> for ExportAdd {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut map = Map::<String, Value>::deserialize(deserializer)?;
+        match map.remove("type") {
+            Some(Value::String(kind)) if kind == "nbd" => {
+                let map = crate::qapi::nest(map).map_err(de::Error::custom)?;
+                crate::qapi::parse(Value::Object(map)).map(Self).map_err(de::Error::custom)
+            }
+            Some(kind) => {
+                Err(de::Error::custom(format!("Parameter 'type' does not accept value {kind}")))
+            }
+            None => Err(de::Error::custom("Parameter 'type' is missing")),
+        }
+    }
+}
+
+impl Schema for ExportAdd {
+    fn define(registry: &mut Registry) -> String {
+        registry.union("BlockExportOptions", "type", |registry| {
+            let kind = registry.enumeration("BlockExportType", &["nbd"]);
+            let variants = vec![Variant { case: "nbd".into(), kind: NbdPart::define(registry) }];
+            let members = vec![
+                Member { name: "type".into(), kind, optional: false },
+                registry.member::<String>("id", None),
+                registry.member::<Option<bool>>("fixed_iothread", None),
+                registry.member::<Option<Value>>("iothread", None),
+                registry.member::<String>("node_name", None),
+                registry.member::<Option<bool>>("writable", None),
+                registry.member::<Option<bool>>("writethrough", None),
+                registry.member::<Option<bool>>("allow_inactive", None),
+            ];
+            (members, variants)
+        })
+    }
+}
+
 qapi! {
+    /// What only an NBD export has.
+    struct NbdPart {
+        name: Option<String>,
+        description: Option<String>,
+        bitmaps: Option<Vec<BitmapSource>>,
+        allocation_depth: Option<bool>,
+    }
+
     struct Capabilities { enable: Option<Vec<String>> }
     struct CommandInfo { name: String }
     struct ObjectId { id: String }
@@ -255,7 +303,7 @@ qapi! {
 
 /// The events that are sent.
 pub(super) fn events(registry: &mut Registry) -> Vec<Value> {
-    let mut event =
+    let event =
         |name: &str, args: String| json!({"name": name, "arg-type": args, "meta-type": "event"});
     vec![
         event("JOB_STATUS_CHANGE", JobStatusEvent::define(registry)),

@@ -4,7 +4,6 @@ use super::args::*;
 use super::{Answer, Monitor, QmpError};
 use crate::nbd::{Export, ExportOptions, Limits, NbdServer};
 use crate::options::BitmapRef;
-use crate::qapi;
 use crate::sync::lock;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
@@ -89,19 +88,8 @@ impl Monitor {
         self.remove_export(&args.name, args.mode)
     }
 
-    pub(super) async fn block_export_add(&self, args: Value) -> Answer<Nothing> {
-        let Value::Object(mut map) = args else {
-            return Err(QmpError::generic("Parameter 'type' is missing"));
-        };
-        match map.remove("type") {
-            Some(Value::String(kind)) if kind == "nbd" => {
-                self.add_nbd(qapi::parse(Value::Object(qapi::nest(map)?))?).await
-            }
-            Some(Value::String(kind)) => {
-                Err(QmpError::generic(format!("Parameter 'type' does not accept value '{kind}'")))
-            }
-            _ => Err(QmpError::generic("Parameter 'type' is missing")),
-        }
+    pub(super) async fn block_export_add(&self, args: ExportAdd) -> Answer<Nothing> {
+        self.add_nbd(args.0).await
     }
 
     async fn add_nbd(&self, args: NbdExportArgs) -> Answer<Nothing> {

@@ -20,6 +20,7 @@ pub use session::Session;
 
 use crate::graph::{BlockGraph, Node};
 use crate::nbd::NbdServer;
+use crate::options::NodeOptions;
 use crate::qapi::{self, Registry, Schema};
 use crate::sync::lock;
 use crate::{BlockError, Result};
@@ -205,7 +206,7 @@ commands! {
     "block-job-dismiss" job_dismiss JobId => Nothing;
     "block-job-finalize" job_finalize JobId => Nothing;
     "block-job-change" block_job_change Value => Nothing;
-    "blockdev-add" blockdev_add Value => Nothing;
+    "blockdev-add" blockdev_add NodeOptions => Nothing;
     "blockdev-del" blockdev_del NodeName => Nothing;
     "blockdev-reopen" blockdev_reopen ReopenArgs => Nothing;
     "blockdev-create" blockdev_create CreateArgs => Nothing;
@@ -237,7 +238,7 @@ commands! {
     "nbd-server-add" nbd_server_add NbdAdd => Nothing;
     "nbd-server-remove" nbd_server_remove NbdRemove => Nothing;
     "nbd-server-stop" nbd_server_stop Nothing => Nothing;
-    "block-export-add" block_export_add Value => Nothing;
+    "block-export-add" block_export_add ExportAdd => Nothing;
     "block-export-del" block_export_del ExportDel => Nothing;
     "query-block-exports" query_block_exports Nothing => Vec<Value>;
     "transaction" transaction TransactionArgs => Nothing;

@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 impl Monitor {
-    pub(super) async fn blockdev_add(&self, args: Value) -> Answer<Nothing> {
-        let options = NodeOptions::from_value(args)?;
+    pub(super) async fn blockdev_add(&self, options: NodeOptions) -> Answer<Nothing> {
         self.graph().add(&options).await?;
         Ok(Nothing {})
     }
