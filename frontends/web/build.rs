@@ -1,4 +1,8 @@
 //! Link arguments.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a build script reads its target from the environment"
+)]
 
 #![expect(clippy::disallowed_methods, reason = "what is built for is only told this way")]
 

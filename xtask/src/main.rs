@@ -8,6 +8,7 @@
     reason = "a tool on the developer's machine"
 )]
 
+mod bench;
 mod guests;
 mod iotests;
 mod run;
@@ -25,6 +26,8 @@ usage: ./x TASK [ARGS]
                     `test NAME..` runs the system tests with such names
   web [PORT]        build the page into www/dist and serve it
   node -- ARGS      run the wasm build in Node with the native command line
+  bench cpu [i386|amd64] [--runs N] [--bench KERNEL,..]
+                    the benchmark guest on both engines and on installed peers
   guests [NAME..]   fetch guest systems from distribution packages into guests/
   iotests TREE [FORMAT..]
                     run QEMU's image tests from its source tree against our tools
@@ -40,6 +43,7 @@ fn main() -> Result<()> {
     shell::enter_root()?;
     match task {
         "run" => run::run(rest),
+        "bench" => bench::bench(rest),
         "guests" => guests::fetch(rest),
         "test" => test::test(rest),
         "web" => web::serve(rest),

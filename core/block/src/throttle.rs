@@ -66,11 +66,6 @@ impl ThrottleLimits {
         ]
     }
 
-    /// True when there is any limit.
-    pub(crate) fn is_set(&self) -> bool {
-        self.rates().iter().any(|rate| rate.avg > 0)
-    }
-
     /// Refuses limits that contradict each other.
     pub(crate) fn check(&self) -> Result<()> {
         let bad = |text: &str| Err(BlockError::Invalid(text.into()));
@@ -140,7 +135,6 @@ impl Bucket {
 
 /// A set of drives that share limits.
 pub(crate) struct ThrottleGroup {
-    name: String,
     context: Context,
     state: Mutex<State>,
     changed: Notify,
@@ -205,20 +199,15 @@ impl State {
 }
 
 impl ThrottleGroup {
-    pub(crate) fn new(name: &str, context: &Context, limits: ThrottleLimits) -> Result<Arc<Self>> {
+    pub(crate) fn new(context: &Context, limits: ThrottleLimits) -> Result<Arc<Self>> {
         limits.check()?;
         let state = State { limits, at: context.now(), ..State::default() };
         Ok(Arc::new(Self {
-            name: name.into(),
             context: context.clone(),
             state: Mutex::new(state),
             changed: Notify::default(),
             members: AtomicU64::new(0),
         }))
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
     }
 
     pub(crate) fn limits(&self) -> ThrottleLimits {
@@ -240,11 +229,6 @@ impl ThrottleGroup {
     /// A number for a new member.
     pub(crate) fn join(&self) -> u64 {
         self.members.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Has everybody who waits look again whether it must.
-    pub(crate) fn wake(&self) {
-        self.changed.notify();
     }
 
     /// Lets a request pass at once, if it may.
@@ -337,13 +321,11 @@ mod tests {
         let good =
             ThrottleLimits { iops_read: Some(5), iops_size: Some(4096), ..Default::default() };
         good.check().unwrap();
-        assert!(good.is_set());
     }
 
     #[test]
     fn members_take_turns() {
-        let group =
-            ThrottleGroup::new("g", &Context::default(), ThrottleLimits::default()).unwrap();
+        let group = ThrottleGroup::new(&Context::default(), ThrottleLimits::default()).unwrap();
         let mut state = lock(&group.state);
         state.queues[0] =
             VecDeque::from([(1, VecDeque::from([1, 2, 3])), (2, VecDeque::from([4]))]);

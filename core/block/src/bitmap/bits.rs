@@ -199,9 +199,9 @@ mod tests {
             let end = (offset + len).min(size);
             model[(offset / grain) as usize..=((end - 1) / grain) as usize].fill(on);
             if on {
-                bits.set(offset, len)
+                bits.set(offset, len);
             } else {
-                bits.clear(offset, len)
+                bits.clear(offset, len);
             }
             let ones = model.iter().filter(|bit| **bit).count() as u64;
             assert_eq!(bits.count(), ones * grain);

@@ -76,7 +76,7 @@ impl Blkdebug {
 
     /// The error that a request meets.
     fn check(&self, kind: IoType, offset: u64, len: u64) -> Result<()> {
-        if offset % self.align != 0 || len % self.align != 0 {
+        if !offset.is_multiple_of(self.align) || !len.is_multiple_of(self.align) {
             return Err(BlockError::Errno(errno::EINVAL));
         }
         if self.max_transfer > 0

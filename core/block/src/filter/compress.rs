@@ -40,8 +40,8 @@ impl Driver for Compress {
             while done < total {
                 let at = offset + done;
                 let stop = (at - at % self.cluster + self.cluster).min(offset + total);
-                let whole =
-                    at % self.cluster == 0 && (stop - at == self.cluster || stop == node.len());
+                let whole = at.is_multiple_of(self.cluster)
+                    && (stop - at == self.cluster || stop == node.len());
                 let old = buf.narrow(done as usize..(stop - offset) as usize);
                 // A part of a cluster cannot be packed by itself.
                 buf = if whole {

@@ -21,7 +21,7 @@ pub(crate) struct Preallocate {
 impl Preallocate {
     pub(crate) fn new(file: &Arc<Node>, options: &PreallocateOptions) -> Result<Arc<Self>> {
         let align = options.prealloc_align.unwrap_or(1 << 20);
-        if align == 0 || align % 512 != 0 {
+        if align == 0 || !align.is_multiple_of(512) {
             return Err(BlockError::Invalid(
                 "prealloc-align parameter of preallocate filter is not aligned to 512".into(),
             ));

@@ -10,9 +10,6 @@ impl BlockGraph {
     pub(crate) fn set_backing(&self, overlay: &Arc<Node>, to: Option<&Arc<Node>>) -> Result<()> {
         let edges = overlay.children();
         let edge = edges.iter().find(|edge| edge.role() == Role::Backing);
-        if let Some(why) = edge.and_then(|edge| edge.frozen()) {
-            return Err(BlockError::InUse(why));
-        }
         match (edge, to) {
             (Some(edge), Some(to)) if edge.node().is_some() => edge.replace(to),
             (Some(edge), None) => {

@@ -57,12 +57,6 @@ impl BlockGraph {
 
     fn move_edges(&self, edges: Vec<Arc<Edge>>, from: &Arc<Node>, to: &Arc<Node>) -> Result<()> {
         for (moved, edge) in edges.iter().enumerate() {
-            if let Some(why) = edge.frozen() {
-                for edge in &edges[..moved] {
-                    edge.replace(from)?;
-                }
-                return Err(BlockError::InUse(why));
-            }
             if let Err(error) = edge.replace(to) {
                 for edge in &edges[..moved] {
                     edge.replace(from)?;

@@ -90,8 +90,6 @@ struct State {
     parent: Weak<Node>,
     /// Whatever those above bear.
     shares_all: bool,
-    /// Why it must not be moved.
-    frozen: Vec<String>,
     /// Says who it is when the parent is not a node.
     label: String,
 }
@@ -126,7 +124,6 @@ impl Edge {
                 child: None,
                 parent: Weak::new(),
                 shares_all: false,
-                frozen: Vec::new(),
                 label: label.to_owned(),
             }),
         });
@@ -195,24 +192,6 @@ impl Edge {
 
     pub(super) fn set_parent(&self, parent: &Weak<Node>) {
         lock(&self.state).parent = parent.clone();
-    }
-
-    /// Keeps it where it is until [`Edge::thaw`]; `why` is for the message.
-    pub(crate) fn freeze(&self, why: &str) {
-        lock(&self.state).frozen.push(why.to_owned());
-    }
-
-    /// Undoes one [`Edge::freeze`].
-    pub(crate) fn thaw(&self, why: &str) {
-        let mut state = lock(&self.state);
-        if let Some(at) = state.frozen.iter().position(|reason| reason == why) {
-            state.frozen.swap_remove(at);
-        }
-    }
-
-    /// Why it must not be moved, if so.
-    pub(crate) fn frozen(&self) -> Option<String> {
-        lock(&self.state).frozen.last().cloned()
     }
 
     /// Changes the needs of the owner itself.

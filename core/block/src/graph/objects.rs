@@ -43,7 +43,7 @@ impl BlockGraph {
             )));
         }
         let group =
-            if kind == "throttle-group" { Some(self.make_group(id, &properties)?) } else { None };
+            if kind == "throttle-group" { Some(self.make_group(&properties)?) } else { None };
         let object = Object { kind: kind.into(), properties, group };
         lock(&self.0.objects).insert(id.into(), object);
         Ok(())
@@ -71,7 +71,7 @@ impl BlockGraph {
         self.add_object(&kind, &id, map)
     }
 
-    fn make_group(&self, id: &str, properties: &Map<String, Value>) -> Result<Arc<ThrottleGroup>> {
+    fn make_group(&self, properties: &Map<String, Value>) -> Result<Arc<ThrottleGroup>> {
         let mut properties = properties.clone();
         let mut limits = match properties.remove("limits") {
             Some(Value::Object(limits)) => limits,
@@ -83,7 +83,7 @@ impl BlockGraph {
             limits.insert(name, value);
         }
         let limits: ThrottleLimits = qapi::parse(Value::Object(limits))?;
-        ThrottleGroup::new(id, self.context(), limits)
+        ThrottleGroup::new(self.context(), limits)
     }
 
     /// Removes an object that nothing uses.
@@ -114,14 +114,6 @@ impl BlockGraph {
         self.object(name)
             .and_then(|object| object.group)
             .ok_or_else(|| BlockError::NotFound(format!("throttle group {name}")))
-    }
-
-    /// Makes the group unless it is there: the older commands name groups at will.
-    pub(crate) fn ensure_group(&self, name: &str) -> Result<Arc<ThrottleGroup>> {
-        if self.object(name).is_none() {
-            self.add_object("throttle-group", name, Map::new())?;
-        }
-        self.throttle_group(name)
     }
 
     /// The bytes of a `secret`.

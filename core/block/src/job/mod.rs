@@ -46,17 +46,6 @@ pub enum JobKind {
 }
 
 impl JobKind {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Commit => "commit",
-            Self::Stream => "stream",
-            Self::Mirror => "mirror",
-            Self::Backup => "backup",
-            Self::Create => "create",
-            Self::Amend => "amend",
-        }
-    }
-
     /// Works on nodes, so that the older commands and events are about it too.
     fn is_block_job(self) -> bool {
         !matches!(self, Self::Create | Self::Amend)
@@ -411,11 +400,6 @@ impl Job {
         let _ = crate::op::race(std::pin::pin!(changed), std::pin::pin!(sleep)).await;
     }
 
-    /// Has whoever waits look again.
-    pub(crate) fn wake(&self) {
-        self.changed.notify();
-    }
-
     /// Keeps to the speed limit: called after each piece of work.
     pub(crate) async fn pace(&self, bytes: u64) {
         let wait = {
@@ -445,11 +429,6 @@ impl Job {
     /// The end of the work as it is known now.
     pub(crate) fn set_len(&self, len: u64) {
         lock(&self.state).len = len;
-    }
-
-    /// Moves the end of the work.
-    pub(crate) fn grow_len(&self, bytes: u64) {
-        lock(&self.state).len += bytes;
     }
 
     /// So much more is done.

@@ -113,7 +113,6 @@ pub(super) mod chunk {
     pub(in super::super) const STATUS: u16 = 5;
     pub(in super::super) const STATUS_EXTENDED: u16 = 6;
     pub(in super::super) const ERROR: u16 = 1 << 15 | 1;
-    pub(in super::super) const ERROR_OFFSET: u16 = 1 << 15 | 2;
 }
 
 pub(super) const BASE_ALLOCATION: &str = "base:allocation";

@@ -90,10 +90,6 @@ impl NbdServer {
         lock(&self.0.exports).values().cloned().collect()
     }
 
-    pub(super) fn context(&self) -> &Context {
-        &self.0.context
-    }
-
     /// Number of connections.
     pub fn connections(&self) -> u64 {
         self.0.connections.load(Ordering::Relaxed)

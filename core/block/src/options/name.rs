@@ -34,13 +34,6 @@ pub(crate) fn from_filename(name: &str) -> Result<Value> {
     Ok(json!({"driver": "file", "filename": name}))
 }
 
-/// True when a name is more than a path on the host.
-pub(crate) fn has_protocol(name: &str) -> bool {
-    ["json:", "file:", "nbd:", "nbd+", "null-co://", "null-aio://", "blkdebug:"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
-}
-
 fn unescape(text: &str) -> Option<String> {
     let mut out = Vec::new();
     let mut bytes = text.bytes();

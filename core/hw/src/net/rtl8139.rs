@@ -680,7 +680,7 @@ impl Rtl8139 {
                     }
                 }
             }
-            (0x10..0x20, 4) if offset % 4 == 0 => {
+            (0x10..0x20, 4) if offset.is_multiple_of(4) => {
                 let n = (offset - 0x10) as usize / 4;
                 s.transmit_status[n] = value as u32 & 0x003f_3fff;
                 // Clearing the bit gives the buffer to the card.
@@ -690,7 +690,7 @@ impl Rtl8139 {
                     }
                 }
             }
-            (0x20..0x30, 4) if offset % 4 == 0 => {
+            (0x20..0x30, 4) if offset.is_multiple_of(4) => {
                 s.transmit_address[(offset - 0x20) as usize / 4] = value as u32;
                 if offset < 0x28 {
                     s.transmit_next = 0;
@@ -714,9 +714,8 @@ impl Rtl8139 {
 
     /// A byte of a wider register, which drivers read on its own.
     fn byte(&self, offset: u64, now: VmTime) -> BusResult<u64> {
-        let inside = |r: &&reg_map::RegInfo| {
-            (r.offset..r.offset + u64::from(r.width)).contains(&offset)
-        };
+        let inside =
+            |r: &&reg_map::RegInfo| (r.offset..r.offset + u64::from(r.width)).contains(&offset);
         let info = Reg::TABLE.iter().find(inside).ok_or(BusError::NoRegister)?;
         let (reg, _) = Reg::decode(info.offset, info.width)?;
         Ok(u64::from(self.state.read(reg, now)) >> (8 * (offset - info.offset)))

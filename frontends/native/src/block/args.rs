@@ -3,11 +3,11 @@
 /// An option: its long name, its letter, and whether it takes a value.
 pub(super) type Spec = (&'static str, Option<char>, bool);
 
+/// Options by long name with their values, and the arguments that are none.
+pub(super) type Parsed = (Vec<(&'static str, String)>, Vec<String>);
+
 /// Splits arguments into options (by long name) and the rest.
-pub(super) fn parse(
-    specs: &[Spec],
-    args: &[String],
-) -> Result<(Vec<(&'static str, String)>, Vec<String>), String> {
+pub(super) fn parse(specs: &[Spec], args: &[String]) -> Result<Parsed, String> {
     let (mut options, mut rest) = (Vec::new(), Vec::new());
     let mut args = args.iter();
     while let Some(arg) = args.next() {

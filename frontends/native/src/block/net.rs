@@ -270,14 +270,6 @@ struct DoorInner {
 pub(super) struct NativeListener(Arc<DoorInner>);
 
 impl NativeListener {
-    /// The port that it was given, for a TCP listener.
-    pub(super) fn port(&self) -> Option<u16> {
-        match &self.0.door {
-            Door::Tcp(door) => door.local_addr().ok().map(|address| address.port()),
-            Door::Unix(..) => None,
-        }
-    }
-
     /// The next connection.
     pub(super) async fn next(&self) -> io::Result<Stream> {
         Self::next_of(&self.0).await

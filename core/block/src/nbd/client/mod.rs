@@ -158,7 +158,7 @@ impl NbdClient {
 
     async fn read_any(&self, offset: u64, mut buf: IoBuf) -> Result<IoBuf> {
         let (block, len) = (self.block(), buf.len() as u64);
-        if offset % block != 0 || len % block != 0 {
+        if !offset.is_multiple_of(block) || !len.is_multiple_of(block) {
             let start = offset - offset % block;
             let end = (offset + len).next_multiple_of(block);
             let wide =
@@ -190,7 +190,7 @@ impl NbdClient {
 
     async fn write_any(&self, offset: u64, mut buf: IoBuf) -> Result<IoBuf> {
         let (block, len) = (self.block(), buf.len() as u64);
-        if offset % block != 0 || len % block != 0 {
+        if !offset.is_multiple_of(block) || !len.is_multiple_of(block) {
             let start = offset - offset % block;
             let end = (offset + len).next_multiple_of(block);
             let _turn = self.partial.acquire(start..end).await;

@@ -698,6 +698,7 @@ impl<'a, 'f> Emit<'a, 'f> {
     }
 
     /// A vector access, or a probe: `f` is the fast path.
+    #[expect(clippy::too_many_arguments, reason = "all of the operation, and where it goes")]
     fn vec_access(
         &mut self,
         size: u32,

@@ -1,0 +1,226 @@
+//! `./x bench cpu`: the benchmark guest on Orrery's engines and on the installed peers.
+//!
+//! The guest (`benches/guest`) is the `/init` of an otherwise empty Linux system; it says on the
+//! serial line when each piece of work begins and ends. What is compared is the processor time of
+//! the emulator's busiest thread between the two, which other load on the machine disturbs least.
+//! Every engine runs once in each round, so that a change of the machine's speed meets all.
+
+use crate::{guests, shell};
+use anyhow::{Context as _, Result, bail};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The longest that one run may take.
+const LIMIT: Duration = Duration::from_secs(900);
+/// The time from power-on to the guest's first line, among the kernels.
+const BOOT: &str = "boot";
+
+/// An emulator with its engine.
+struct Engine {
+    name: &'static str,
+    program: String,
+    args: Vec<String>,
+}
+
+/// What a run of the guest gave.
+#[derive(Default)]
+struct Figures {
+    /// Seconds of each kernel, in the order run.
+    seconds: Vec<(String, f64)>,
+    /// Checksums, which all engines must agree on.
+    sums: BTreeMap<String, String>,
+}
+
+/// `cpu [i386|amd64] [--runs N] [--bench A,B]`.
+pub(crate) fn bench(args: &[String]) -> Result<()> {
+    let (mut arch, mut runs, mut only) = ("i386", 3, String::new());
+    let mut words = args.iter().map(String::as_str);
+    if words.next() != Some("cpu") {
+        bail!("usage: ./x bench cpu [i386|amd64] [--runs N] [--bench KERNEL,..]");
+    }
+    while let Some(word) = words.next() {
+        let mut value = || words.next().with_context(|| format!("'{word}' wants a value"));
+        match word {
+            "i386" => arch = "i386",
+            "amd64" => arch = "amd64",
+            "--runs" => runs = value()?.parse().context("--runs wants a number")?,
+            "--bench" => only = value()?.to_string(),
+            other => bail!("'./x bench cpu' does not know '{other}'"),
+        }
+    }
+    guests::fetch(&["firmware".into(), format!("debian-{arch}")])?;
+    let folder = format!("{}/bench", shell::target());
+    std::fs::create_dir_all(&folder)?;
+    let folder = Path::new(&folder).canonicalize()?.display().to_string();
+    shell::run("make", &["-s", "-C", "benches/guest", &format!("OUT={folder}"), "all"])?;
+    shell::cargo(&["build", "--release", "--package", "orrery-native"])?;
+
+    let mut append =
+        String::from("console=ttyS0 nokaslr mitigations=off tsc=reliable quiet panic=1");
+    if !only.is_empty() {
+        append += &format!(" BENCH={only}");
+    }
+    let engines = engines(arch, &folder, &append);
+    let mut all: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
+    for round in 0..runs {
+        for engine in &engines {
+            println!("round {} of {runs}: {}", round + 1, engine.name);
+            all.entry(engine.name).or_default().push(run(engine)?);
+        }
+    }
+    print_table(&engines, &all);
+    Ok(())
+}
+
+fn engines(arch: &str, folder: &str, append: &str) -> Vec<Engine> {
+    let words = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
+    let cpu = if arch == "i386" { "qemu32" } else { "qemu64" };
+    let machine = |accel: &str, more: &str| {
+        let mut args = words(&format!(
+            "-accel {accel} -M pc -cpu {cpu} -m 512 -nographic -no-reboot -net none \
+             -kernel guests/debian-{arch}/linux -initrd {folder}/bench-{arch}.cpio"
+        ));
+        args.extend(words(more).into_iter().filter(|w| !w.is_empty()));
+        args.extend(["-append".into(), append.into()]);
+        args
+    };
+    let orrery = format!("{}/release/orrery", shell::target());
+    let mut engines = vec![
+        Engine { name: "jit", program: orrery.clone(), args: machine("jit", "") },
+        Engine { name: "interp", program: orrery, args: machine("interp", "") },
+    ];
+    let qemu = if arch == "i386" { "qemu-system-i386" } else { "qemu-system-x86_64" };
+    if shell::have(qemu) {
+        let args = machine("tcg", "-monitor none -serial stdio -display none");
+        engines.push(Engine { name: "qemu", program: qemu.into(), args });
+    } else {
+        println!("'{qemu}' is not installed: no peer to compare with");
+    }
+    engines
+}
+
+/// Processor seconds of each thread of a process.
+fn threads(child: &Child) -> BTreeMap<String, f64> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{}/task", child.id())) else {
+        return BTreeMap::new();
+    };
+    tasks
+        .flatten()
+        .filter_map(|t| {
+            let text = std::fs::read_to_string(t.path().join("schedstat")).ok()?;
+            let nanos: f64 = text.split(' ').next()?.parse().ok()?;
+            Some((t.file_name().to_string_lossy().into_owned(), nanos / 1e9))
+        })
+        .collect()
+}
+
+/// The seconds of the busiest thread between two looks.
+fn busiest(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> f64 {
+    let spent = |(t, s): (&String, &f64)| s - before.get(t).unwrap_or(&0.0);
+    after.iter().map(spent).fold(0.0, f64::max)
+}
+
+/// Boots the guest and takes its times.
+fn run(engine: &Engine) -> Result<Figures> {
+    let mut child = Command::new(&engine.program)
+        .args(&engine.args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("cannot start '{}'", engine.program))?;
+    let mut out = child.stdout.take().context("its output")?;
+    let (mut figures, mut text, mut chunk) = (Figures::default(), String::new(), [0; 4096]);
+    let mut began: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
+    let start = Instant::now();
+    let mut done = false;
+    while !done && start.elapsed() < LIMIT {
+        let n = out.read(&mut chunk)?;
+        if n == 0 {
+            break;
+        }
+        let now = threads(&child);
+        text += &String::from_utf8_lossy(&chunk[..n]);
+        while let Some((line, rest)) = text.split_once('\n') {
+            let line = line.trim().to_string();
+            text = rest.to_string();
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match *words.as_slice() {
+                [.., "B>", name] => {
+                    began.insert(name.into(), now.clone());
+                }
+                ["B<", name, .., sum] => {
+                    let Some(before) = began.get(name) else { continue };
+                    figures.seconds.push((name.into(), busiest(before, &now)));
+                    figures.sums.insert(name.into(), sum.into());
+                }
+                _ if line.contains("BENCH-USERSPACE-START") => {
+                    figures.seconds.push((BOOT.into(), busiest(&BTreeMap::new(), &now)));
+                }
+                _ => done |= line.contains("BENCH-DONE"),
+            }
+        }
+    }
+    // It may have ended by itself.
+    let _ = child.kill();
+    child.wait()?;
+    if !done {
+        bail!("'{}' did not come to the end of the benchmark", engine.name);
+    }
+    Ok(figures)
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+fn print_table(engines: &[Engine], all: &BTreeMap<&str, Vec<Figures>>) {
+    let of = |engine: &str, kernel: &str| {
+        let runs = all.get(engine)?.iter();
+        let found = |f: &Figures| f.seconds.iter().find(|(k, _)| k == kernel).map(|(_, s)| *s);
+        median(runs.filter_map(found).collect())
+    };
+    let first = engines.first().and_then(|e| all.get(e.name)?.first());
+    let Some(first) = first else { return };
+    print!("\n{:<12}", "kernel");
+    engines.iter().for_each(|e| print!("{:>9}", e.name));
+    println!("   others / {}", engines[0].name);
+    let mut products: BTreeMap<&str, (f64, u32)> = BTreeMap::new();
+    for (kernel, _) in &first.seconds {
+        print!("{kernel:<12}");
+        for e in engines {
+            match of(e.name, kernel) {
+                Some(s) => print!("{s:>9.3}"),
+                None => print!("{:>9}", "-"),
+            }
+        }
+        print!("  ");
+        for e in &engines[1..] {
+            if let (Some(other), Some(own)) = (of(e.name, kernel), of(engines[0].name, kernel)) {
+                let ratio = other / own.max(1e-6);
+                print!("{ratio:>7.2}");
+                if kernel != BOOT {
+                    let p = products.entry(e.name).or_insert((0.0, 0));
+                    *p = (p.0 + ratio.max(1e-6).ln(), p.1 + 1);
+                }
+            }
+        }
+        let sums = |e: &Engine| all.get(e.name).and_then(|r| r.first()?.sums.get(kernel));
+        let differ = engines.iter().any(|e| sums(e) != first.sums.get(kernel));
+        println!("{}", if differ { "   CHECKSUMS DIFFER" } else { "" });
+    }
+    for e in &engines[1..] {
+        if let Some((sum, n)) = products.get(e.name) {
+            println!(
+                "geometric mean of {} / {}: {:.2}",
+                e.name,
+                engines[0].name,
+                (sum / f64::from(*n)).exp()
+            );
+        }
+    }
+}
