@@ -35,7 +35,6 @@ pub struct ExportOptions {
 pub struct Export {
     pub(super) options: ExportOptions,
     pub(super) backend: BlockBackend,
-    pub(super) node: Arc<Node>,
     pub(super) bitmaps: Vec<Arc<DirtyBitmap>>,
     clients: Mutex<Vec<Weak<dyn ByteStream>>>,
     connections: AtomicU64,
@@ -72,7 +71,6 @@ impl Export {
         Ok(Arc::new(Self {
             options,
             backend,
-            node: node.clone(),
             bitmaps,
             clients: Mutex::default(),
             connections: AtomicU64::new(0),
@@ -84,9 +82,9 @@ impl Export {
         &self.options.name
     }
 
-    /// The node that it offers.
-    pub fn node(&self) -> &Arc<Node> {
-        &self.node
+    /// The node that it offers, which a snapshot or a job may have put another one in the place of.
+    pub fn node(&self) -> Option<Arc<Node>> {
+        self.backend.root()
     }
 
     /// Bytes.

@@ -364,7 +364,8 @@ impl Connection {
                     }
                 }),
                 Meta::Allocation | Meta::Depth => {
-                    let (status, depth) = export.node.status_above(None, at, end - at).await?;
+                    let node = export.node().ok_or(BlockError::NoMedium)?;
+                    let (status, depth) = node.status_above(None, at, end - at).await?;
                     let state = match meta {
                         Meta::Depth if status.allocated => depth + 1,
                         Meta::Depth => 0,

@@ -153,7 +153,7 @@ impl Monitor {
             .iter()
             .map(|entry| {
                 json!({
-                    "node-name": entry.export.node().name(), "shutting-down": false,
+                    "node-name": entry.export.node().map(|node| node.name().to_owned()), "shutting-down": false,
                     "type": "nbd", "id": entry.id,
                 })
             })

@@ -302,7 +302,11 @@ impl Listener for NativeListener {
     }
 
     fn close(&self) {
-        self.0.closed.store(true, Ordering::Relaxed);
+        if !self.0.closed.swap(true, Ordering::Relaxed)
+            && let Door::Unix(_, Some(path)) = &self.0.door
+        {
+            let _ = std::fs::remove_file(path);
+        }
         self.0.source.wake();
     }
 }
@@ -310,7 +314,9 @@ impl Listener for NativeListener {
 impl Drop for DoorInner {
     fn drop(&mut self) {
         self.reactor.unregister(&self.door, &self.source);
-        if let Door::Unix(_, Some(path)) = &self.door {
+        if let Door::Unix(_, Some(path)) = &self.door
+            && !self.closed.load(Ordering::Relaxed)
+        {
             let _ = std::fs::remove_file(path);
         }
     }
