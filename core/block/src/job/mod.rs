@@ -1,6 +1,6 @@
 //! Jobs: long work on nodes that runs beside the machine.
 //!
-//! A [`Job`] is the state machine that the monitor sees; what it does is a [`Work`]. Jobs of one
+//! A [`Job`] is the state machine that the monitor sees; what it does is a `Work`. Jobs of one
 //! transaction wait for each other before they make their results count, and fail together.
 
 mod backup;
