@@ -179,7 +179,7 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         return Err(LaunchError::TooManyCpus { machine: kind.name, max: kind.max_cpus });
     }
     let model_text = options.cpu.as_deref().unwrap_or(kind.default_cpu);
-    let (model, warnings) = Model::parse(model_text)?;
+    let (model, mut warnings) = Model::parse(model_text)?;
     check_chardevs(options)?;
     let blocks = BlockGraph::new();
     let (serials, parallels) = char_targets(options);
@@ -259,14 +259,18 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     let mut cluster: Cluster<X86Isa> =
         Cluster::new((0..cpus).map(|i| X86::new(model.clone(), i, options.seed)));
     let accel = &options.accel;
-    if accel.jit
-        && let Some(compiler) = host.compiler(Cluster::<X86Isa>::shims(), accel.eager)
-    {
-        let mut policy = jit::Policy { eager: accel.eager, ..jit::Policy::default() };
-        if let Some(heat) = accel.heat {
-            policy.heat = heat.clamp(1, 255) as u8;
+    if accel.jit {
+        match host.compiler(Cluster::<X86Isa>::shims(), accel.eager) {
+            Some(compiler) => {
+                let mut policy = jit::Policy { eager: accel.eager, ..jit::Policy::default() };
+                if let Some(heat) = accel.heat {
+                    policy.heat = heat.clamp(1, 255) as u8;
+                }
+                cluster.set_compiler(compiler, policy);
+            }
+            None => warnings
+                .push("-accel jit: this build compiles no code; everything is interpreted".into()),
         }
-        cluster.set_compiler(compiler, policy);
     }
     Ok(assemble(kind, built, Box::new(cluster), blocks, options, &serials, &parallels, warnings))
 }

@@ -309,7 +309,7 @@ fn prepare(m: &mut Machine, fresh: &X86, program: &Program, seed: u64) {
     cpu.frame.ints[var::RSP] = STACK;
     for n in 0..16 {
         // Doubles and singles of usual size, most of them.
-        let double = (rng.byte() as f64 - 100.0) / (1 + rng.byte()) as f64;
+        let double = (rng.byte() as f64 - 100.0) / (1 + u32::from(rng.byte())) as f64;
         let v = match rng.below(3) {
             0 => u128::from(double.to_bits()) << 64 | u128::from((double * 3.5).to_bits()),
             1 => u128::from((double as f32).to_bits()) * 0x1_0000_0001_0000_0001_0000_0001,
