@@ -154,7 +154,9 @@ pub(crate) fn tests() -> Vec<Test> {
         tests.push(Test::new(&name, 900, move || written(machine, drive, disk)));
     }
     tests.push(Test::new("disk: full under a running guest", 300, full));
-    tests.push(Test::new("disk: power failure while writing", 900, power_failure));
+    // Minutes of one core: `./x test all`.
+    let power_failure = Test::new("disk: power failure while writing", 900, power_failure);
+    tests.push(Test { slow: true, ..power_failure });
     tests
 }
 
