@@ -297,7 +297,7 @@ mod tests {
     fn strings_of_a_command_line_and_json_give_the_same() {
         let json = json!({"size": 65536, "read-only": true, "mode": "unmap", "list": ["a", "b"]});
         let flat = json!({"size": "64k", "read-only": "on", "mode": "unmap", "list.0": "a", "list.1": "b"});
-        let Value::Object(flat) = flat else { unreachable!() };
+        let Value::Object(flat) = flat else { unreachable!("it was made an object") };
         let nested = Value::Object(nest(flat).unwrap());
         assert_eq!(parse::<Sample>(json).unwrap(), parse::<Sample>(nested).unwrap());
     }

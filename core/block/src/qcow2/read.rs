@@ -4,7 +4,7 @@ use super::entry::{Entry, Kind, OFFSET, Packed};
 use super::header::Compression;
 use super::{Meta, Qcow2};
 use crate::driver::{Access, BlockStatus, Driver, Lease, Map};
-use crate::graph::Node;
+use crate::formats::mapped::read_part;
 use crate::pack::{inflate, unzstd};
 use crate::sync::lock;
 use crate::{BlockError, IoBuf, Result};
@@ -271,18 +271,4 @@ impl Qcow2 {
             }
         })
     }
-}
-
-/// Fills `len` bytes of `buf` from `at` on.
-async fn read_part(
-    node: &Node,
-    offset: u64,
-    mut buf: IoBuf,
-    at: usize,
-    len: usize,
-) -> Result<IoBuf> {
-    let old = buf.narrow(at..at + len);
-    buf = node.read(offset, buf).await?;
-    buf.widen(old);
-    Ok(buf)
 }

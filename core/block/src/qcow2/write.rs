@@ -4,7 +4,7 @@ use super::entry::{COPIED, Entry, Kind, OFFSET, ZERO};
 use super::read::Step;
 use super::{Meta, Preallocation, Qcow2};
 use crate::driver::Driver;
-use crate::graph::Node;
+use crate::formats::mapped::write_part;
 use crate::sync::lock;
 use crate::{BlockError, IoBuf, Result};
 use std::ops::Range;
@@ -515,18 +515,4 @@ impl Qcow2 {
         }
         self.relieve().await
     }
-}
-
-/// Stores `len` bytes of `buf` from `at` on.
-async fn write_part(
-    node: &Node,
-    offset: u64,
-    mut buf: IoBuf,
-    at: usize,
-    len: usize,
-) -> Result<IoBuf> {
-    let old = buf.narrow(at..at + len);
-    buf = node.write(offset, buf).await?;
-    buf.widen(old);
-    Ok(buf)
 }
