@@ -119,7 +119,19 @@ fn images() -> Result<()> {
     let to = images_folder();
     if !Path::new(&to).is_dir() {
         let part = format!("{to}.part");
-        shell::run_in("bash", &[&make.to_string_lossy()], Path::new("."), &[("OUT", &part)])?;
+        let make = make.to_string_lossy();
+        for attempt in 1.. {
+            shell::run_in("bash", &[&make], Path::new("."), &[("OUT", &part)])?;
+            // qemu-img times its key derivation by the process's own CPU clock, and gives up on an
+            // image when a busy host does not let that clock advance.
+            let errors = std::fs::read_to_string(format!("{part}/errors.txt")).unwrap_or_default();
+            if !errors.contains("Unable to get accurate CPU usage") {
+                break;
+            }
+            if attempt == 5 {
+                bail!("qemu-img could not make every image (see {part}/errors.txt)");
+            }
+        }
         std::fs::rename(&part, &to)?;
     }
     Ok(())
