@@ -61,7 +61,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         variables.insert(variable, work.join(name));
     }
     fs::write(work.join("qemu"), STUB)?;
-    make_executable(&work.join("qemu"))?;
+    shell::make_executable(&work.join("qemu"))?;
     let raw = ["raw".to_owned(), "qcow2".to_owned()];
     let formats = if formats.is_empty() { &raw[..] } else { formats };
     for format in formats {
@@ -93,17 +93,7 @@ fn link(from: &Path, to: &Path) -> Result<()> {
 }
 
 #[cfg(unix)]
-fn make_executable(path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).context("cannot set permissions")
-}
-
 #[cfg(not(unix))]
 fn link(_from: &Path, _to: &Path) -> Result<()> {
-    bail!("the suite needs a Unix host")
-}
-
-#[cfg(not(unix))]
-fn make_executable(_path: &Path) -> Result<()> {
     bail!("the suite needs a Unix host")
 }
