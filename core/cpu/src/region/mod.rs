@@ -14,7 +14,7 @@ pub mod flow;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::frame::FIRST_TEMP;
-use crate::ir::{Builder, Op, Val, Var, VecKind, opt};
+use crate::ir::{Builder, Fx, Op, Val, Var, VecKind, opt};
 use crate::isa::{Isa, Lift};
 
 /// A block of a region. Blocks end with a terminal op and may be left before it
@@ -266,6 +266,7 @@ impl Region {
             }
         }
         opt::optimise(b.ops_mut(), |v| I::var_bits(self.mode, v));
+        leave_behind_helpers(b.ops_mut());
         for op in b.ops() {
             if let Op::VecOp { kind, .. } = *op
                 && let Some(known) = I::vec_kind(kind)
@@ -284,6 +285,19 @@ impl Region {
         self.starts.insert(start, self.blocks.len());
         let (ops, insns) = (b.ops().to_vec(), b.insns().into());
         self.blocks.push(RBlock { pc: start, page, insns, ops, dirty_in: 0 });
+    }
+}
+
+/// What goes on behind a helper that ends its block does so through the run loop.
+fn leave_behind_helpers(ops: &mut [Op]) {
+    let mut ends = false;
+    for op in ops {
+        match *op {
+            Op::Call { fx, .. } => ends |= fx.has(Fx::ENDS),
+            Op::Goto { pc } if ends => *op = Op::Leave { pc: Val::Imm(pc) },
+            Op::GotoVar { pc } if ends => *op = Op::Leave { pc },
+            _ => {}
+        }
     }
 }
 
