@@ -6,6 +6,9 @@
 //! accesses are called with a convention that saves all registers, so that they cost the hot code
 //! nothing.
 
+mod float;
+mod vector;
+
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::{I8, I8X16, I16, I32, I64};
 use cranelift_codegen::ir::{
@@ -29,6 +32,7 @@ pub(super) struct Targets {
     pub(super) probe: usize,
     pub(super) vload: usize,
     pub(super) vstore: usize,
+    pub(super) call: usize,
 }
 
 pub(super) const PTR: Type = I64;
@@ -90,6 +94,8 @@ struct Sigs {
     three: SigRef,
     /// `(ctx, i64, i64, i32)`, registers saved.
     four: SigRef,
+    /// `(ctx, i32)`, registers saved.
+    two: SigRef,
     /// `(ctx, i32) -> i64`
     call: SigRef,
     /// `(ctx, i32, i32)`
@@ -132,6 +138,7 @@ impl<'a, 'f> Emit<'a, 'f> {
         let used = region.blocks.iter().flat_map(|b| &b.ops).fold(0, |u, op| u | mentioned(op));
         let saves = CallConv::PreserveAll;
         let sigs = Sigs {
+            two: b.import_signature(signature(saves, &[PTR, I32], &[])),
             three: b.import_signature(signature(saves, &[PTR, I64, I32], &[])),
             four: b.import_signature(signature(saves, &[PTR, I64, I64, I32], &[])),
             call: b.import_signature(signature(conv, &[PTR, I32], &[I64])),
@@ -729,7 +736,8 @@ impl<'a, 'f> Emit<'a, 'f> {
         }
     }
 
-    fn call(&mut self, f: u16, d: Option<Var>, args: &Args, fx: Fx) {
+    /// `rare`: in a cold block, saving all registers.
+    fn call(&mut self, f: u16, d: Option<Var>, args: &Args, fx: Fx, rare: bool) {
         let frame = fx.has(Fx::READS) || fx.has(Fx::WRITES);
         if frame {
             self.write_back();
@@ -739,10 +747,15 @@ impl<'a, 'f> Emit<'a, 'f> {
         self.store_left();
         let rest = self.region.blocks[self.at].insns - (self.insn - 1);
         let what = self.b.ins().iconst(I32, i64::from(u32::from(f) | rest << 16));
-        let target = self.targets.shims.call as usize;
-        let v = self.shim(self.sigs.call, target, &[self.ctx, what]);
+        let v = if rare {
+            self.shim(self.sigs.two, self.targets.call, &[self.ctx, what]);
+            Some(self.b.ins().load(I64, own(), self.ctx, Context::ARGS as i32))
+        } else {
+            let target = self.targets.shims.call as usize;
+            self.shim(self.sigs.call, target, &[self.ctx, what])
+        };
         if fx.has(Fx::FAULTS) {
-            let on = self.b.create_block();
+            let on = if rare { self.cold() } else { self.b.create_block() };
             self.check_status(on);
             self.b.switch_to_block(on);
         }
@@ -753,6 +766,16 @@ impl<'a, 'f> Emit<'a, 'f> {
             self.set(d, v);
             self.dirty |= flow::bit(d);
         }
+    }
+
+    /// The fast path is done here; `helper` is the cold block where it was not to be taken.
+    fn or_helper(&mut self, helper: Block, f: u16, d: Option<Var>, args: &Args) {
+        let on = self.b.create_block();
+        self.b.ins().jump(on, &[]);
+        self.b.switch_to_block(helper);
+        self.call(f, d, args, Fx::FAULTS, true);
+        self.b.ins().jump(on, &[]);
+        self.b.switch_to_block(on);
     }
 
     fn label(&mut self, label: Label) -> Block {
@@ -913,6 +936,12 @@ impl<'a, 'f> Emit<'a, 'f> {
                 }
             }
             Op::VecOp { kind, d, a, b, imm } => {
+                let region = self.region;
+                if let Some(&known) = region.kinds.get(&kind)
+                    && self.vector(known, d, a, b, imm)
+                {
+                    return;
+                }
                 let what = u32::from(kind) | u32::from(imm) << 16;
                 let vars = u32::from_le_bytes([d.0, a.0, b.0, 0]);
                 let what = self.b.ins().iconst(I32, i64::from(what));
@@ -920,13 +949,24 @@ impl<'a, 'f> Emit<'a, 'f> {
                 let target = self.targets.shims.vec_op as usize;
                 self.shim(self.sigs.vec, target, &[self.ctx, what, vars]);
             }
-            Op::Float { d, a, b, imm, f, kind, .. } => {
+            Op::Float { op, d, a, b, imm, f, kind } => {
                 let args = [kind.into(), d.0.into(), a.0.into(), b.0.into(), imm.into(), 0];
-                self.call(f, None, &args.map(Val::Imm), Fx::FAULTS);
+                let args = args.map(Val::Imm);
+                match self.float(op, d, a, b) {
+                    None => self.call(f, None, &args, Fx::FAULTS, false),
+                    Some(helper) => self.or_helper(helper, f, None, &args),
+                }
             }
-            Op::FloatInt { d, v, a, b, f, kind, .. } => {
+            Op::FloatInt { op, d, v, a, b, f, kind } => {
                 let args = [kind.into(), v.0.into(), a.0.into(), b.0.into(), 0, 0];
-                self.call(f, Some(d), &args.map(Val::Imm), Fx::FAULTS);
+                let args = args.map(Val::Imm);
+                match self.float_int(op, a, b) {
+                    None => self.call(f, Some(d), &args, Fx::FAULTS, false),
+                    Some((value, helper)) => {
+                        self.set(d, value);
+                        self.or_helper(helper, f, Some(d), &args);
+                    }
+                }
             }
             Op::Pure { f, d, args } => {
                 self.store_args(&args);
@@ -936,7 +976,7 @@ impl<'a, 'f> Emit<'a, 'f> {
                     self.set(d, v);
                 }
             }
-            Op::Call { f, d, args, fx } => self.call(f, d, &args, fx),
+            Op::Call { f, d, args, fx } => self.call(f, d, &args, fx, false),
             Op::Label { label } => {
                 let block = self.label(label);
                 if !self.done {

@@ -68,7 +68,7 @@ impl Maker {
             .map_err(|e| host(&e))?
             .finish(settings::Flags::new(flags))
             .map_err(|e| host(&e))?;
-        let targets = Targets { shims, load: 0, store: 0, probe: 0, vload: 0, vstore: 0 };
+        let targets = Targets { shims, load: 0, store: 0, probe: 0, vload: 0, vstore: 0, call: 0 };
         let (frontend, codegen) = (FunctionBuilderContext::new(), Codegen::new());
         Ok(Self { isa, targets, frontend, codegen })
     }
@@ -167,7 +167,8 @@ impl Native {
         let probe = stub(s.probe as usize, &three)?;
         let vload = stub(s.vload as usize, &three)?;
         let vstore = stub(s.vstore as usize, &three)?;
-        maker.targets = Targets { shims, load, store, probe, vload, vstore };
+        let call = stub(s.call as usize, &[PTR, I32])?;
+        maker.targets = Targets { shims, load, store, probe, vload, vstore, call };
         let shared = Arc::new(Shared {
             arena: Mutex::new(arena),
             ready: AtomicBool::new(false),
