@@ -204,7 +204,12 @@ impl Emit<'_, '_> {
     }
 
     /// The operation with an integer result: the result, and the block for the helper.
-    pub(super) fn float_int(&mut self, op: FloatOp, a: VecVar, b: VecVar) -> Option<(Value, Block)> {
+    pub(super) fn float_int(
+        &mut self,
+        op: FloatOp,
+        a: VecVar,
+        b: VecVar,
+    ) -> Option<(Value, Block)> {
         match op {
             FloatOp::Order(shape) => {
                 let f = format(shape)?;

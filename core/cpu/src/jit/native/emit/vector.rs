@@ -17,7 +17,6 @@ fn lanes(w: Width) -> Type {
     }
 }
 
-
 impl Emit<'_, '_> {
     fn vec(&mut self, t: Type, v: VecVar) -> Value {
         self.b.ins().load(t, own(), self.frame, vec_offset(v.0) as i32)
@@ -31,7 +30,14 @@ impl Emit<'_, '_> {
     }
 
     /// Does the operation if it is one of those known here.
-    pub(super) fn vector(&mut self, kind: VecKind, d: VecVar, a: VecVar, b: VecVar, imm: u8) -> bool {
+    pub(super) fn vector(
+        &mut self,
+        kind: VecKind,
+        d: VecVar,
+        a: VecVar,
+        b: VecVar,
+        imm: u8,
+    ) -> bool {
         let r = match kind {
             VecKind::Move => self.vec(I8X16, b),
             VecKind::MoveLow(w) => {
@@ -109,7 +115,9 @@ impl Emit<'_, '_> {
             }
             VecKind::ShuffleTwo64 => {
                 let (x, y) = (self.vec(I8X16, a), self.vec(I8X16, b));
-                self.shuffle(x, y, |i| (imm >> (i / 8) & 1) * 8 + i % 8 + if i < 8 { 0 } else { 16 })
+                self.shuffle(x, y, |i| {
+                    (imm >> (i / 8) & 1) * 8 + i % 8 + if i < 8 { 0 } else { 16 }
+                })
             }
             VecKind::HighToLow => {
                 let (x, y) = (self.vec(I8X16, a), self.vec(I8X16, b));
