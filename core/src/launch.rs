@@ -41,6 +41,10 @@ pub trait Host {
         let _ = (shims, wait);
         None
     }
+    /// Whether hot code is compiled where `-accel` does not say.
+    fn compiles_by_itself(&self) -> bool {
+        false
+    }
 }
 
 /// Why a machine could not be started.
@@ -259,7 +263,7 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     let mut cluster: Cluster<X86Isa> =
         Cluster::new((0..cpus).map(|i| X86::new(model.clone(), i, options.seed)));
     let accel = &options.accel;
-    if accel.jit {
+    if accel.jit.unwrap_or_else(|| host.compiles_by_itself()) {
         match host.compiler(Cluster::<X86Isa>::shims(), accel.eager) {
             Some(compiler) => {
                 let mut policy = jit::Policy { eager: accel.eager, ..jit::Policy::default() };

@@ -253,6 +253,10 @@ pub(crate) fn probe<I: Isa>(
     mmu: u8,
     uop: usize,
 ) -> Result<(), Stop<I>> {
+    // What is stored here later in the instruction must not need to be run on its own then.
+    if let Slow::Stop(stop) = check(core, run, linear, size, Access::Write, mmu, uop) {
+        return Err(stop);
+    }
     env(core, run, 1).probe_write(linear, size, mmu).map_err(|t| Stop::Fault(t, uop as u32))
 }
 

@@ -314,10 +314,10 @@ fn compare(vectors: bool, usual: u64) {
 
 #[test]
 fn integer_programs_come_out_the_same() {
-    compare(false, 300);
+    compare(false, 60);
 }
 
 #[test]
 fn vector_programs_come_out_the_same() {
-    compare(true, 200);
+    compare(true, 60);
 }

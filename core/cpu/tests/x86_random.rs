@@ -397,6 +397,22 @@ const ENGINES: &[(&str, Engine)] = &[
     }),
 ];
 
+/// The same machine with a compiler that takes every block at once and is waited for.
+#[cfg(all(feature = "jit-native", target_os = "linux"))]
+fn compiling(size: Size) -> Option<Machine> {
+    use orrery_cpu::jit::{Policy, native::Native};
+    let shims = orrery_cpu::cluster::Cluster::<orrery_cpu::x86::X86Isa>::shims();
+    let native = Native::new(shims, false).expect("a compiler");
+    let mut m = size.machine();
+    m.cluster.set_compiler(Box::new(native), Policy { eager: true, ..Policy::default() });
+    Some(m)
+}
+
+#[cfg(not(all(feature = "jit-native", target_os = "linux")))]
+fn compiling(_: Size) -> Option<Machine> {
+    None
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -407,6 +423,8 @@ fn compare(size: Size, usual: u64) {
     let mut rng = Rng(seed ^ (size as u64 + 1) << 20 | 1);
     let fresh = size.machine().cpu().clone();
     let mut machines: Vec<Machine> = ENGINES.iter().map(|_| size.machine()).collect();
+    let mut engines = ENGINES.to_vec();
+    engines.push(("compiled", |m, budget| m.run(budget)));
     let (mut generated, mut executed, mut whole, mut programs) = (0, 0, 0u64, 0u64);
     while generated < total {
         let program = Program::random(&mut rng, size);
@@ -414,7 +432,14 @@ fn compare(size: Size, usual: u64) {
         // Some are cut off, where the state must be as exact.
         let budget = if rng.below(4) == 0 { rng.below(3 * program.insns) } else { 3000 };
         let mut first: Option<Outcome> = None;
-        for ((name, run), m) in ENGINES.iter().zip(&mut machines) {
+        // Compiling takes its time: some of the programs, on new machines, because what earlier
+        // programs left in memory is in the others only.
+        if programs.is_multiple_of(64) {
+            machines = ENGINES.iter().map(|_| size.machine()).chain(compiling(size)).collect();
+        } else {
+            machines.truncate(ENGINES.len());
+        }
+        for ((name, run), m) in engines.iter().zip(&mut machines) {
             prepare(m, &fresh, &program, state);
             let insns = run(m, budget);
             let outcome = outcome(m, &program, insns);

@@ -195,8 +195,8 @@ pub enum RtcBase {
 /// `-accel`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accel {
-    /// Hot code is compiled.
-    pub jit: bool,
+    /// Hot code is compiled; if nothing is said, where the front end does so by itself.
+    pub jit: Option<bool>,
     /// How often code must be found running to be compiled.
     pub heat: Option<u64>,
     /// Everything is compiled before it is run: for tests.

@@ -251,9 +251,10 @@ fn accel(o: &mut Options, option: &str, v: &str) -> Result<(), OptionError> {
     // `-machine accel=a:b` names what to try in turn.
     let names = k.take("accel").unwrap_or_default();
     o.accel.jit = match names.split(':').next().unwrap_or_default() {
-        // Scripts made for QEMU name its translator; here it means the engine that is well tried.
-        "tcg" | "interp" => false,
-        "jit" => true,
+        // Scripts made for QEMU name its translator: what is here by itself.
+        "tcg" => None,
+        "interp" => Some(false),
+        "jit" => Some(true),
         other => {
             return Err(OptionError::value(option, "accel", other, "'jit', 'tcg' or 'interp'"));
         }

@@ -55,6 +55,10 @@ impl Host for Native {
         }
     }
 
+    fn compiles_by_itself(&self) -> bool {
+        cfg!(all(feature = "jit", target_os = "linux"))
+    }
+
     fn diagnostic_disk(&self) -> Option<String> {
         let home = std::env::var_os("HOME").map(|h| std::path::Path::new(&h).join(".local/share"));
         let data = std::env::var_os("XDG_DATA_HOME").map(std::path::PathBuf::from).or(home)?;

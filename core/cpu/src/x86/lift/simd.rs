@@ -7,6 +7,8 @@ use std::sync::LazyLock;
 
 /// A guest vector variable that no instruction sees: operands of helpers.
 const SCRATCH: VecVar = VecVar(31);
+/// Where a vector result goes that is of no interest, and not always made: no state.
+const DISCARD: VecVar = VecVar(63);
 
 /// The vector operation with an instruction's name.
 fn named(id: Id) -> Option<SimdOp> {
@@ -158,7 +160,7 @@ impl Lifter<'_> {
         let t = self.tmp();
         if let Some(float) = float_op(op, 0) {
             let (f, kind) = (ext::SIMD, op as u16);
-            self.b.push(ir::Op::FloatInt { op: float, d: t, v: SCRATCH, a, b, f, kind });
+            self.b.push(ir::Op::FloatInt { op: float, d: t, v: DISCARD, a, b, f, kind });
         } else if op.uses_mxcsr() {
             let imm = self.i.imm as u8;
             let d = SCRATCH.0;
