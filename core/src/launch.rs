@@ -530,6 +530,7 @@ async fn open_drive(
     let file = drive.file.clone().unwrap_or_default();
     let error = |source| LaunchError::File { option: "-drive", file: file.clone(), source };
     let backend = blocks.create_backend(id).map_err(error)?;
+    backend.set_on_error(drive.on_read_error, drive.on_write_error);
     let Some(name) = &drive.file else { return Ok(backend) };
     let overlay = (snapshot || drive.snapshot) && !drive.read_only;
     let format = drive.format.as_deref().map(Format::from_name).transpose().map_err(error)?;

@@ -14,6 +14,11 @@ const guests = {
   "debian-i386": path.join(root, "guests/debian-i386/linux"),
   "debian-i386-initrd": path.join(root, "guests/debian-i386/initrd.gz"),
 };
+/** Files that nothing can be done with. */
+const broken = {
+  "zeros.bin": Buffer.alloc(65536),
+  "cut.qcow2": Buffer.from([0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+};
 const types = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm" };
 
 let server;
@@ -23,6 +28,7 @@ let problems;
 test.beforeAll(async () => {
   server = http.createServer((request, response) => {
     const name = decodeURIComponent(new URL(request.url, "http://localhost").pathname).slice(1) || "index.html";
+    if (name in broken) return response.writeHead(200).end(broken[name]);
     const file = guests[name] ?? path.join(dist, name);
     fs.readFile(file, (error, bytes) => {
       if (error) return response.writeHead(404).end();
@@ -76,14 +82,7 @@ test("with nothing to start from, the diagnostic ROM runs and counts its starts"
 
 test("FreeDOS boots, keys arrive, and a file is there after a reload", async ({ page }) => {
   needs("freedos.img");
-  await page.goto(url);
-  await page.evaluate(async () => {
-    const { Machine } = await import("./machine.js");
-    const bytes = new Uint8Array(await (await fetch("freedos.img")).arrayBuffer());
-    const store = new Machine();
-    await store.ask("importDisk", { name: "dos.img", bytes });
-    store.stop();
-  });
+  expect(await importDos(page)).toBe("");
   const args = "-m 16 -fda idb:dos.img -boot a";
   await start(page, args);
   await screen(page, "A:\\>");
@@ -104,19 +103,102 @@ test("Debian's kernel reaches its first userspace line on the serial console", a
   expect(problems).toEqual([]);
 });
 
+/** Puts the FreeDOS floppy into the page's storage. */
+async function importDos(page) {
+  await page.goto(url);
+  return page.evaluate(async () => {
+    const { Machine } = await import("./machine.js");
+    const bytes = new Uint8Array(await (await fetch("freedos.img")).arrayBuffer());
+    const store = new Machine();
+    try {
+      await store.ask("importDisk", { name: "dos.img", bytes });
+      return "";
+    } catch (e) {
+      return e.message;
+    } finally {
+      store.stop();
+    }
+  });
+}
+
+/** Sets how much the page may store; without a size, as much as usual. */
+async function quota(page, quotaSize) {
+  const client = await page.context().newCDPSession(page);
+  await client.send("Storage.overrideQuotaForOrigin", { origin: new URL(url).origin, quotaSize });
+}
+
 test("a file that is missing is one clear message", async ({ page }) => {
   await start(page, "-cdrom missing.iso");
   await expect(page.locator("#status")).toContainText("'missing.iso'");
   await expect(page.locator("#status")).toContainText("404");
 });
 
-test("a page without permission to keep disks says so", async ({ page }) => {
-  await page.addInitScript(() => {});
-  await page.route("**/worker.js", async (route) => {
-    const response = await route.fetch();
-    const body = `Object.defineProperty(globalThis, "indexedDB", { value: undefined });\n${await response.text()}`;
-    await route.fulfill({ response, body });
+for (const [what, args, says] of [
+  ["an unknown device", "-device e1001", "did you mean 'e1000'?"],
+  ["an unknown option", "-kernal x", "did you mean '-kernel'?"],
+  ["an unknown machine", "-M q36", "did you mean 'q35'?"],
+  ["a truncated qcow2", "-hda cut.qcow2", "'cut.qcow2'"],
+  ["a kernel that is no kernel", "-kernel zeros.bin", "'zeros.bin'"],
+  ["a disk that was never kept here", "-hda idb:none.img", "'none.img'"],
+]) {
+  test(`${what} is one clear message`, async ({ page }) => {
+    await start(page, args);
+    await expect(page.locator("#status.bad")).toContainText(says);
+    expect(problems).toEqual([]);
+    // The page is still good for something.
+    await page.locator("#args").fill("-m 32");
+    await page.getByRole("button", { name: "Start" }).click();
+    await screen(page, "orrery-diag", 90);
+    const disks = await page.evaluate(() => globalThis.orrery.ask("listDisks"));
+    expect(disks.filter((d) => /none|cut/.test(d.name))).toEqual([]);
   });
-  await start(page, "-hda idb:mine.img");
-  await expect(page.locator("#status")).toContainText("gives no storage");
+}
+
+test("a disk for which there is no room is not kept in part", async ({ page }) => {
+  needs("freedos.img");
+  await page.goto(url);
+  await quota(page, 400_000);
+  expect(await importDos(page)).toContain("room");
+  await quota(page);
+  const disks = await page.evaluate(async () => {
+    const { Machine } = await import("./machine.js");
+    return new Machine().ask("listDisks");
+  });
+  expect(disks).toEqual([]);
 });
+
+test("when storage is full the machine waits, and goes on when there is room", async ({ page }) => {
+  needs("freedos.img");
+  expect(await importDos(page)).toBe("");
+  // The browser remembers how much is left until the disk has been out of use for two seconds.
+  await quota(page, 1000);
+  await page.waitForTimeout(3000);
+  await start(page, "-m 16 -fda idb:dos.img -boot a");
+  await screen(page, "A:\\>");
+  await type(page, "echo kept>k.txt\n");
+  await expect(page.locator("#status")).toContainText("full", { timeout: 60_000 });
+  await quota(page);
+  await page.getByRole("button", { name: "Resume" }).click();
+  await type(page, "type k.txt\n");
+  await screen(page, "\nkept");
+  expect(problems).toEqual([]);
+});
+
+// How browsers refuse: there is nothing to ask, or asking fails.
+for (const [how, line] of [
+  ["no IndexedDB", 'Object.defineProperty(globalThis, "indexedDB", { value: undefined });'],
+  ["IndexedDB that throws", 'IDBFactory.prototype.open = () => { throw new DOMException("denied", "SecurityError"); };'],
+]) {
+  test(`a page without permission to keep disks says so: ${how}`, async ({ page }) => {
+    await page.route("**/worker.js", async (route) => {
+      const response = await route.fetch();
+      await route.fulfill({ response, body: `${line}\n${await response.text()}` });
+    });
+    await start(page, "-hda idb:mine.img");
+    await expect(page.locator("#status.bad")).toContainText("gives no storage");
+    expect(problems).toEqual([]);
+    // What needs no storage works all the same.
+    await start(page, "-m 32");
+    await screen(page, "starts: ", 90);
+  });
+}

@@ -16,6 +16,7 @@ mod bad_input;
 mod cpio;
 mod determinism;
 mod disks;
+mod guides;
 mod machines;
 mod media;
 mod picture;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
     tests.extend(bad_input::tests());
     tests.extend(disks::tests());
     tests.extend(sound::tests());
+    tests.extend(guides::tests());
     if std::env::var_os("ORRERY_FAST").is_some() {
         tests.retain(|t| !t.slow);
     }

@@ -1,7 +1,7 @@
 //! What is made here to be started from: floppies turned into hard disks and CDs, and a kernel.
 
-use crate::Test;
-use crate::program::{Folder, shared};
+use crate::program::{Folder, root, shared};
+use crate::{Test, picture};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
 
@@ -19,6 +19,8 @@ enum Medium {
     Disk(&'static str),
     /// The floppy's file system in the first partition.
     Partition(&'static str),
+    /// The floppy in the first partition of an IDE disk, shown as drive A: by what starts there.
+    Shown,
     /// The floppy as El Torito emulates it.
     Cd,
 }
@@ -38,6 +40,7 @@ const BOOTS: &[Boot] = &[
     ("MikeOS from an IDE disk", "pc", "mikeos.flp", Medium::Disk("if=ide"), MIKEOS),
     ("MikeOS from an ISA disk", "isapc", "mikeos.flp", Medium::Disk("if=ide"), MIKEOS),
     ("MikeOS from a CD", "pc", "mikeos.flp", Medium::Cd, MIKEOS),
+    ("KolibriOS from an IDE disk", "pc", "kolibri.img", Medium::Shown, KOLIBRI),
     ("KolibriOS from a CD", "pc", "kolibri.img", Medium::Cd, KOLIBRI),
 ];
 
@@ -61,6 +64,10 @@ fn boot(&(_, machine, floppy, medium, script): &Boot) -> Result<()> {
             work.write("disk.img", hard_disk(&floppy))?;
             format!("file=disk.img,format=raw,{bus}")
         }
+        Medium::Shown => {
+            work.write("disk.img", partitioned(SHOWS_FLOPPY, &floppy))?;
+            "file=disk.img,format=raw".into()
+        }
         Medium::Cd => {
             work.write("cd.iso", cd(&floppy)?)?;
             "file=cd.iso,format=raw,media=cdrom".into()
@@ -70,6 +77,10 @@ fn boot(&(_, machine, floppy, medium, script): &Boot) -> Result<()> {
     let args = ["-M", machine, "-m", "64", "-icount", "5", "-drive", &drive];
     let more = ["-rtc", "base=2014-01-01T12:00:00", "-script", "script.txt"];
     work.orrery(&[&args[..], &more].concat(), 120)?.success()?;
+    if script == KOLIBRI {
+        let golden = root().join("tests/machines/kolibri/screen.png");
+        picture::compare(&work.file("screen.png"), &golden)?;
+    }
     Ok(())
 }
 
@@ -94,11 +105,69 @@ const BOOT_RECORD: &[u8] = &[
     16, 0, 1, 0, 0x00, 0x7c, 0, 0, SECTORS as u8, 0, 0, 0, 0, 0, 0, 0,
 ];
 
+/// Shows the first partition as a floppy with 18 sectors a track, and starts from that: what it
+/// leaves at the top of conventional memory turns reads of drive 0 into reads of the disk.
+#[rustfmt::skip]
+const SHOWS_FLOPPY: &[u8] = &[
+    0xfa,                               // cli
+    0x31, 0xc0,                         // xor ax, ax
+    0x8e, 0xd0, 0xbc, 0x00, 0x7c,       // ss:sp = 0:7c00
+    0x8e, 0xd8,                         // ds = 0
+    0xfb,                               // sti
+    0xff, 0x0e, 0x13, 0x04,             // dec word [413]: a KiB less of memory
+    0xcd, 0x12, 0xc1, 0xe0, 0x06,       // where that is,
+    0x8e, 0xc0,                         // in es
+    0xbe, 0x38, 0x7c, 0x31, 0xff,       // mov si, disk; xor di, di
+    0xb9, 0x65, 0x00, 0xfc, 0xf3, 0xa4, // mov cx, length; rep movsb
+    0x66, 0xa1, 0x4c, 0x00,             // mov eax, [4c]: int 13
+    0x26, 0x66, 0xa3, 0x4d, 0x00,       // mov es:[old], eax
+    0xc7, 0x06, 0x4c, 0x00, 0x00, 0x00, // mov word [4c], 0
+    0x8c, 0x06, 0x4e, 0x00,             // mov [4e], es
+    0x06, 0x6a, 0x51, 0xcb,             // jmp es:start
+    // disk:
+    0x84, 0xd2, 0x75, 0x48,             // test dl, dl; jnz chain
+    0x80, 0xfc, 0x02,                   // cmp ah, 2
+    0xb4, 0x00, 0xf8, 0x75, 0x3c,       // mov ah, 0; clc; jne done
+    0x1e, 0x60,                         // push ds; pusha
+    0x89, 0xdd, 0x0f, 0xb6, 0xd8,       // mov bp, bx; movzx bx, al
+    0x88, 0xe8, 0x00, 0xc0,             // mov al, ch; add al, al
+    0x00, 0xf0, 0xb4, 0x12, 0xf6, 0xe4, // add al, dh; mov ah, 18; mul ah
+    0x83, 0xe1, 0x3f, 0x01, 0xc8,       // and cx, 63; add ax, cx
+    0x83, 0xc0, SECTORS as u8 - 1,      // add ax, first sector - 1
+    0x66, 0x0f, 0xb7, 0xc0,             // movzx eax, ax
+    0x66, 0x6a, 0x00, 0x66, 0x50,       // push dword 0; push eax
+    0x06, 0x55, 0x53, 0x6a, 0x10,       // push es; push bp; push bx; push 16
+    0x16, 0x1f, 0x89, 0xe6,             // ds:si = ss:sp
+    0xb4, 0x42, 0xb2, 0x80,             // extended read of disk 80
+    0x9c, 0x2e, 0xff, 0x1e, 0x4d, 0x00, // pushf; call far cs:[old]
+    0x8d, 0x64, 0x10,                   // lea sp, [si + 16]
+    0x61, 0x1f, 0xb4, 0x00,             // popa; pop ds; mov ah, 0
+    // done:
+    0xfb, 0xca, 0x02, 0x00,             // sti; retf 2
+    // chain:
+    0xea, 0x00, 0x00, 0x00, 0x00,       // jmp old
+    // start:
+    0x31, 0xd2, 0x8e, 0xc2,             // xor dx, dx; mov es, dx
+    0xb8, 0x01, 0x02, 0xbb, 0x00, 0x7c, // a sector to 0:7c00
+    0xb9, 0x01, 0x00, 0xcd, 0x13,       // the first
+    0xea, 0x00, 0x7c, 0x00, 0x00,       // jmp 0:7c00
+];
+
 /// A disk whose only partition holds a floppy's FAT file system.
 pub(crate) fn hard_disk(floppy: &[u8]) -> Vec<u8> {
+    let mut system = floppy.to_vec();
+    system[0x18..0x1a].copy_from_slice(&SECTORS.to_le_bytes());
+    system[0x1a..0x1c].copy_from_slice(&HEADS.to_le_bytes());
+    system[0x1c..0x20].copy_from_slice(&u32::from(SECTORS).to_le_bytes());
+    system[0x24] = 0x80;
+    partitioned(BOOT_RECORD, &system)
+}
+
+/// A disk with a floppy's sectors in its only partition.
+fn partitioned(boot_record: &[u8], floppy: &[u8]) -> Vec<u8> {
     let start = usize::from(SECTORS);
     let mut disk = vec![0; start * SECTOR];
-    disk[..BOOT_RECORD.len()].copy_from_slice(BOOT_RECORD);
+    disk[..boot_record.len()].copy_from_slice(boot_record);
     let sectors = (floppy.len() / SECTOR) as u32;
     let last = start as u32 + sectors - 1;
     let (track, sector) = (last / u32::from(SECTORS), last % u32::from(SECTORS) + 1);
@@ -109,12 +178,7 @@ pub(crate) fn hard_disk(floppy: &[u8]) -> Vec<u8> {
     disk[0x1c6..0x1ca].copy_from_slice(&(start as u32).to_le_bytes());
     disk[0x1ca..0x1ce].copy_from_slice(&sectors.to_le_bytes());
     disk[510..512].copy_from_slice(&[0x55, 0xaa]);
-    let mut system = floppy.to_vec();
-    system[0x18..0x1a].copy_from_slice(&SECTORS.to_le_bytes());
-    system[0x1a..0x1c].copy_from_slice(&HEADS.to_le_bytes());
-    system[0x1c..0x20].copy_from_slice(&(start as u32).to_le_bytes());
-    system[0x24] = 0x80;
-    disk.extend(system);
+    disk.extend(floppy);
     disk.resize(10 * usize::from(HEADS * SECTORS) * SECTOR, 0);
     disk
 }

@@ -73,6 +73,12 @@ export class Machine extends EventTarget {
     this.send("serial", { line, bytes: new TextEncoder().encode(text) });
   }
 
+  /** Goes on after a pause, or when a disk was full. */
+  resume() {
+    this.running = true;
+    this.send("resume");
+  }
+
   stop() {
     this.worker.terminate();
     this.running = false;

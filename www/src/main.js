@@ -34,10 +34,12 @@ async function start(args, files = []) {
     if (detail.line === "serial0") appendSerial(detail.text);
   });
   machine.addEventListener("stopped", ({ detail }) => {
-    const why = { "-10": "paused", "-11": "powered off", "-12": "reset", "-13": "the guest panicked", "-15": "a disk is full or cannot be read" };
+    const why = { "-10": "paused", "-11": "powered off", "-12": "reset", "-13": "the guest panicked", "-15": "a disk is full or cannot be read; Resume tries again" };
     say(`Stopped: ${why[detail.reason] ?? `exit status ${-100 - detail.reason}`}.`);
+    $("resume").hidden = detail.reason !== -10 && detail.reason !== -15;
   });
   machine.addEventListener("error", ({ detail }) => say(detail.text, true));
+  $("resume").hidden = true;
   say("Starting…");
   try {
     const { warnings } = await machine.start({ args, files });
@@ -130,6 +132,12 @@ document.body.addEventListener("drop", (e) => {
 $("form").addEventListener("submit", (e) => {
   e.preventDefault();
   start(words($("args").value));
+});
+$("resume").addEventListener("click", () => {
+  machine?.resume();
+  $("resume").hidden = true;
+  say("Running.");
+  canvas.focus();
 });
 $("reset").addEventListener("click", () => machine?.send("reset"));
 $("picture").addEventListener("click", async () => {

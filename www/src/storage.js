@@ -7,18 +7,21 @@ const DB = "orrery";
 /** Opens the database, making it when it is new. */
 function openDatabase() {
   return new Promise((resolve, reject) => {
-    if (!globalThis.indexedDB) {
-      reject(new Error("this browser gives no storage to this page (IndexedDB is missing)"));
-      return;
+    const refused = (why) =>
+      reject(new Error(`this browser gives no storage to this page (${why}); allow it, or start without a kept disk`));
+    if (!globalThis.indexedDB) return refused("IndexedDB is missing");
+    let request;
+    try {
+      request = indexedDB.open(DB, 1);
+    } catch (e) {
+      return refused(e.message);
     }
-    const request = indexedDB.open(DB, 1);
     request.onupgradeneeded = () => {
       request.result.createObjectStore("disks");
       request.result.createObjectStore("chunks");
     };
     request.onsuccess = () => resolve(request.result);
-    request.onerror = () =>
-      reject(new Error(`this browser gives no storage to this page (${request.error?.message ?? "refused"}); allow it, or start without a kept disk`));
+    request.onerror = () => refused(request.error?.message ?? "refused");
     request.onblocked = () => reject(new Error("another tab holds the disks; close it and try again"));
   });
 }
@@ -115,6 +118,16 @@ class KeptFile {
     return this.queue(async () => {
       const t = this.db.transaction("disks", "readwrite", { durability: "strict" });
       t.objectStore("disks").put({ len: this.len }, this.name);
+      await committed(t);
+    });
+  }
+
+  /** Gives everything back. */
+  remove() {
+    return this.queue(async () => {
+      const t = this.db.transaction(["chunks", "disks"], "readwrite");
+      t.objectStore("chunks").delete(IDBKeyRange.bound([this.name, 0], [this.name, Infinity]));
+      t.objectStore("disks").delete(this.name);
       await committed(t);
     });
   }
@@ -217,15 +230,22 @@ export async function listDisks() {
   return names.map((name, i) => ({ name, len: infos[i].len }));
 }
 
-/** Puts a disk's bytes into IndexedDB, replacing a disk of that name. */
+/** Puts a disk's bytes into IndexedDB, replacing a disk of that name; all of them, or none. */
 export async function importDisk(name, bytes) {
+  const { quota = Infinity, usage = 0 } = (await navigator.storage?.estimate?.()) ?? {};
+  if (bytes.length > quota - usage) throw new Error(`this browser has no room for '${name}': ${bytes.length} bytes`);
   const file = await KeptFile.open(name, true);
   const PIECE = 64 * CHUNK;
-  for (let at = 0; at < bytes.length; at += PIECE) {
-    await file.write(at, bytes.subarray(at, Math.min(bytes.length, at + PIECE)));
+  try {
+    for (let at = 0; at < bytes.length; at += PIECE) {
+      await file.write(at, bytes.subarray(at, Math.min(bytes.length, at + PIECE)));
+    }
+    await file.setLen(bytes.length);
+    await file.flush();
+  } catch (e) {
+    await file.remove();
+    throw e.name === "QuotaExceededError" ? new Error(`this browser has no room for '${name}'`) : e;
   }
-  await file.setLen(bytes.length);
-  await file.flush();
 }
 
 /** All bytes of a disk. */

@@ -36,10 +36,13 @@ struct Figures {
 
 /// `cpu [i386|amd64] [--runs N] [--bench A,B]`.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
+    if let Some(what @ ("machines" | "images")) = args.first().map(String::as_str) {
+        return parallel(what, &args[1..]);
+    }
     let (mut arch, mut runs, mut only) = ("i386", 3, String::new());
     let mut words = args.iter().map(String::as_str);
     if words.next() != Some("cpu") {
-        bail!("usage: ./x bench cpu [i386|amd64] [--runs N] [--bench KERNEL,..]");
+        bail!("usage: ./x bench cpu|machines|images ...; './x help' says more");
     }
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("'{word}' wants a value"));
@@ -73,6 +76,20 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
     }
     print_table(&engines, &all);
     Ok(())
+}
+
+/// Many at once: the program of `benches/`.
+fn parallel(what: &str, args: &[String]) -> Result<()> {
+    shell::cargo(&["build", "--release", "--package", "orrery-benches"])?;
+    let program = |name: &str| format!("{}/release/{name}", shell::target());
+    let orrery = program("orrery");
+    let mut words = vec![what];
+    words.extend(args.iter().map(String::as_str));
+    if what == "images" {
+        shell::cargo(&["build", "--release", "--package", "orrery-native"])?;
+        words.extend(["--orrery", &orrery]);
+    }
+    shell::run(&program("orrery-bench"), &words)
 }
 
 fn engines(arch: &str, folder: &str, append: &str) -> Vec<Engine> {

@@ -28,6 +28,10 @@ usage: ./x TASK [ARGS]
   node -- ARGS      run the wasm build in Node with the native command line
   bench cpu [i386|amd64] [--runs N] [--bench KERNEL,..]
                     the benchmark guest on both engines and on installed peers
+  bench machines [--count N] [--seconds VIRTUAL]
+                    many machines at once, on one core and on all
+  bench images [--count N] [--mib SIZE]
+                    work on many images at once, beside an installed qemu-img
   guests [NAME..]   fetch guest systems from distribution packages into guests/
   iotests TREE [FORMAT..]
                     run QEMU's image tests from its source tree against our tools

@@ -11,6 +11,7 @@ mod table;
 
 pub use help::help;
 pub use keyval::{KeyVals, number, size};
+pub use orrery_block::backend::OnError;
 pub use orrery_hw::machine::{DeviceSpec, Interface};
 
 use std::fmt::Write as _;
@@ -105,6 +106,10 @@ pub struct DriveOption {
     pub read_only: bool,
     /// Keep writes in memory and drop them at the end.
     pub snapshot: bool,
+    /// What to do when a read failed (`rerror`).
+    pub on_read_error: OnError,
+    /// What to do when a write failed (`werror`).
+    pub on_write_error: OnError,
 }
 
 /// Where a character device's bytes go.

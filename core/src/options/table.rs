@@ -3,7 +3,7 @@
 use super::keyval::{KeyVals, number};
 use super::{
     CharTarget, DeviceSpec, DisplayOption, DriveOption, FwCfgValue, IcountOption, Interface,
-    OptionError, Options, Print, RtcBase,
+    OnError, OptionError, Options, Print, RtcBase,
 };
 use super::{audio, net};
 
@@ -432,20 +432,40 @@ fn drive(o: &mut Options, v: &str) -> Result<(), OptionError> {
         index: index.map(|i| i.min(255) as u32),
         read_only: k.take_bool(opt, "readonly")?.unwrap_or(cdrom),
         snapshot: k.take_bool(opt, "snapshot")?.unwrap_or(false),
+        on_read_error: error_policy(&mut k, interface, "rerror")?,
+        on_write_error: error_policy(&mut k, interface, "werror")?,
     };
     // Host tuning that does not change what the guest sees.
-    for key in ["cache", "aio", "discard", "detect-zeroes", "werror", "rerror"] {
+    for key in ["cache", "aio", "discard", "detect-zeroes"] {
         k.take(key);
     }
     k.finish(
         opt,
         &[
             "file", "if", "media", "format", "index", "id", "readonly", "snapshot", "bus", "unit",
-            "cache",
+            "cache", "werror", "rerror",
         ],
     )?;
     o.drive(drive);
     Ok(())
+}
+
+/// `werror` and `rerror`.
+fn error_policy(k: &mut KeyVals, interface: Interface, name: &str) -> Result<OnError, OptionError> {
+    let Some(value) = k.take(name) else { return Ok(OnError::Auto) };
+    if matches!(interface, Interface::Floppy | Interface::Pflash) {
+        return Err(OptionError::refused("-drive", format!("{name} is not for this interface")));
+    }
+    let policy = OnError::from_name(&value).filter(|p| match p {
+        OnError::Enospc => name == "werror",
+        _ => true,
+    });
+    let wants = if name == "werror" {
+        "report, ignore, stop, enospc or auto"
+    } else {
+        "report, ignore, stop or auto"
+    };
+    policy.ok_or_else(|| OptionError::value("-drive", name, &value, wants))
 }
 
 fn device(o: &mut Options, v: &str) -> Result<(), OptionError> {

@@ -48,6 +48,19 @@ fn a_bare_argument_is_a_disk() {
 }
 
 #[test]
+fn what_a_drive_does_on_errors_is_told_by_name() {
+    let o = parse("-drive file=a,werror=stop,rerror=report -drive file=b").unwrap();
+    let policies = |d: &DriveOption| (d.on_read_error, d.on_write_error);
+    assert_eq!(policies(&o.drives[0]), (OnError::Report, OnError::Stop));
+    assert_eq!(policies(&o.drives[1]), (OnError::Auto, OnError::Auto));
+    assert!(parse("-drive file=a,werror=enospc").is_ok());
+    for wrong in ["werror=panic", "rerror=enospc", "if=floppy,werror=stop"] {
+        let err = parse(&format!("-drive file=a,{wrong}")).unwrap_err().to_string();
+        assert!(err.contains("error"), "{err}");
+    }
+}
+
+#[test]
 fn dates_are_counted_from_1970() {
     let o = parse("-rtc base=2006-06-17T16:01:21").unwrap();
     assert_eq!(o.rtc, RtcBase::At(1_150_560_081));

@@ -63,6 +63,20 @@ pub enum OnError {
     Stop,
 }
 
+impl OnError {
+    /// The policy of a name that `rerror` and `werror` take.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "auto" => Self::Auto,
+            "report" => Self::Report,
+            "ignore" => Self::Ignore,
+            "enospc" => Self::Enospc,
+            "stop" => Self::Stop,
+            _ => return None,
+        })
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Tray {
     pub(super) open: bool,

@@ -8,7 +8,7 @@ use crate::ide::{ata, channel::Plug};
 use crate::machine::{BuildError, DeviceSpec, Drive, Interface};
 use crate::pci;
 use crate::virtio::{self, blk};
-use orrery_block::backend::BlockBackend;
+use orrery_block::backend::{BlockBackend, OnError};
 use orrery_system::Region;
 
 /// A bus of drives: what it is called, how many drives a cable has, and where firmware finds them.
@@ -41,6 +41,23 @@ fn number(spec: &DeviceSpec, name: &str) -> Result<Option<u32>, BuildError> {
             Err(_) => wrong(spec, format!("{name} is a number, not '{text}'")),
         },
     }
+}
+
+/// Sets what the device says of its drive's errors (`rerror`, `werror`).
+pub(crate) fn error_policies(spec: &DeviceSpec, drive: &Drive) -> Result<(), BuildError> {
+    let policy = |name| match property(spec, name) {
+        None => Ok(OnError::Auto),
+        Some(text) => match OnError::from_name(text) {
+            Some(policy) if policy != OnError::Enospc || name == "werror" => Ok(policy),
+            _ => wrong(spec, format!("{name} cannot be '{text}'")),
+        },
+    };
+    let of_drive = &drive.backend;
+    let or = |policy, other| if policy == OnError::Auto { other } else { policy };
+    let read = or(policy("rerror")?, of_drive.on_read_error());
+    let write = or(policy("werror")?, of_drive.on_write_error());
+    of_drive.set_on_error(read, write);
+    Ok(())
 }
 
 impl Chassis<'_> {
@@ -111,6 +128,7 @@ impl Chassis<'_> {
             },
             None => return wrong(spec, "it needs drive=ID".into()),
         };
+        error_policies(spec, &drive)?;
         Ok(Drive { cdrom, bootindex, serial, ..drive })
     }
 

@@ -1,6 +1,6 @@
 //! Devices on the ISA bus, and the drives of older controllers.
 
-use super::{BOOTINDEX, DeviceType, Place, Property, property};
+use super::{BOOTINDEX, DeviceType, Place, Property, RERROR, WERROR, property};
 use crate::display::vga;
 use crate::i386::drives::DriveBus;
 use crate::ide;
@@ -167,14 +167,14 @@ pub(super) const DEVICES: &[DeviceType] = &[
         name: "ide-hd",
         bus: "IDE",
         description: "an ATA disk",
-        properties: &[DRIVE, UNIT, property("serial", "serial number"), BOOTINDEX],
+        properties: &[DRIVE, UNIT, property("serial", "serial number"), RERROR, WERROR, BOOTINDEX],
         build: plugged,
     },
     DeviceType {
         name: "ide-cd",
         bus: "IDE",
         description: "an ATAPI CD-ROM drive",
-        properties: &[DRIVE, UNIT, property("serial", "serial number"), BOOTINDEX],
+        properties: &[DRIVE, UNIT, property("serial", "serial number"), RERROR, WERROR, BOOTINDEX],
         build: plugged,
     },
     DeviceType {

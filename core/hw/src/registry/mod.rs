@@ -52,6 +52,10 @@ impl DeviceType {
 
 const BOOTINDEX: Property =
     property("bootindex", "place in the order of what firmware starts from, 0 first");
+const RERROR: Property =
+    property("rerror", "what to do when a read failed: report, ignore, stop or auto");
+const WERROR: Property =
+    property("werror", "what to do when a write failed: report, ignore, stop, enospc or auto");
 const ADDR: Property = property("addr", "device number on the bus, or device.function");
 
 /// Where a device goes, and how it was described.
@@ -239,6 +243,7 @@ mod tests {
     use super::*;
     use crate::i386::MACHINES;
     use crate::machine::{Built, Drive, MachineConfig};
+    use orrery_block::backend::OnError;
 
     fn machine(name: &str, kind: &str, props: &[(&str, &str)]) -> Result<Built, BuildError> {
         let props = props.iter().map(|&(k, v)| (k.into(), v.into())).collect();
@@ -327,6 +332,30 @@ mod tests {
             "/pci@i0cf8/scsi@5/disk@0,0\n/pci@i0cf8/ide@1,1/drive@1/disk@1\n\
              /pci@i0cf8/ethernet@1f,1/ethernet-phy@0\0"
         );
+    }
+
+    #[test]
+    fn a_device_says_what_to_do_on_errors_of_its_drive() {
+        for (board, kind) in [("pc", "virtio-blk-pci"), ("pc", "ide-hd"), ("q35", "ide-hd")] {
+            let drive = Drive { id: "a".into(), ..Drive::default() };
+            let backend = drive.backend.clone();
+            backend.set_on_error(OnError::Stop, OnError::Stop);
+            let props = [("drive", "a"), ("werror", "report")];
+            let config = MachineConfig {
+                memory: 4 << 20,
+                firmware: vec![0xf4; 0x1_0000],
+                drives: vec![drive],
+                devices: vec![DeviceSpec {
+                    kind: kind.into(),
+                    props: props.map(|(k, v)| (k.into(), v.into())).into(),
+                }],
+                ..MachineConfig::default()
+            };
+            let machine = MACHINES.iter().find(|m| m.name == board).unwrap();
+            assert!((machine.build)(&config).is_ok(), "{kind}");
+            assert_eq!(backend.on_write_error(), OnError::Report, "{kind}");
+            assert_eq!(backend.on_read_error(), OnError::Stop, "the drive's own");
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Devices on a PCI bus, but for network cards.
 
-use super::{BOOTINDEX, DeviceType, Property, property};
+use super::{BOOTINDEX, DeviceType, Property, RERROR, WERROR, property};
 use crate::char::serial_pci;
 use crate::display::vga;
-use crate::i386::drives::DriveBus;
+use crate::i386::drives::{DriveBus, error_policies};
 use crate::ide::{ahci, channel::Plug};
 use crate::misc::{edu, i6300esb};
 use crate::virtio::blk;
@@ -25,6 +25,8 @@ pub(super) const DEVICES: &[DeviceType] = &[
             property("queue-size", "entries of the queue, a power of two (256)"),
             property("logical_block_size", "block size that the guest sees (512)"),
             property("discard", "takes discard and write-zeroes requests (on)"),
+            RERROR,
+            WERROR,
             LEGACY,
             VECTORS,
             BOOTINDEX,
@@ -36,6 +38,7 @@ pub(super) const DEVICES: &[DeviceType] = &[
             let Some(drive) = p.chassis.drive_named(&name) else {
                 return p.wrong(&format!("there is no free drive '{name}'"));
             };
+            error_policies(p.spec, &drive)?;
             let config = blk::Config {
                 serial: p.get("serial").unwrap_or("").to_string(),
                 queue_size: p.given("queue-size")?.unwrap_or(256),
