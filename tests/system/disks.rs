@@ -225,7 +225,7 @@ fn written(machine: &str, drive: &str, disk: &str) -> Result<()> {
         ours.iter().filter_map(|l| l.split_whitespace().nth(1)).collect();
     ensure!(different.len() > 6, "hardly anything was written: {ours:#?}");
     // The file system, as another program finds it, where the partition table says.
-    let system = file_system(&work)?;
+    let system = format!("disk.raw?offset={}", partition(&work)?);
     let mut check = Command::new(tool("e2fsck")?);
     check.args(["-f", "-n", &system]);
     work.spawn(check)?.wait(120)?.success().context("e2fsck")?;
@@ -283,15 +283,19 @@ fn survived(work: &Folder, image: &str, flushed: u32) -> Result<()> {
     let code = check.status.code();
     ensure!(matches!(code, Some(0 | 3)), "qemu-img check: {}{}", check.stdout, check.stderr);
     qemu_img(work, &["convert", "-O", "raw", image, "disk.raw"])?.success()?;
-    let system = file_system(work)?;
+    // On its own: e2fsck loses the offset when it opens the file system again after the journal.
+    let start = partition(work)? / 512;
+    let mut cut = Command::new(tool("dd")?);
+    cut.args(["if=disk.raw", "of=part.raw", "conv=sparse", &format!("skip={start}")]);
+    work.spawn(cut)?.wait(120)?.success()?;
     // 0: nothing to do; 1: the journal was played back.
     let mut replay = Command::new(tool("e2fsck")?);
-    replay.args(["-f", "-p", &system]);
+    replay.args(["-f", "-p", "part.raw"]);
     let replay = work.spawn(replay)?.wait(120)?;
     ensure!(matches!(replay.status.code(), Some(0 | 1)), "e2fsck: {}", replay.stdout);
     for n in 1..=flushed {
         let mut reader = Command::new(tool("sh")?);
-        let cat = format!("debugfs -R 'cat /f{n}' '{system}' 2> /dev/null");
+        let cat = format!("debugfs -R 'cat /f{n}' part.raw 2> /dev/null");
         reader.args(["-c", &format!("seq {n} $(({n} + 30000)) > want; {cat} | cmp - want")]);
         reader.env("PATH", search_path());
         work.spawn(reader)?.wait(60)?.success().with_context(|| format!("f{n}"))?;
@@ -299,11 +303,10 @@ fn survived(work: &Folder, image: &str, flushed: u32) -> Result<()> {
     Ok(())
 }
 
-/// The file system in the first partition of `disk.raw`, as e2fsprogs name it.
-fn file_system(work: &Folder) -> Result<String> {
+/// Where the first partition of `disk.raw` begins, in bytes.
+fn partition(work: &Folder) -> Result<u64> {
     let table = read_at(work, "disk.raw", 0x1c6, 4)?;
-    let start = 512 * u64::from(u32::from_le_bytes(table.try_into().unwrap_or_default()));
-    Ok(format!("disk.raw?offset={start}"))
+    Ok(512 * u64::from(u32::from_le_bytes(table.try_into().unwrap_or_default())))
 }
 
 /// A disk on which FreeDOS copies a file, and what it is started with when the host has no room

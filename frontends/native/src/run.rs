@@ -69,8 +69,24 @@ impl Host for Native {
     }
 }
 
+/// What a person sees where no window can be opened: the serial line, as with `-nographic`.
+fn without_desktop(options: &Options) -> Options {
+    let mut options = options.clone();
+    let window = options.display == DisplayOption::Default && options.script.is_none();
+    if window && !options.nographic && !has_desktop() {
+        tracing::warn!(
+            "there is no desktop to open a window on, so the screen is not shown; the serial line is on this terminal \
+             (Ctrl-A x ends the machine, Ctrl-A h lists more keys)"
+        );
+        options.nographic = true;
+        options.display = DisplayOption::None;
+    }
+    options
+}
+
 /// Runs until the guest or the person ends it; the exit status is theirs.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let options = &without_desktop(options);
     // Nothing else runs yet, so waiting for the host's storage may as well sleep.
     let park = || std::thread::sleep(Duration::from_micros(100));
     let launched = Executor::new().block_on(launch(options, &Native), &park)?;
