@@ -53,6 +53,32 @@ pub struct BlockStatus {
     pub offset: Option<u64>,
 }
 
+/// How a format stores a range.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stored {
+    /// As it is; where, when it can be read there.
+    Data(Option<u64>),
+    /// As a mark.
+    Zero,
+    /// Compressed.
+    Packed,
+    /// Not at all: the backing file has it, or `nothing` does.
+    Below { nothing: bool },
+}
+
+impl Stored {
+    /// The status of `len` bytes stored like this.
+    pub(crate) fn status(self, len: u64) -> BlockStatus {
+        let (zero, allocated, data, compressed, offset) = match self {
+            Self::Data(offset) => (false, true, true, false, offset),
+            Self::Zero => (true, true, false, false, None),
+            Self::Packed => (false, true, true, true, None),
+            Self::Below { nothing } => (nothing, false, false, false, None),
+        };
+        BlockStatus { len, zero, allocated, data, compressed, offset }
+    }
+}
+
 /// A driver's share of a node. Requests are inside [`Driver::len`] unless the driver's
 /// documentation says otherwise, and never empty. Dropping an [`Op`] must leave nothing half done: generic code
 /// only drops one together with the whole machine.
@@ -82,6 +108,11 @@ pub(crate) trait Driver: Send + Sync + 'static {
     /// The driver as the filter that keeps a snapshot, when it is one.
     fn as_copy_before_write(self: Arc<Self>) -> Option<Arc<CopyBeforeWrite>> {
         None
+    }
+
+    /// A format above tells of a step, for rules that wait for it.
+    fn debug_event(&self, name: &str) {
+        let _ = name;
     }
 
     /// True when the format can keep dirty bitmaps in the image.

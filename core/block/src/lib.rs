@@ -49,4 +49,4 @@ pub use context::{Context, Event, EventHook};
 pub use error::{BlockError, Result, errno};
 pub use op::{Completion, Op, completion};
 pub use open::{Backing, Format, OpenOptions};
-pub use options::{NodeOptions, parse_options};
+pub use options::{NodeOptions, driver_names, parse_options};

@@ -32,7 +32,13 @@ struct Shell {
     read_only: bool,
     /// Writes are kept in memory.
     snapshot: bool,
+    copy_on_read: bool,
+    /// How the image was opened.
+    spec: Spec,
 }
+
+/// No limit to the arguments.
+const MANY: usize = usize::MAX;
 
 /// What a command asks for next.
 enum Next {
@@ -176,11 +182,11 @@ impl Shell {
             "aio_flush",
         ]);
         let limits: &[(&[&str], usize, usize)] = &[
-            (&["read", "r", "write", "w"], 2, 99),
-            (&["readv", "writev", "aio_read", "aio_write"], 2, 99),
-            (&["discard", "d"], 2, 99),
+            (&["read", "r", "write", "w"], 2, MANY),
+            (&["readv", "writev", "aio_read", "aio_write"], 2, MANY),
+            (&["discard", "d"], 2, MANY),
             (&["alloc", "a"], 1, 2),
-            (&["truncate", "t"], 1, 99),
+            (&["truncate", "t"], 1, MANY),
             (
                 &[
                     "length",
@@ -201,7 +207,7 @@ impl Shell {
             ),
             (&["sleep", "sigraise"], 1, 1),
             (&["quit", "q"], 0, 0),
-            (&["open", "o", "reopen", "help", "?"], 0, 99),
+            (&["open", "o", "reopen", "help", "?"], 0, MANY),
         ];
         let Some((_, min, max)) = limits.iter().find(|(names, ..)| known(names)) else {
             warn(&format!("command \"{name}\" not found"));
@@ -216,7 +222,7 @@ impl Shell {
         if args.len() < *min || args.len() > *max {
             let count = args.len();
             let expected = match (*min, *max) {
-                (min, 99) => format!("at least {min}"),
+                (min, MANY) => format!("at least {min}"),
                 (min, max) if min == max => format!("exactly {min}"),
                 (min, max) => format!("between {min} and {max}"),
             };
@@ -642,51 +648,38 @@ impl Shell {
             options,
             write: !a.has("r") && !self.read_only,
             share: a.has("U"),
+            copy_on_read: a.has("C"),
             ..Spec::default()
         };
         self.open_spec(&spec).map_err(|fail| {
-            warn(&format!(
-                "qemu-io: {}",
-                fail.text().replacen("Could not open", "can't open device", 0)
-            ));
+            warn(&format!("qemu-io: {}", fail.text()));
             String::new()
         })
     }
 
     fn open_spec(&mut self, spec: &Spec) -> Result<(), Fail> {
         let mut spec = spec.clone();
-        if spec.name.is_empty() {
-            if let Some((_, name)) = spec.options.iter().find(|(n, _)| n == "file.filename") {
-                spec.name.clone_from(name);
-            }
-            spec.image_opts = spec.name.is_empty();
+        if spec.image_opts {
+            spec.options.extend(key_values(&std::mem::take(&mut spec.name)));
         }
-        let image = self.session.open(&spec).map_err(|fail| {
-            let name = &spec.name;
-            let text = fail.text();
-            let text = text
-                .strip_prefix(&format!("Could not open '{name}': "))
-                .unwrap_or(&text)
-                .to_owned();
-            match name.is_empty() {
-                true => Fail::new(format!("can't open: {text}")),
-                false => Fail::new(format!(
-                    "can't open device {name}: {}",
-                    match text.starts_with("Could not open") {
-                        true => text,
-                        false => format!("Could not open '{name}': {text}")
-                            .replace("Could not open '': ", ""),
-                    }
-                )),
-            }
-        })?;
-        let mut image = image;
+        let mut image =
+            self.session.open_unnamed(&spec).map_err(|text| match spec.name.as_str() {
+                "" => Fail::new(format!("can't open: {text}")),
+                name => Fail::new(format!("can't open device {name}: {text}")),
+            })?;
         if self.snapshot {
             // Changes go with the program.
             let overlay = self.session.graph.temporary_overlay(&image.node);
             image.node = self.session.run(overlay).map_err(|e| Fail::new(e.to_string()))?;
             image.handle = image.node.image_handle();
         }
+        if self.copy_on_read || spec.copy_on_read {
+            image.node = self
+                .session
+                .copy_on_read(&image.node, spec.write)
+                .map_err(|text| Fail::new(format!("can't open device {}: {text}", spec.name)))?;
+        }
+        self.spec = spec;
         self.image = Some(image);
         Ok(())
     }
@@ -694,27 +687,72 @@ impl Shell {
     fn reopen(&mut self, args: &[String]) -> Result<(), String> {
         let a = self.parse(args, "c:o:rw")?;
         let Some(image) = self.image.clone() else { return Ok(()) };
-        let write = match (a.has("r"), a.has("w")) {
-            (true, _) => false,
-            (_, true) => true,
-            _ => !image.node.read_only(),
+        let say_no = |text: &str| {
+            warn(&format!("qemu-io: {text}"));
+            Err(String::new())
         };
+        if a.has("r") && a.has("w") {
+            return say_no("Only one -r/-c/-w option may be given");
+        }
+        let mut spec = self.spec.clone();
         let mut options = Vec::new();
         for text in a.all("o") {
             options.extend(key_values(text));
         }
-        if write != image.node.read_only() {
+        let given = |name: &str| options.iter().any(|(key, _)| key == name);
+        if (a.has("r") || a.has("w")) && given("read-only") {
+            return say_no("Cannot set both -r/-w and 'read-only'");
+        }
+        if a.has("c") && (given("cache.direct") || given("cache.no-flush")) {
+            return say_no("Cannot set both -c and the cache options");
+        }
+        if let Err(text) = self.session.check_switches(&options) {
+            return say_no(&text);
+        }
+        for (name, value) in &options {
+            let Some((at, what)) = name.rsplit_once('.').or(Some(("", name.as_str()))) else {
+                continue;
+            };
+            if what != "node-name" && what != "driver" {
+                continue;
+            }
+            let node = match at {
+                "" => Some(image.node.clone()),
+                "file" => Some(image.file.clone()),
+                "backing" => image.node.backing(),
+                _ => None,
+            };
+            let Some(node) = node else { continue };
+            let old = if what == "driver" { node.driver_name() } else { node.name() };
+            let set = spec.options.iter().find(|(key, _)| key == name).map(|(_, v)| v.as_str());
+            // A raw disk that is reopened in another place is still that disk.
+            if old != value && set != Some(value) {
+                return say_no(&format!("Cannot change the option '{what}'"));
+            }
+        }
+        match (a.has("r"), a.has("w")) {
+            (true, _) => spec.write = false,
+            (_, true) => spec.write = true,
+            _ => {}
+        }
+        if let Some((_, on)) = options.iter().find(|(name, _)| name == "read-only") {
+            spec.write = on != "on";
+        }
+        spec.options.retain(|(name, _)| !options.iter().any(|(new, _)| new == name));
+        spec.options.extend(options);
+        if spec == self.spec {
             // Nothing else of what can be reopened changes how requests are carried out.
             return self.session.run(image.node.flush()).map_err(|e| system_words(&e));
         }
-        let (name, driver) = (image.name.clone(), image.node.driver_name().to_owned());
+        let old = self.spec.clone();
         drop(image);
         self.close()?;
-        let spec = Spec { name, format: Some(driver), options, write, ..Spec::default() };
-        self.open_spec(&spec).map_err(|fail| {
-            warn(&format!("qemu-io: {}", fail.text()));
-            String::new()
-        })
+        if let Err(text) = self.session.open_unnamed(&spec).map(drop) {
+            // It stays as it was.
+            self.open_spec(&old).map_err(|fail| fail.text())?;
+            return say_no(&text);
+        }
+        self.open_spec(&spec).map_err(|fail| fail.text())
     }
 }
 
@@ -774,6 +812,8 @@ pub(crate) fn main(prog: &str, args: &[String]) -> ExitCode {
         failed: false,
         read_only: args.has("r") || args.has("read-only"),
         snapshot: args.has("s") || args.has("snapshot"),
+        copy_on_read: args.has("C") || args.has("copy-on-read"),
+        spec: Spec::default(),
     };
     for object in args.all("object") {
         if let Err(fail) = shell.session.add_object(object) {

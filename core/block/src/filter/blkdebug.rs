@@ -1,21 +1,28 @@
 //! `blkdebug`: errors and limits on demand, for tests.
 //!
 //! Rules fire on events. The events that every request causes are known here: `none` (any
-//! request), `pwritev`, `pwritev_zero`, `pwritev_done`, `read_aio`, `write_aio`, `flush_to_os`
-//! and `flush_to_disk`; formats may tell of their own through [`Blkdebug::event`].
+//! request), `pwritev`, `pwritev_zero`, `pwritev_done`, `flush_to_os`, `flush_to_disk` and the
+//! steps of a read-modify-write; formats tell of their own through [`Node::debug_event`].
+//!
+//! Requests that `align` or a limit forbids are widened and cut, as for a device that has them.
 
 use super::pass_on;
 use crate::driver::{BlockStatus, Driver};
 use crate::graph::{Edge, Node, Perm, Role};
 use crate::options::{BlkdebugOptions, InjectError, IoType, SetState};
-use crate::sync::lock;
+use crate::sync::{RangeLock, lock};
 use crate::{BlockError, IoBuf, Op, Result, errno};
 use std::sync::{Arc, Mutex};
 
 pub(crate) struct Blkdebug {
     image: Arc<Edge>,
     align: u64,
-    max_transfer: u64,
+    /// Longest read or write, zeroing and discard.
+    max: [u64; 3],
+    /// Zeroing and discards only reach this storage in multiples of these.
+    granule: [u64; 2],
+    /// Blocks that are being changed in part.
+    changing: Arc<RangeLock>,
     state: Mutex<State>,
 }
 
@@ -44,10 +51,30 @@ impl Blkdebug {
         if options.align.is_some_and(|align| !align.is_power_of_two()) {
             return Err(BlockError::Invalid("Cannot meet constraints with align".into()));
         }
+        let align = options.align.unwrap_or(1).max(1);
+        for (name, limit) in [
+            ("max-transfer", options.max_transfer),
+            ("opt-write-zero", options.opt_write_zero),
+            ("max-write-zero", options.max_write_zero),
+            ("opt-discard", options.opt_discard),
+            ("max-discard", options.max_discard),
+        ] {
+            if limit.is_some_and(|limit| !u64::from(limit).is_multiple_of(align)) {
+                return Err(BlockError::Invalid(format!("Cannot meet constraints with {name}")));
+            }
+        }
         let this = Self {
             image: Edge::attach_as("image", "", Role::Filtered, image, Perm::empty(), Perm::all())?,
-            align: options.align.unwrap_or(1).max(1),
-            max_transfer: options.max_transfer.unwrap_or(0).into(),
+            align,
+            max: [options.max_transfer, options.max_write_zero, options.max_discard].map(|max| {
+                match max {
+                    None | Some(0) => u64::MAX / 2 + 1,
+                    Some(max) => u64::from(max),
+                }
+            }),
+            granule: [options.opt_write_zero, options.opt_discard]
+                .map(|granule| u64::from(granule.unwrap_or(0)).max(1)),
+            changing: Arc::default(),
             state: Mutex::new(State { number: 1, inject, set_state, active: Vec::new() }),
         };
         this.event("none");
@@ -76,15 +103,6 @@ impl Blkdebug {
 
     /// The error that a request meets.
     fn check(&self, kind: IoType, offset: u64, len: u64) -> Result<()> {
-        if !offset.is_multiple_of(self.align) || !len.is_multiple_of(self.align) {
-            return Err(BlockError::Errno(errno::EINVAL));
-        }
-        if self.max_transfer > 0
-            && len > self.max_transfer
-            && !matches!(kind, IoType::Discard | IoType::WriteZeroes)
-        {
-            return Err(BlockError::Errno(errno::EINVAL));
-        }
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let hit = state.active.iter().position(|i| {
@@ -108,6 +126,69 @@ impl Blkdebug {
         if number == 0 { Ok(()) } else { Err(BlockError::Errno(number)) }
     }
 
+    /// True when the device takes the request as it is.
+    fn fits(&self, offset: u64, len: u64) -> bool {
+        let (from, to) = self.widen(offset, len);
+        (from, to) == (offset, offset + len) && len <= self.max[0]
+    }
+
+    /// The blocks of a range; the last one of the disk may be cut short.
+    fn widen(&self, offset: u64, len: u64) -> (u64, u64) {
+        let end = offset + len;
+        let disk = self.image.node().map_or(0, |node| node.len());
+        let to = end.next_multiple_of(self.align);
+        (offset / self.align * self.align, if end <= disk { to.min(disk) } else { end })
+    }
+
+    /// The longest piece that is allowed.
+    fn piece(&self) -> u64 {
+        (self.max[0] / self.align * self.align).max(self.align)
+    }
+
+    async fn read_whole(&self, from: u64, to: u64) -> Result<Vec<u8>> {
+        let mut whole = Vec::with_capacity((to - from) as usize);
+        let mut at = from;
+        while at < to {
+            let n = (to - at).min(self.piece());
+            let buf = IoBuf::zeroed(n as usize);
+            let part = self.run(IoType::Read, &[], (at, n), |node| node.read(at, buf)).await?;
+            whole.extend_from_slice(&part);
+            at += n;
+        }
+        Ok(whole)
+    }
+
+    async fn write_parts(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let end = offset + data.len() as u64;
+        let (from, to) = self.widen(offset, data.len() as u64);
+        let _changing = self.changing.acquire(from..to).await;
+        let mut whole = vec![0; (to - from) as usize];
+        let disk = self.image.node().map_or(0, |node| node.len());
+        let there = |at: u64| at < disk;
+        if from < offset {
+            self.event("pwritev_rmw_head");
+            let stop = (from + self.align).min(to);
+            whole[..(stop - from) as usize].copy_from_slice(&self.read_whole(from, stop).await?);
+            self.event("pwritev_rmw_after_head");
+        }
+        let tail = end / self.align * self.align;
+        if end < to && there(tail) && !(from < offset && tail == from) {
+            self.event("pwritev_rmw_tail");
+            whole[(tail - from) as usize..].copy_from_slice(&self.read_whole(tail, to).await?);
+            self.event("pwritev_rmw_after_tail");
+        }
+        whole[(offset - from) as usize..][..data.len()].copy_from_slice(data);
+        let mut at = from;
+        for part in whole.chunks(usize::try_from(self.piece()).unwrap_or(usize::MAX)) {
+            let n = part.len() as u64;
+            let start = |node: Arc<Node>| node.write(at, IoBuf::from(part));
+            self.run(IoType::Write, &["pwritev"], (at, n), start).await?;
+            at += n;
+        }
+        self.event("pwritev_done");
+        Ok(())
+    }
+
     fn run<T>(
         &self,
         kind: IoType,
@@ -128,26 +209,88 @@ impl Driver for Blkdebug {
         "blkdebug"
     }
 
-    pass_on!(image: basics children truncate);
+    pass_on!(image: children truncate);
+
+    fn len(&self) -> u64 {
+        let len = self.image.node().map_or(0, |node| node.len());
+        len.next_multiple_of(self.align.min(512))
+    }
+
+    fn read_only(&self) -> bool {
+        self.image.node().is_none_or(|node| node.read_only())
+    }
+
+    fn is_filter(&self) -> bool {
+        true
+    }
+
+    fn debug_event(&self, name: &str) {
+        self.event(name);
+    }
 
     fn read(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
-        let range = (offset, buf.len() as u64);
-        self.run(IoType::Read, &["read_aio"], range, |node| node.read(offset, buf))
+        let len = buf.len() as u64;
+        if self.fits(offset, len) {
+            return self.run(IoType::Read, &[], (offset, len), |node| node.read(offset, buf));
+        }
+        Op::pending(async move {
+            let mut buf = buf;
+            let (from, to) = self.widen(offset, len);
+            let whole = self.read_whole(from, to).await?;
+            buf.copy_from_slice(&whole[(offset - from) as usize..][..len as usize]);
+            Ok(buf)
+        })
     }
 
     fn write(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
-        let range = (offset, buf.len() as u64);
-        let events = ["write_aio", "pwritev"];
-        self.run(IoType::Write, &events, range, |node| node.write(offset, buf))
+        let len = buf.len() as u64;
+        if self.fits(offset, len) {
+            let start = |node: Arc<Node>| node.write(offset, buf);
+            return self.run(IoType::Write, &["pwritev"], (offset, len), start);
+        }
+        Op::pending(async move {
+            self.write_parts(offset, &buf).await?;
+            Ok(buf)
+        })
     }
 
     fn write_zeroes(self: Arc<Self>, offset: u64, len: u64, unmap: bool) -> Op<()> {
-        let start = |node: Arc<Node>| node.write_zeroes(offset, len, unmap);
-        self.run(IoType::WriteZeroes, &["pwritev_zero"], (offset, len), start)
+        Op::pending(async move {
+            let (mut at, end) = (offset, offset + len);
+            let granule = self.granule[0].max(self.align);
+            while at < end {
+                let stop = (at + 1).next_multiple_of(granule).min(end);
+                if !at.is_multiple_of(granule) || stop - at < granule && self.align > 1 {
+                    // Too small for the device: ordinary zeros.
+                    let zeros = IoBuf::zeroed((stop - at) as usize);
+                    self.clone().write(at, zeros).await?;
+                    at = stop;
+                    continue;
+                }
+                let left = (end - at) / granule * granule;
+                let n = left.max(end - at.max(end - left)).min(self.max[1] / granule * granule);
+                let n = if n == 0 { (end - at).min(granule) } else { n };
+                let start = |node: Arc<Node>| node.write_zeroes(at, n, unmap);
+                self.run(IoType::WriteZeroes, &["pwritev_zero"], (at, n), start).await?;
+                at += n;
+            }
+            Ok(())
+        })
     }
 
     fn discard(self: Arc<Self>, offset: u64, len: u64) -> Op<()> {
-        self.run(IoType::Discard, &[], (offset, len), |node| node.discard(offset, len))
+        Op::pending(async move {
+            let granule = self.granule[1].max(self.align);
+            let mut at = offset.next_multiple_of(granule);
+            let end = (offset + len) / granule * granule;
+            while at < end {
+                let n = (end - at).min((self.max[2] / granule * granule).max(granule));
+                let start = |node: Arc<Node>| node.discard(at, n);
+                self.run(IoType::Discard, &[], (at, n), start).await?;
+                at += n;
+            }
+            Ok(())
+        })
     }
 
     fn flush(self: Arc<Self>) -> Op<()> {
@@ -155,7 +298,23 @@ impl Driver for Blkdebug {
     }
 
     fn status(self: Arc<Self>, offset: u64, len: u64) -> Op<BlockStatus> {
-        self.run(IoType::BlockStatus, &[], (offset, len), |node| node.status(offset, len))
+        let op = self.run(IoType::BlockStatus, &[], (offset, len), |node| node.status(offset, len));
+        if self.align == 1 {
+            return op;
+        }
+        Op::pending(async move {
+            // What a block has anywhere, the whole block has.
+            let mut status = op.await?;
+            let end = offset + status.len;
+            let down = end / self.align * self.align;
+            if status.zero && end < self.len() && down > offset {
+                status.len = down - offset;
+            } else {
+                let up = end.next_multiple_of(self.align).min(self.len());
+                status.len = (up - offset).min(len);
+            }
+            Ok(status)
+        })
     }
 }
 
@@ -214,9 +373,19 @@ mod tests {
     }
 
     #[test]
+    fn a_coarse_device_is_written_in_whole_blocks_and_short_pieces() {
+        let (graph, node) = open(json!({"align": 4096, "max-transfer": 8192}));
+        let exec = graph.executor();
+        exec.run_in_place(node.write(1000, vec![7; 30_000].into())).unwrap().unwrap();
+        let back = exec.run_in_place(node.read(990, IoBuf::zeroed(30_020))).unwrap().unwrap();
+        assert!(back[..10].iter().chain(&back[30_010..]).all(|b| *b == 0));
+        assert!(back[10..30_010].iter().all(|b| *b == 7));
+    }
+
+    #[test]
     fn an_error_is_met_where_and_when_the_rule_says() {
         let (graph, node) = open(json!({
-            "inject-error.0.event": "write_aio", "inject-error.0.errno": "28",
+            "inject-error.0.event": "pwritev", "inject-error.0.errno": "28",
             "inject-error.0.once": "on", "inject-error.0.sector": "2",
         }));
         let exec = graph.executor();
@@ -230,7 +399,7 @@ mod tests {
     fn states_lead_from_event_to_event() {
         let mut rules = (Vec::new(), Vec::new());
         let text = "[set-state]\nstate = \"1\"\nevent = \"flush_to_disk\"\nnew_state = \"2\"\n\n\
-                    [inject-error]\nevent = \"read_aio\"\nstate = \"2\"\niotype = \"read\"\n";
+                    [inject-error]\nevent = \"none\"\nstate = \"2\"\niotype = \"read\"\n";
         read_config(text, &mut rules.0, &mut rules.1).unwrap();
         let rules = json!({
             "inject-error": [qapi::to_value(&rules.0[0])], "set-state": [qapi::to_value(&rules.1[0])],

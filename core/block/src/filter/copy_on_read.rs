@@ -39,9 +39,11 @@ impl CopyOnRead {
             let mut keep = !status.allocated && !node.read_only();
             if keep {
                 // What nobody above the bottom has stays where it is.
-                let (above, len) = node.allocated_above(self.bottom.as_ref(), at, n).await?;
-                n = len.clamp(1, n);
-                keep = above;
+                if self.bottom.is_some() {
+                    let (above, len) = node.allocated_above(self.bottom.as_ref(), at, n).await?;
+                    n = len.clamp(1, n);
+                    keep = above;
+                }
             }
             let old = buf.narrow(done as usize..(done + n) as usize);
             buf = node.read(at, buf).await?;

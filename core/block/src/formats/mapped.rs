@@ -7,7 +7,7 @@
 //! barrier, then whatever refers to them.
 
 use crate::crypto::SectorCipher;
-use crate::driver::{Access, BlockStatus, Map};
+use crate::driver::{Access, BlockStatus, Map, Stored};
 use crate::graph::{Edge, Node, Perm, Role};
 use crate::sync::{RangeLock, lock};
 use crate::table::Cache;
@@ -80,8 +80,8 @@ pub(crate) trait Layout: Send + Sync + 'static {
     }
 
     /// Unpacks a block; `raw` may go on behind it.
-    fn unpack(&self, raw: &[u8], block: usize) -> Result<Vec<u8>> {
-        let _ = (raw, block);
+    fn unpack(&self, at: u64, raw: &[u8], block: usize) -> Result<Vec<u8>> {
+        let _ = (at, raw, block);
         Err(BlockError::corrupt("compressed block in a format without compression"))
     }
 
@@ -467,7 +467,6 @@ impl<L: Layout> Mapped<L> {
         {
             return Ok(bytes.clone());
         }
-        let _ = at;
         let file = self.file()?;
         if offset >= file.len() {
             return Err(BlockError::corrupt(format!(
@@ -477,7 +476,12 @@ impl<L: Layout> Mapped<L> {
         let n = bytes.min(file.len() - offset) as usize;
         let raw = file.read(offset, IoBuf::zeroed(n)).await?;
         let block = self.shape.block as usize;
-        let mut data = self.layout.unpack(&raw, block)?;
+        let mut data = self.layout.unpack(at, &raw, block)?;
+        if (data.len() as u64) < self.shape.block.min(self.len().saturating_sub(at)) {
+            return Err(BlockError::corrupt(format!(
+                "compressed block at {offset:#x} is shorter than a block"
+            )));
+        }
         data.resize(block, 0);
         let data = Arc::new(data);
         lock(&self.meta).unpacked = Some((offset, data.clone()));
@@ -821,31 +825,20 @@ impl<L: Layout> Mapped<L> {
     }
 
     pub(crate) async fn status_of(&self, offset: u64, len: u64) -> Result<BlockStatus> {
-        let nothing = BlockStatus {
-            len,
-            zero: false,
-            allocated: true,
-            data: false,
-            compressed: false,
-            offset: None,
-        };
         let len = len.min(self.len().saturating_sub(offset));
         if len == 0 {
-            return Ok(BlockStatus { len: 0, zero: true, ..nothing });
+            return Ok(Stored::Zero.status(0));
         }
         Ok(match self.look_up(offset, len).await? {
             Step::Load(_) => unreachable!("look_up loads"),
             Step::Data { host, len } => {
-                let offset = self.layout.cipher().is_none().then_some(host);
-                BlockStatus { len, data: true, offset, ..nothing }
+                Stored::Data(self.layout.cipher().is_none().then_some(host)).status(len)
             }
-            Step::Zero { len } => BlockStatus { len, zero: true, ..nothing },
+            Step::Zero { len } => Stored::Zero.status(len),
             Step::Unallocated { len } => {
-                BlockStatus { len, allocated: false, zero: self.backing().is_none(), ..nothing }
+                Stored::Below { nothing: self.backing().is_none() }.status(len)
             }
-            Step::Packed { len, .. } => {
-                BlockStatus { len, data: true, compressed: true, ..nothing }
-            }
+            Step::Packed { len, .. } => Stored::Packed.status(len),
         })
     }
 

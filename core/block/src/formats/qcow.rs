@@ -129,7 +129,7 @@ impl Layout for Qcow {
         vec![(self.l1_at + table * 8, offset.to_be_bytes().to_vec())]
     }
 
-    fn unpack(&self, raw: &[u8], block: usize) -> Result<Vec<u8>> {
+    fn unpack(&self, _at: u64, raw: &[u8], block: usize) -> Result<Vec<u8>> {
         inflate(raw, block)
     }
 

@@ -63,10 +63,15 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Arc<Mapped
             features & !KNOWN
         )));
     }
-    check_shape(cluster, table_clusters)?;
+    if check_shape(cluster, 4).is_err() {
+        return Err(BlockError::corrupt("QED cluster size is invalid"));
+    }
+    if check_shape(cluster, table_clusters).is_err() {
+        return Err(BlockError::corrupt("QED table size is invalid"));
+    }
     let table = cluster * table_clusters;
     if size > max_size(cluster, table_clusters) || !size.is_multiple_of(512) {
-        return Err(BlockError::corrupt("the size of the disk is not possible"));
+        return Err(BlockError::corrupt("QED image size is invalid"));
     }
     let file_len = file.len() / cluster * cluster;
     let valid = |at: u64| {
@@ -75,7 +80,7 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Arc<Mapped
             && at < file_len
     };
     if !valid(l1_at) || l1_at.checked_add(table).is_none_or(|end| end > file.len()) {
-        return Err(BlockError::corrupt("the L1 table has an invalid offset"));
+        return Err(BlockError::corrupt("QED table offset is invalid"));
     }
     let mut backing = None;
     if features & BACKING != 0 {

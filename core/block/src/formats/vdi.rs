@@ -72,11 +72,22 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Mapped<Vdi
             "unsupported VDI image (block size {block} is not 1048576)"
         )));
     }
-    if size > MAX_BLOCKS * BLOCK || u64::from(blocks) > MAX_BLOCKS {
-        return Err(BlockError::unsupported(format!("unsupported VDI image size ({size} bytes)")));
+    if size > MAX_BLOCKS * BLOCK {
+        return Err(BlockError::unsupported(format!(
+            "Unsupported VDI image size (size is {size:#x}, max supported is {:#x})",
+            MAX_BLOCKS * BLOCK
+        )));
     }
     if size > u64::from(blocks) * BLOCK {
-        return bad(format!("disk size {size} needs more than its {blocks} blocks"));
+        return bad(format!(
+            "unsupported VDI image (disk size {size}, image bitmap has room for {})",
+            u64::from(blocks) * BLOCK
+        ));
+    }
+    if u64::from(blocks) > MAX_BLOCKS {
+        return Err(BlockError::unsupported(format!(
+            "unsupported VDI image (too many blocks {blocks}, max is {MAX_BLOCKS})"
+        )));
     }
     if h[0x1a8..0x1c8].iter().any(|b| *b != 0) {
         return Err(BlockError::unsupported("unsupported VDI image (it has a parent)"));

@@ -120,7 +120,10 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs, rule: SizeRule) -> R
     }
     let wanted = size.div_ceil(block);
     let table_len = entries * 4;
-    if table_at.checked_add(table_len).is_none_or(|end| end > file.len()) || entries > 1 << 29 {
+    if entries > i32::MAX as u64 / 4 {
+        return bad(format!("Max Table Entries too large ({entries})"));
+    }
+    if table_at.checked_add(table_len).is_none_or(|end| end > file.len()) {
         return bad("the block table is beyond the end of the file");
     }
     let mut end = (table_at + table_len).next_multiple_of(512);

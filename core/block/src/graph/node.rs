@@ -513,6 +513,16 @@ impl Node {
         if self.read_only() { Op::ok(()) } else { self.driver().close() }
     }
 
+    /// Tells this node, which a format stands on, of a step that it takes.
+    pub(crate) fn debug_event(&self, name: &str) {
+        self.driver().debug_event(name);
+    }
+
+    /// True when rules wait for [`Node::debug_event`].
+    pub(crate) fn is_debugged(&self) -> bool {
+        self.driver_name() == "blkdebug"
+    }
+
     /// True when `other` is this node or below it.
     pub fn reaches(&self, other: &Arc<Self>) -> bool {
         std::ptr::eq(self, &**other)

@@ -33,6 +33,8 @@ pub(super) struct RawDriver {
     fixed: bool,
     read_only: bool,
     probed: bool,
+    /// Somebody below waits for events.
+    debugged: bool,
 }
 
 impl RawDriver {
@@ -53,6 +55,7 @@ impl RawDriver {
             )));
         }
         let read_only = options.read_only || file.read_only();
+        let debugged = file.is_debugged();
         let file = Edge::attach(Role::Filtered, file, Perm::empty(), Perm::all())?;
         Ok(Arc::new(Self {
             file,
@@ -61,6 +64,7 @@ impl RawDriver {
             fixed: options.size.is_some(),
             read_only,
             probed: options.probed,
+            debugged,
         }))
     }
 
@@ -94,7 +98,7 @@ impl Driver for RawDriver {
     }
 
     fn map(&self, access: Access, offset: u64, len: u64) -> Map {
-        if access == Access::Write && self.probed && offset < 512 {
+        if access == Access::Write && self.probed && offset < 512 || self.debugged {
             return Map::Defer;
         }
         match self.file.node() {
@@ -104,7 +108,10 @@ impl Driver for RawDriver {
     }
 
     fn read(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
-        self.with(|node| node.read(self.offset + offset, buf))
+        self.with(|node| {
+            node.debug_event("read_aio");
+            node.read(self.offset + offset, buf)
+        })
     }
 
     fn write(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
@@ -122,7 +129,10 @@ impl Driver for RawDriver {
                 node.write(self.offset + offset, buf).await
             });
         }
-        self.with(|node| node.write(self.offset + offset, buf))
+        self.with(|node| {
+            node.debug_event("write_aio");
+            node.write(self.offset + offset, buf)
+        })
     }
 
     fn write_zeroes(self: Arc<Self>, offset: u64, len: u64, unmap: bool) -> Op<()> {

@@ -18,6 +18,11 @@ use crate::{BlockError, Result};
 use serde::de::{self, Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+/// Names of the drivers that a node can have.
+pub fn driver_names() -> &'static [&'static str] {
+    DriverOptions::NAMES
+}
+
 /// Reads `name=value,...` (a first part without `=` belongs to `implied`) or JSON.
 pub fn parse_options(text: &str, implied: &str) -> Result<Map<String, Value>> {
     if text.trim_start().starts_with('{') {

@@ -139,6 +139,7 @@ impl Meta {
 impl Qcow2 {
     /// Takes up to `want` neighbouring clusters; gives their offset and number.
     pub(super) async fn alloc(&self, want: u64) -> Result<(u64, u64)> {
+        self.event("cluster_alloc");
         loop {
             let found = lock(&self.meta).find_free(&self.shape, want);
             match found {
@@ -246,6 +247,7 @@ impl Qcow2 {
 
     /// Takes one reference away from each cluster, at once.
     pub(super) async fn drop_refs(&self, cluster: u64, count: u64) -> Result<()> {
+        self.event("cluster_free");
         for c in cluster..cluster + count {
             match self.refcount_of(c).await? {
                 0 => return Err(BlockError::corrupt(format!("cluster {c} is freed twice"))),

@@ -19,9 +19,9 @@ pub(super) async fn open(
         1 if args.no_io => Ok((None, None)),
         1 => Ok((Some(SectorCipher::legacy(args.secret("AES")?)?), None)),
         _ => {
-            let place = header.crypto.ok_or_else(|| {
-                BlockError::corrupt("it is encrypted with LUKS but has no LUKS header")
-            })?;
+            let place = header
+                .crypto
+                .ok_or_else(|| BlockError::corrupt("Missing CRYPTO header for crypt method 2"))?;
             let luks = read_header(file, place.offset).await?;
             let info = LuksInfo::new(&luks, place.offset);
             if args.no_io {

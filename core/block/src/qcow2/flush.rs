@@ -105,6 +105,9 @@ impl Qcow2 {
 
     async fn write_batch(&self, file: &Node, batch: &Batch, sync: bool) -> Result<()> {
         let mut unstable = false;
+        if !batch.refblocks.is_empty() {
+            self.event("refblock_update_part");
+        }
         for item in batch.refblocks.iter().chain(batch.l2.iter().filter(|item| item.fresh)) {
             write_table(file, item).await?;
             unstable = true;
@@ -118,6 +121,7 @@ impl Qcow2 {
                 file.flush().await?;
             }
             for (offset, bytes) in &batch.reftable {
+                self.event("reftable_update");
                 file.write(*offset, bytes.clone().into()).await?;
             }
             if let Some((offset, bytes)) = &batch.moved {
@@ -132,9 +136,11 @@ impl Qcow2 {
             // Guest data that the entries point to becomes stable here as well.
             self.barrier(file).await?;
             for item in old_l2() {
+                self.event("l2_update");
                 write_table(file, item).await?;
             }
             for (offset, bytes) in &batch.l1 {
+                self.event("l1_update");
                 file.write(*offset, bytes.clone().into()).await?;
             }
         }

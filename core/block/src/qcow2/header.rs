@@ -110,12 +110,12 @@ fn bad<T>(text: impl Into<String>) -> Result<T> {
 /// Checks a table: aligned, in range, not overflowing.
 fn check_table(what: &str, offset: u64, bytes: u64, max: u64, cluster: u64) -> Result<()> {
     if bytes > max {
-        return bad(format!("{what} is too large ({bytes} bytes)"));
+        return bad(format!("{what} too large"));
     }
     if !offset.is_multiple_of(cluster)
         || offset.checked_add(bytes).is_none_or(|end| end > i64::MAX as u64)
     {
-        return bad(format!("{what} has an invalid offset ({offset:#x})"));
+        return bad(format!("{what} offset invalid"));
     }
     Ok(())
 }
@@ -125,19 +125,15 @@ impl Header {
     /// an error when the first bytes are no qcow2 header at all.
     pub(super) fn cluster_bits(head: &[u8]) -> Result<u32> {
         if head.len() < V2_LEN || be32(head, 0) != MAGIC {
-            return Err(BlockError::invalid("image is not in qcow2 format"));
+            return Err(BlockError::invalid("Image is not in qcow2 format"));
         }
         let version = be32(head, 4);
         if version != 2 && version != 3 {
-            return Err(BlockError::unsupported(format!(
-                "qcow2 version {version} is not supported"
-            )));
+            return Err(BlockError::unsupported(format!("Unsupported qcow2 version {version}")));
         }
         match be32(head, 20) {
             bits @ 9..=21 => Ok(bits),
-            bits => Err(BlockError::unsupported(format!(
-                "qcow2 cluster size 2^{bits} is not supported"
-            ))),
+            bits => Err(BlockError::unsupported(format!("Unsupported cluster size: 2^{bits}"))),
         }
     }
 
@@ -178,17 +174,17 @@ impl Header {
             h.autoclear = be64(head, 88);
             h.refcount_order = be32(head, 96);
             header_len = be32(head, 100).into();
-            if header_len < V3_LEN as u64
-                || header_len > cluster
-                || header_len as usize > head.len()
-            {
-                return bad(format!("header length {header_len} is invalid"));
+            if header_len < V3_LEN as u64 {
+                return bad("qcow2 header too short");
+            }
+            if header_len > cluster || header_len as usize > head.len() {
+                return bad("qcow2 header exceeds cluster size");
             }
         }
         let head = &head[..head.len().min(cluster as usize)];
         let (backing_offset, backing_len) = (be64(head, 8), u64::from(be32(head, 16)));
         if backing_offset > cluster {
-            return bad("backing file name is outside the first cluster");
+            return bad("Invalid backing file offset");
         }
         let extensions_end = if backing_offset == 0 { cluster } else { backing_offset };
         let mut names = Vec::new();
@@ -212,7 +208,7 @@ impl Header {
         if h.autoclear & autoclear::RAW_EXTERNAL != 0
             && h.incompatible & incompatible::DATA_FILE == 0
         {
-            return bad("it claims a raw data file but has none");
+            return bad("data-file-raw requires a data file");
         }
         if h.refcount_order > 6 {
             return bad(format!("refcount width 2^{} bits is invalid", h.refcount_order));
@@ -229,28 +225,37 @@ impl Header {
             return bad("extended L2 entries need clusters of at least 16 KiB");
         }
         if h.reftable_clusters == 0 {
-            return bad("there is no refcount table");
+            return bad("Image does not contain a reference count table");
         }
         let reftable_bytes = u64::from(h.reftable_clusters) << cluster_bits;
         check_table(
-            "refcount table",
+            "Reference count table",
             h.reftable_offset,
             reftable_bytes,
             MAX_REFTABLE_BYTES,
             cluster,
         )?;
         if h.snapshots > MAX_SNAPSHOTS {
-            return bad(format!("too many snapshots ({})", h.snapshots));
+            return bad("Snapshot table too large");
         }
         let snapshot_bytes = u64::from(h.snapshots) * 40;
-        check_table("snapshot table", h.snapshots_offset, snapshot_bytes, u64::MAX, cluster)?;
-        check_table("L1 table", h.l1_offset, u64::from(h.l1_size) * 8, MAX_L1_BYTES, cluster)?;
+        check_table("Snapshot table", h.snapshots_offset, snapshot_bytes, u64::MAX, cluster)?;
+        check_table(
+            "Active L1 table",
+            h.l1_offset,
+            u64::from(h.l1_size) * 8,
+            MAX_L1_BYTES,
+            cluster,
+        )?;
         if h.l1_needed(h.size) > u64::from(h.l1_size) {
-            return bad("L1 table is too small for the size of the disk");
+            return bad(match h.l1_needed(h.size) > MAX_L1_BYTES / 8 {
+                true => "Image is too big",
+                false => "L1 table is too small",
+            });
         }
         if backing_offset != 0 && backing_len != 0 {
             if backing_len > 1023 || backing_offset + backing_len > cluster {
-                return bad("backing file name is too long");
+                return bad("Backing file name too long");
             }
             let range = backing_offset as usize..(backing_offset + backing_len) as usize;
             let name = head.get(range).ok_or_else(|| BlockError::corrupt("header is cut short"))?;
@@ -274,7 +279,7 @@ impl Header {
                 break;
             }
             if at > end || len > end - at {
-                return bad("a header extension is too large");
+                return bad("Header extension too large");
             }
             let data = head
                 .get(at as usize..(at + len) as usize)
@@ -315,15 +320,21 @@ impl Header {
     fn check_features(&self, names: &[(u8, u8, String)]) -> Result<()> {
         let unknown = self.incompatible & !incompatible::KNOWN;
         if unknown != 0 {
-            let bits = (0..64u8).filter(|bit| unknown >> bit & 1 != 0).map(|bit| {
-                let name = names.iter().find(|(kind, b, _)| *kind == 0 && *b == bit);
-                match name {
-                    Some((_, _, name)) if !name.is_empty() => format!("{name} (bit {bit})"),
-                    _ => format!("unknown (bit {bit})"),
+            let mut unnamed = unknown;
+            let mut list = Vec::new();
+            for (_, bit, name) in names.iter().filter(|(kind, bit, _)| *kind == 0 && *bit < 64) {
+                if unnamed >> bit & 1 != 0 && !name.is_empty() {
+                    list.push(name.clone());
+                    unnamed &= !(1 << bit);
                 }
-            });
-            let list = bits.collect::<Vec<_>>().join(", ");
-            return Err(BlockError::unsupported(format!("unsupported qcow2 features: {list}")));
+            }
+            if unnamed != 0 {
+                list.push(format!("Unknown incompatible feature: {unnamed:x}"));
+            }
+            return Err(BlockError::unsupported(format!(
+                "Unsupported qcow2 feature(s): {}",
+                list.join(", ")
+            )));
         }
         Ok(())
     }

@@ -105,6 +105,8 @@ pub(crate) struct Qcow2 {
     bitmaps_valid: AtomicBool,
     read_only: bool,
     file: Arc<Edge>,
+    /// Somebody below waits for events.
+    debugged: bool,
     data_file: Mutex<Option<Arc<Edge>>>,
     backing: Mutex<Option<Arc<Edge>>>,
     size: AtomicU64,
@@ -262,6 +264,7 @@ impl Qcow2 {
             shape,
             read_only,
             file: edge,
+            debugged: file.is_debugged(),
             data_file: Mutex::new(None),
             backing: Mutex::new(None),
             size: AtomicU64::new(header.size),
@@ -369,6 +372,15 @@ impl Qcow2 {
 
     fn file(&self) -> Result<Arc<Node>> {
         self.file.node().ok_or(BlockError::NoMedium)
+    }
+
+    /// Tells what is below of a step.
+    fn event(&self, name: &str) {
+        if self.debugged
+            && let Some(node) = self.file.node()
+        {
+            node.debug_event(name);
+        }
     }
 
     /// The node that holds data clusters.

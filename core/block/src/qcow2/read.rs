@@ -3,7 +3,7 @@
 use super::entry::{Entry, Kind, OFFSET, Packed};
 use super::header::Compression;
 use super::{Meta, Qcow2};
-use crate::driver::{Access, BlockStatus, Driver, Lease, Map};
+use crate::driver::{Access, BlockStatus, Driver, Lease, Map, Stored};
 use crate::formats::mapped::read_part;
 use crate::pack::{inflate, unzstd};
 use crate::sync::lock;
@@ -120,6 +120,7 @@ impl Qcow2 {
                 "L2 table at {table:#x} is beyond the end of the file"
             )));
         }
+        self.event("l2_load");
         let bytes = file.read(table, IoBuf::zeroed(self.shape.cluster() as usize)).await?;
         lock(&self.meta).l2.insert_clean(table, bytes.into_vec());
         Ok(())
@@ -127,6 +128,7 @@ impl Qcow2 {
 
     pub(super) fn map_in_memory(&self, access: Access, offset: u64, len: u64) -> Map {
         if self.header.crypt_method != 0
+            || self.debugged
             || access == Access::Write && !self.writable.load(Ordering::Acquire)
         {
             return Map::Defer;
@@ -181,6 +183,7 @@ impl Qcow2 {
                             "data cluster at {host:#x} is beyond the end of the file"
                         )));
                     }
+                    self.event("read_aio");
                     buf = match &self.cipher {
                         Some(cipher) => {
                             self.read_clear(cipher, at, host, buf, done, len as usize).await?
@@ -213,6 +216,7 @@ impl Qcow2 {
         let there = node.as_ref().map_or(0, |node| node.len().saturating_sub(at));
         let there = there.min(len as u64) as usize;
         if let Some(node) = node.filter(|_| there > 0) {
+            self.event("read_backing_aio");
             buf = read_part(&node, at, buf, done, there).await?;
         }
         buf[done + there..done + len].fill(0);
@@ -232,6 +236,7 @@ impl Qcow2 {
                 packed.offset
             )));
         }
+        self.event("read_compressed");
         let raw = file.read(packed.offset, IoBuf::zeroed(packed.len as usize)).await?;
         let len = self.shape.cluster() as usize;
         let bytes = match self.header.compression {
@@ -244,31 +249,20 @@ impl Qcow2 {
     }
 
     pub(super) async fn status_of(&self, offset: u64, len: u64) -> Result<BlockStatus> {
-        let nothing = BlockStatus {
-            len,
-            zero: false,
-            allocated: true,
-            data: false,
-            compressed: false,
-            offset: None,
-        };
         let len = len.min(self.len().saturating_sub(offset));
         if len == 0 {
-            return Ok(BlockStatus { len: 0, zero: true, ..nothing });
+            return Ok(Stored::Zero.status(0));
         }
         Ok(match self.look_up(offset, len).await? {
             Step::Load(_) => unreachable!("look_up loads"),
             Step::Data { host, len, .. } => {
-                let offset = (self.header.crypt_method == 0).then_some(host);
-                BlockStatus { len, data: true, offset, ..nothing }
+                Stored::Data((self.header.crypt_method == 0).then_some(host)).status(len)
             }
-            Step::Zero { len } => BlockStatus { len, zero: true, ..nothing },
+            Step::Zero { len } => Stored::Zero.status(len),
             Step::Unallocated { len } => {
-                BlockStatus { len, allocated: false, zero: self.backing().is_none(), ..nothing }
+                Stored::Below { nothing: self.backing().is_none() }.status(len)
             }
-            Step::Packed { len, .. } => {
-                BlockStatus { len, data: true, compressed: true, ..nothing }
-            }
+            Step::Packed { len, .. } => Stored::Packed.status(len),
         })
     }
 }

@@ -28,6 +28,7 @@ impl Qcow2 {
             match self.look_up(at, len).await? {
                 Step::Data { host, len, in_place: true, lease } => {
                     let n = len as usize;
+                    self.event("write_aio");
                     match &self.cipher {
                         Some(cipher) => {
                             let start = at / SECTOR * SECTOR;
@@ -293,6 +294,7 @@ impl Qcow2 {
         }
         let to = host + (fill.start - first);
         let n = (range.end - range.start) as usize;
+        self.event("write_aio");
         if fill == range && self.cipher.is_none() {
             buf = write_part(&node, to, buf, done, n).await?;
         } else {
@@ -315,6 +317,7 @@ impl Qcow2 {
     async fn read_old(&self, guest: u64, mut buf: IoBuf, to: Range<usize>) -> Result<IoBuf> {
         let there = self.len().saturating_sub(guest).min(to.len() as u64) as usize;
         if there > 0 {
+            self.event("cow_read");
             let old = buf.narrow(to.start..to.start + there);
             buf = self.read_any(guest, buf).await?;
             buf.widen(old);

@@ -9,6 +9,7 @@ mod signals;
 
 use crate::host::NativeFs;
 use orrery_block::graph::BlockGraph;
+use orrery_block::host::HostFs;
 use reactor::Reactor;
 use std::future::{Future, poll_fn};
 use std::process::ExitCode;
@@ -29,23 +30,28 @@ async fn either(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
 
 /// A graph with everything that this host lends, and the loop that drives it.
 #[derive(Clone)]
-struct Host {
-    graph: BlockGraph,
+pub(crate) struct Host {
+    pub(crate) graph: BlockGraph,
     reactor: Arc<Reactor>,
 }
 
 impl Host {
     fn new() -> std::io::Result<Self> {
+        Self::with_files(Arc::new(NativeFs))
+    }
+
+    /// With files of its own kind.
+    pub(crate) fn with_files(files: Arc<dyn HostFs>) -> std::io::Result<Self> {
         let graph = BlockGraph::new();
         let reactor = Arc::new(Reactor::new()?);
         graph.context().set_clock(reactor.clone());
-        graph.context().set_fs(Arc::new(NativeFs));
+        graph.context().set_fs(files);
         graph.context().set_net(Arc::new(net::Net(reactor.clone())));
         Ok(Self { graph, reactor })
     }
 
     /// Runs `future` to its end, and everything else meanwhile.
-    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.graph.executor().block_on(future, &|| self.reactor.turn())
     }
 }

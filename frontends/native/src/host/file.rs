@@ -95,7 +95,11 @@ impl BlockFile for NativeFile {
     }
 
     fn set_len(&self, len: u64) -> Op<()> {
-        match self.file.set_len(len) {
+        // The first block of a file that was empty is written: what alignment the host asks for
+        // can be found out on it, and tools expect it there.
+        let first = if self.len() == 0 { len.min(4096) as usize } else { 0 };
+        let sized = self.file.set_len(len);
+        match sized.and_then(|()| self.file.write_all_at(&[0; 4096][..first], 0)) {
             Ok(()) => {
                 self.len.store(len, Relaxed);
                 Op::ok(())

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(crate) struct NativeFs;
 
 impl NativeFs {
-    fn open_file(name: &str, write: bool) -> Result<Arc<dyn BlockFile>> {
+    pub(crate) fn open_file(name: &str, write: bool) -> Result<Arc<dyn BlockFile>> {
         let error = |e: &io::Error| host_error(name, "open", e);
         let file = OpenOptions::new().read(true).write(write).open(name).map_err(|e| error(&e))?;
         if file.metadata().is_ok_and(|m| m.is_dir()) {
@@ -44,6 +44,10 @@ impl HostFs for NativeFs {
 
     fn create(&self, name: &str) -> Op<Arc<dyn BlockFile>> {
         op(Self::create_file(name))
+    }
+
+    fn random(&self, buf: &mut [u8]) -> bool {
+        getrandom::fill(buf).is_ok()
     }
 
     fn resolve(&self, base: &str, name: &str) -> String {

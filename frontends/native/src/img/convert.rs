@@ -55,6 +55,8 @@ struct Copy<'a> {
     min_sparse: u64,
     salvage: bool,
     quiet: bool,
+    /// Where reading the status failed last.
+    warned: std::cell::Cell<Option<u64>>,
 }
 
 impl Copy<'_> {
@@ -73,7 +75,16 @@ impl Copy<'_> {
         let found = self.session.run(stored(&image.node, base.as_ref(), within, left));
         let s = match found {
             Ok(s) => s.status,
-            Err(_) if self.salvage => return Ok((Piece::Data, left.min(CHUNK))),
+            Err(e) if self.salvage => {
+                if !self.quiet && self.warned.get() != Some(at) {
+                    self.warned.set(Some(at));
+                    warn(&format!(
+                        "qemu-img: warning: error while reading block status at offset {at}: {}",
+                        system_words(&e)
+                    ));
+                }
+                return Ok((Piece::Data, left.min(512)));
+            }
             Err(e) => {
                 return Err(Fail::new(format!(
                     "error while reading block status at offset {at}: {}",
@@ -100,7 +111,7 @@ impl Copy<'_> {
                     match self.session.run(image.node.read(sector, IoBuf::zeroed(part.len()))) {
                         Ok(buf) => part.copy_from_slice(&buf),
                         Err(e) if !self.quiet => warn(&format!(
-                            "warning: error while reading offset {}: {}",
+                            "qemu-img: warning: error while reading offset {}: {}",
                             at + i as u64 * 512,
                             system_words(&e)
                         )),
@@ -205,16 +216,30 @@ impl Copy<'_> {
         Ok(())
     }
 
+    /// Bytes of data to copy.
+    fn data(&self) -> Result<u64, Fail> {
+        let (mut at, mut sum) = (0, 0);
+        while at < self.total {
+            let (piece, len) = self.piece(at)?;
+            let len = len.min(self.total - at);
+            sum += if matches!(piece, Piece::Data) { len } else { 0 };
+            at += len;
+        }
+        Ok(sum)
+    }
+
     fn run(&self, progress: &mut Progress) -> Done {
         let unit = self.compress.map_or(CHUNK, |cluster| CHUNK.max(cluster) * 4);
-        let mut at = 0;
+        let (mut at, mut done) = (0, 0);
+        let all = if progress.is_on() { self.data()? } else { 0 };
         while at < self.total {
             let (piece, len) = self.piece(at)?;
             let mut len = len.min(self.total - at);
+            let counts = matches!(piece, Piece::Data);
             match (piece, self.compress) {
                 (Piece::Below, None) => {}
-                (Piece::Zero, None) => self.zero(at, len)?,
-                (Piece::Data, None) => {
+                (Piece::Zero, None) if self.min_sparse != 0 => self.zero(at, len)?,
+                (Piece::Data | Piece::Zero, None) => {
                     len = len.min(unit - at % unit);
                     let buf = self.read(at, len)?;
                     self.write(at, &buf)?;
@@ -250,7 +275,10 @@ impl Copy<'_> {
                 }
             }
             at += len;
-            progress.show(at, self.total);
+            if counts {
+                done += len;
+                progress.show(done, all);
+            }
         }
         Ok(())
     }
@@ -391,6 +419,9 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
     if !no_create {
         let made = make(session, target_name, &format, values.clone(), None, true, false);
         made.map_err(|fail| {
+            if fail.text().contains("does not support image creation") {
+                return fail;
+            }
             Fail::new(format!(
                 "{}: error while converting {format}: {}",
                 target_name,
@@ -435,6 +466,7 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
         min_sparse,
         salvage: args.has("salvage"),
         quiet: args.has("q"),
+        warned: std::cell::Cell::new(None),
         target,
     };
     let mut progress = Progress::new(args.has("p") && !args.has("q"));

@@ -81,9 +81,10 @@ fn backing_size(session: &Session, filename: &str, values: &Values) -> Result<u6
         name: combine(filename, stored),
         format: values.get("backing_fmt").map(str::to_owned),
         share: true,
+        no_io: true,
         ..Spec::default()
     };
-    let image: Image = session.open(&spec)?;
+    let image: Image = session.open_unnamed(&spec).map_err(Fail::new)?;
     Ok(image.node.len())
 }
 

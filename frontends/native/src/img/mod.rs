@@ -6,6 +6,7 @@ mod convert;
 mod create;
 mod info;
 mod map;
+mod runtime;
 mod session;
 
 pub(crate) use args::{Args, key_values};
@@ -236,6 +237,10 @@ impl Progress {
         progress
     }
 
+    pub(crate) fn is_on(&self) -> bool {
+        self.on
+    }
+
     pub(crate) fn show(&mut self, done: u64, total: u64) {
         let now = if total == 0 { 100.0 } else { done as f64 * 100.0 / total as f64 };
         if self.on && now - self.last >= 1.0 {
@@ -247,7 +252,7 @@ impl Progress {
 
     pub(crate) fn end(&self) {
         if self.on {
-            say("    (100.00/100%)");
+            say("    (100.00/100%)\r");
         }
     }
 }

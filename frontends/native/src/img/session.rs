@@ -1,6 +1,6 @@
 //! Opening images for a tool: files, formats, chains, secrets.
 
-use super::{Fail, args::key_values};
+use super::{Fail, args::key_values, runtime};
 use crate::host::NativeFs;
 use orrery_block::crypto::HashAlg;
 use orrery_block::formats::ImageHandle;
@@ -8,7 +8,7 @@ use orrery_block::formats::create::Host;
 use orrery_block::graph::{BlockGraph, Node};
 use orrery_block::host::{BlockFile, HostFs, LockMode};
 use orrery_block::qcow2::Qcow2Options;
-use orrery_block::{BlockError, Format, Op, OpenOptions};
+use orrery_block::{BlockError, Format, NodeOptions, Op, OpenOptions};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -28,21 +28,40 @@ pub(crate) fn words(error: &std::io::Error) -> String {
     }
 }
 
+impl ToolFs {
+    /// Opens what the driver of this name takes: a file, or a device.
+    fn open_as(name: &str, write: bool, driver: &str) -> orrery_block::Result<Arc<dyn BlockFile>> {
+        use std::os::unix::fs::FileTypeExt;
+        let error = |e| BlockError::Host(format!("Could not open '{name}': {}", words(&e)));
+        let kind = std::fs::metadata(name).map_err(error)?.file_type();
+        let device = kind.is_block_device() || kind.is_char_device();
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(write).open(name).map_err(error)?;
+        if driver != "file" && !device {
+            return Err(BlockError::Host(format!(
+                "'{driver}' driver requires '{name}' to be either a character or block device"
+            )));
+        }
+        if driver == "file" && (kind.is_dir() || kind.is_char_device()) {
+            return Err(BlockError::Host(format!(
+                "'file' driver requires '{name}' to be a regular file"
+            )));
+        }
+        NativeFs::open_file(name, write)
+    }
+}
+
 impl HostFs for ToolFs {
     fn open(&self, name: &str, write: bool) -> Op<Arc<dyn BlockFile>> {
-        match std::fs::OpenOptions::new().read(true).write(write).open(name) {
-            Err(e) => Op::err(BlockError::Host(format!("Could not open '{name}': {}", words(&e)))),
-            Ok(file) if file.metadata().is_ok_and(|m| m.is_dir()) => {
-                drop(file);
-                Op::err(BlockError::Host(format!(
-                    "Could not open '{name}': A regular file was expected by the 'file' driver, but something else was given"
-                )))
-            }
-            Ok(_) => NativeFs.open(name, write),
+        let name = name.strip_prefix("file:").unwrap_or(name);
+        match Self::open_as(name, write, "file") {
+            Ok(file) => Op::ok(file),
+            Err(error) => Op::err(error),
         }
     }
 
     fn create(&self, name: &str) -> Op<Arc<dyn BlockFile>> {
+        let name = name.strip_prefix("file:").unwrap_or(name);
         let mut options = std::fs::OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
         match options.open(name) {
@@ -54,8 +73,7 @@ impl HostFs for ToolFs {
     }
 
     fn random(&self, buf: &mut [u8]) -> bool {
-        use std::io::Read;
-        std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(buf)).is_ok()
+        NativeFs.random(buf)
     }
 
     fn resolve(&self, base: &str, name: &str) -> String {
@@ -76,8 +94,15 @@ pub(crate) fn combine(base: &str, name: &str) -> String {
     }
 }
 
+/// A file's name without its protocol, such that it is not taken for one.
+fn plain_name(name: &str) -> String {
+    let name = name.strip_prefix("file:").unwrap_or(name);
+    let protocol = name.find(':').is_some_and(|colon| !name[..colon].contains('/'));
+    if protocol { format!("./{name}") } else { name.to_owned() }
+}
+
 /// How to open an image.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub(crate) struct Spec {
     pub(crate) name: String,
     pub(crate) format: Option<String>,
@@ -91,6 +116,7 @@ pub(crate) struct Spec {
     pub(crate) share: bool,
     pub(crate) snapshot: Option<String>,
     pub(crate) quiet: bool,
+    pub(crate) copy_on_read: bool,
 }
 
 /// An image that is open.
@@ -110,6 +136,7 @@ pub(crate) type Options = BTreeMap<String, String>;
 
 /// Everything that one run of a tool works with.
 pub(crate) struct Session {
+    host: crate::block::Host,
     pub(crate) graph: BlockGraph,
     secrets: BTreeMap<String, Arc<[u8]>>,
 }
@@ -189,13 +216,13 @@ pub(crate) fn system_words(error: &BlockError) -> String {
 
 impl Session {
     pub(crate) fn new() -> Self {
-        Self { graph: BlockGraph::new(), secrets: BTreeMap::new() }
+        let host = crate::block::Host::with_files(Arc::new(ToolFs)).expect("the host can wait");
+        Self { graph: host.graph.clone(), host, secrets: BTreeMap::new() }
     }
 
-    /// Runs to the end. Files finish in place, so nothing ever waits for long.
+    /// Runs to the end.
     pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
-        let park = || std::thread::sleep(Duration::from_millis(1));
-        self.graph.executor().block_on(future, &park)
+        self.host.block_on(future)
     }
 
     /// `--object secret,id=...,data=...`
@@ -204,10 +231,12 @@ impl Session {
         let get = |name: &str| pairs.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         let kind = get("qom-type").unwrap_or(text.split(',').next().unwrap_or_default());
         if kind != "secret" {
-            return match kind {
-                "throttle-group" | "iothread" | "main-loop" | "tls-creds-x509" => Ok(()),
-                _ => Err(Fail::new(format!("invalid object type: {kind}"))),
-            };
+            return self.graph.add_object_argument(text).map_err(|e| match &e {
+                BlockError::Invalid(text) if text.contains("'qom-type'") => {
+                    Fail::new(format!("invalid object type: {kind}"))
+                }
+                e => Fail::new(reason(e)),
+            });
         }
         let id = get("id").ok_or_else(|| Fail::new("Parameter 'id' is missing"))?;
         let mut data = match (get("data"), get("file")) {
@@ -241,104 +270,223 @@ impl Session {
 
     /// Opens an image with its backing chain.
     pub(crate) fn open(&self, spec: &Spec) -> Result<Image, Fail> {
+        self.open_unnamed(spec)
+            .map_err(|text| Fail::new(format!("Could not open '{}': {text}", spec.name)))
+    }
+
+    /// The same, with an error that does not name the image again.
+    pub(crate) fn open_unnamed(&self, spec: &Spec) -> Result<Image, String> {
         let mut options: Options = spec.options.iter().cloned().collect();
         if spec.image_opts {
             options.extend(key_values(&spec.name));
-        } else if let Some(json) = spec.name.strip_prefix("json:") {
-            let value: Value = parse_json(json).map_err(|e| {
-                Fail::new(format!(
-                    "Could not open '{}': Could not parse the JSON options: {e}",
-                    spec.name
-                ))
-            })?;
-            flatten("", &value, &mut options);
-        } else {
+        } else if !spec.name.is_empty() {
             options.insert("filename".into(), spec.name.clone());
         }
         if let Some(format) = &spec.format {
             options.entry("driver".into()).or_insert_with(|| format.clone());
         }
-        let result = self.run(self.open_options(options, spec.clone()));
-        result.map_err(|text| {
-            let shown = &spec.name;
-            match text.starts_with("Could not open '") || text.starts_with('\u{1}') {
-                true => Fail::new(text.trim_start_matches('\u{1}').to_owned()),
-                false => Fail::new(format!("Could not open '{shown}': {text}")),
-            }
-        })
+        self.check_switches(&spec.options)?;
+        let mut image = self.run(self.open_options(options, spec.clone(), false))?;
+        let described = ["json:", "file:"].iter().any(|mark| spec.name.starts_with(mark));
+        if (spec.image_opts || described || spec.name.is_empty())
+            && image.file.driver_name() == "file"
+        {
+            image.name = plain_name(image.file.filename());
+        }
+        Ok(image)
     }
 
+    /// Refuses what is neither on nor off.
+    pub(crate) fn check_switches(&self, options: &[(String, String)]) -> Result<(), String> {
+        const SWITCHES: [&str; 8] = [
+            "read-only",
+            "auto-read-only",
+            "force-share",
+            "cache.direct",
+            "cache.no-flush",
+            "lazy-refcounts",
+            "pass-discard-request",
+            "discard-no-unref",
+        ];
+        for (name, value) in options {
+            if SWITCHES.contains(&name.as_str()) && value != "on" && value != "off" {
+                return Err(format!("Parameter '{name}' expects 'on' or 'off'"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a filter on a node that keeps what is read from the backing file.
+    pub(crate) fn copy_on_read(&self, node: &Arc<Node>, write: bool) -> Result<Arc<Node>, String> {
+        if !write {
+            return Err("Can't use copy-on-read on read-only device".into());
+        }
+        self.graph.own_node(node);
+        let options = serde_json::json!({"driver": "copy-on-read", "file": node.name()});
+        let options = NodeOptions::from_value(options).map_err(|e| reason(&e))?;
+        self.run(self.graph.open_options(&options)).map_err(|e| reason(&e))
+    }
+
+    /// Opens a node from its options. `protocol`: it is what a format stands on, so nothing is
+    /// guessed.
     fn open_options<'a>(
         &'a self,
         mut options: Options,
         spec: Spec,
+        protocol: bool,
     ) -> Pin<Box<dyn Future<Output = Result<Image, String>> + 'a>> {
         Box::pin(async move {
-            let driver = options.remove("driver");
-            let driver = driver.as_deref();
-            let write = spec.write && options.remove("read-only").as_deref() != Some("on");
-            let share = spec.share || options.remove("force-share").as_deref() == Some("on");
-            let mut below = child(&mut options, "file");
-            let filename = match options.remove("filename") {
-                Some(name) => name,
-                None => below.remove("filename").unwrap_or_default(),
-            };
-            if let Some(json) = filename.strip_prefix("json:") {
-                let value: Value = parse_json(json)
+            let json = options.get("filename").and_then(|name| name.strip_prefix("json:"));
+            if let Some(json) = json.map(str::to_owned) {
+                let value: Value = parse_json(&json)
                     .map_err(|e| format!("Could not parse the JSON options: {e}"))?;
-                flatten("", &value, &mut options);
-                if let Some(driver) = driver {
-                    options.entry("driver".into()).or_insert_with(|| driver.into());
+                options.remove("filename");
+                let mut described = Options::new();
+                flatten("", &value, &mut described);
+                described.extend(options);
+                return self.open_options(described, spec, protocol).await;
+            }
+            let driver = options.remove("driver");
+            let format = driver.as_deref().and_then(|name| Format::from_name(name).ok());
+            if let Some(name) = &driver
+                && format.is_none()
+                && name != "host_cdrom"
+                && !orrery_block::driver_names().contains(&name.as_str())
+            {
+                return Err(format!("Unknown driver '{name}'"));
+            }
+            match driver.as_deref() {
+                Some(name @ ("file" | "host_device" | "host_cdrom")) => {
+                    self.open_file(options, &spec, name).await
                 }
-                return self.open_options(options, spec).await;
+                Some(name) if format.is_none() => self.open_other(name, options, spec).await,
+                None if protocol => {
+                    let Some(name) = options.remove("filename") else {
+                        return Err("The 'file' block driver requires a file name".into());
+                    };
+                    let meant = NodeOptions::from_filename(&name).map_err(|e| reason(&e))?;
+                    let mut below = Options::new();
+                    flatten("", &meant.to_value(), &mut below);
+                    below.extend(options);
+                    self.open_options(below, spec, true).await
+                }
+                // A format, named or to be guessed.
+                _ => {
+                    let write = spec.write && options.get("read-only").is_none_or(|on| on != "on");
+                    let mut below = child(&mut options, "file");
+                    if let Some(name) = options.remove("filename") {
+                        below.insert("filename".into(), name);
+                    }
+                    if below.is_empty() {
+                        return Err(match driver {
+                            Some(_) => "A block device must be specified for \"file\"".into(),
+                            None => "Must specify either driver or file".into(),
+                        });
+                    }
+                    for name in ["force-share", "locking"] {
+                        if let Some(value) = options.remove(name) {
+                            below.entry(name.into()).or_insert(value);
+                        }
+                    }
+                    let inner = Spec { no_backing: true, write, ..spec.clone() };
+                    let below = self.open_options(below, inner, true).await?;
+                    let filename = below.node.filename().to_owned();
+                    let name = driver.as_deref();
+                    self.open_format(below.node, options, name, write, spec, filename).await
+                }
             }
-            if let Some(Err(_)) = driver
-                .filter(|name| !["file", "host_device", "copy-on-read", "compress"].contains(name))
-                .map(Format::from_name)
+        })
+    }
+
+    async fn open_file(
+        &self,
+        mut options: Options,
+        spec: &Spec,
+        driver: &str,
+    ) -> Result<Image, String> {
+        let filename = options.remove("filename").unwrap_or_default();
+        let plain = filename.strip_prefix("file:").unwrap_or(&filename).to_owned();
+        if plain.is_empty() {
+            return Err(format!("The '{driver}' block driver requires a file name"));
+        }
+        let write = spec.write && options.get("read-only").is_none_or(|on| on != "on");
+        let share = spec.share || options.remove("force-share").as_deref() == Some("on");
+        let file = ToolFs::open_as(&plain, write, driver).map_err(|e| reason(&e))?;
+        if !share && options.remove("locking").as_deref() != Some("off") {
+            let mode = if write { LockMode::Write } else { LockMode::Read };
+            file.lock(mode).map_err(|_| {
+                let what = if write { "\"write\"" } else { "shared \"write\"" };
+                format!("Failed to get {what} lock\nIs another process using the image [{plain}]?")
+            })?;
+        }
+        let file = self.graph.open_file(None, &filename, file).map_err(|e| reason(&e))?;
+        Ok(Image {
+            node: file.clone(),
+            handle: None,
+            file,
+            name: spec.name.clone(),
+            backing_path: None,
+        })
+    }
+
+    /// Opens a filter, or a protocol that is no file: its children first, then what the graph
+    /// makes of it.
+    async fn open_other(
+        &self,
+        driver: &str,
+        mut options: Options,
+        spec: Spec,
+    ) -> Result<Image, String> {
+        let mut names: Vec<String> = match driver {
+            "blkdebug" => vec!["image".into()],
+            "blkverify" => vec!["test".into(), "raw".into()],
+            "copy-before-write" => vec!["file".into(), "target".into()],
+            "quorum" => (0..64).map(|i| format!("children.{i}")).collect(),
+            "null-co" | "null-aio" | "nbd" => Vec::new(),
+            _ => vec!["file".into()],
+        };
+        let mut filename = options.remove("filename");
+        let mut first: Option<Image> = None;
+        for name in names.drain(..) {
+            let mut below = child(&mut options, &name);
+            if first.is_none()
+                && let Some(filename) = filename.take()
             {
-                return Err(format!("\u{1}Unknown driver '{}'", driver.unwrap_or_default()));
+                below.insert("filename".into(), filename);
             }
-            if below.contains_key("driver")
-                && !["file", "host_device"].contains(&below["driver"].as_str())
-            {
-                // Another layer in between.
-                below.insert("filename".into(), filename.clone());
-                let inner =
-                    self.open_options(below, Spec { no_backing: true, ..spec.clone() }).await?;
-                return self.open_format(inner.node, options, driver, write, spec, filename).await;
+            if below.is_empty() {
+                continue;
             }
-            // Without rules there is nothing to inject: what is below does the work.
-            let filename = match filename.strip_prefix("blkdebug::") {
-                Some(below) => below.to_owned(),
-                None => filename,
-            };
-            let plain = filename.strip_prefix("file:").unwrap_or(&filename).to_owned();
-            if plain.is_empty() {
-                return Err("The 'file' block driver requires a file name".into());
-            }
-            let file = ToolFs.open(&plain, write).await.map_err(|e| reason(&e))?;
-            let locking = below.remove("locking").or_else(|| options.remove("locking"));
-            if !share && locking.as_deref() != Some("off") {
-                let mode = if write { LockMode::Write } else { LockMode::Read };
-                file.lock(mode).map_err(|_| {
-                    let what = if write { "write" } else { "shared \"write\"" };
-                    format!(
-                        "Failed to get {}lock\nIs another process using the image [{plain}]?",
-                        if write { format!("\"{what}\" ") } else { format!("{what} ") }
-                    )
-                })?;
-            }
-            let file = self.graph.open_file(None, &filename, file).map_err(|e| reason(&e))?;
-            if matches!(driver, Some("file" | "host_device")) {
-                return Ok(Image {
-                    node: file.clone(),
-                    handle: None,
-                    file,
-                    name: spec.name,
-                    backing_path: None,
-                });
-            }
-            self.open_format(file, options, driver, write, spec, filename).await
+            let inner = Spec { snapshot: None, ..spec.clone() };
+            // What blkdebug and blkverify stand on is a protocol.
+            let protocol = matches!(driver, "blkdebug" | "blkverify");
+            let image = self.open_options(below, inner, protocol && name != "test").await?;
+            self.graph.own_node(&image.node);
+            options.insert(name, image.node.name().to_owned());
+            first.get_or_insert(image);
+        }
+        if spec.share {
+            options.remove("force-share");
+        }
+        options.insert("driver".into(), driver.into());
+        if !spec.write && driver != "copy-on-read" {
+            options.insert("read-only".into(), "on".into());
+        }
+        if driver == "copy-on-read" && !spec.write {
+            return Err("Block node is read-only".into());
+        }
+        let map = options.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
+        let parsed = NodeOptions::from_value(Value::Object(map)).map_err(|e| reason(&e))?;
+        let node = self.graph.open_options(&parsed).await.map_err(|e| reason(&e))?;
+        Ok(match first {
+            Some(image) => Image { node, name: spec.name, ..image },
+            None => Image {
+                file: node.clone(),
+                node,
+                handle: None,
+                name: spec.name,
+                backing_path: None,
+            },
         })
     }
 
@@ -352,7 +500,7 @@ impl Session {
         filename: String,
     ) -> Result<Image, String> {
         let format = match driver {
-            Some("copy-on-read" | "compress") | None => {
+            None => {
                 let format = self.graph.probe(&file).await.map_err(|e| reason(&e))?;
                 if format == Format::Raw && write && !spec.quiet {
                     super::warn(&format!(
@@ -380,13 +528,18 @@ impl Session {
                 }
             }
         };
+        let settings = if format == Format::Qcow2 {
+            runtime::qcow2(&mut options, file.clone()).await?
+        } else {
+            Qcow2Options::default()
+        };
         let mut open = OpenOptions {
             format: driver.is_some().then_some(format),
             read_only: !write,
             secret,
             no_io: spec.no_io,
             for_check: spec.for_check,
-            qcow2: Qcow2Options { snapshot: spec.snapshot.clone(), ..Qcow2Options::default() },
+            qcow2: Qcow2Options { snapshot: spec.snapshot.clone(), ..settings },
             ..OpenOptions::default()
         };
         if format == Format::Raw {
@@ -454,13 +607,8 @@ impl Session {
         if path.contains('\u{0}') {
             return Err("Could not open backing file: Invalid argument".into());
         }
-        let below = self.open_options(backing, below).await.map_err(|text| {
-            let text = text.trim_start_matches('\u{1}');
-            match text.starts_with("Could not open ") {
-                true => format!("Could not open backing file: {text}"),
-                false => format!("Could not open backing file: Could not open '{path}': {text}"),
-            }
-        });
+        let below = self.open_options(backing, below, false).await;
+        let below = below.map_err(|text| format!("Could not open backing file: {text}"));
         match below {
             Ok(below) => handle.set_backing(&below.node).map_err(|e| reason(&e))?,
             Err(text) => return Err(text),

@@ -82,6 +82,10 @@ pub(super) async fn open(file: &Arc<Node>, read_only: bool, no_io: bool) -> Resu
     if version == 3 && !read_only && !no_io && !compressed {
         return Err(BlockError::unsupported("VMDK version 3 must be read only"));
     }
+    if capacity == 0 {
+        // The disk is elsewhere, and only the description is here.
+        return Err(BlockError::unsupported("the extent is empty"));
+    }
     if per_table == 0 || per_table > 512 {
         return bad("L2 table size too big");
     }
@@ -286,7 +290,10 @@ impl Layout for Sparse {
         self.compressed
     }
 
-    fn unpack(&self, raw: &[u8], block: usize) -> Result<Vec<u8>> {
+    fn unpack(&self, at: u64, raw: &[u8], block: usize) -> Result<Vec<u8>> {
+        if raw.get(..8).is_none_or(|lba| le64(lba, 0) != at / 512) {
+            return bad("a compressed grain is not the one that the table says");
+        }
         let len = raw.get(8..12).map_or(0, |len| le32(len, 0)) as usize;
         let data = raw.get(12..).and_then(|rest| rest.get(..len));
         let data = data.filter(|data| !data.is_empty());
