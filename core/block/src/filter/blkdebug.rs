@@ -399,16 +399,16 @@ mod tests {
     fn states_lead_from_event_to_event() {
         let mut rules = (Vec::new(), Vec::new());
         let text = "[set-state]\nstate = \"1\"\nevent = \"flush_to_disk\"\nnew_state = \"2\"\n\n\
-                    [inject-error]\nevent = \"none\"\nstate = \"2\"\niotype = \"read\"\n";
+                    [inject-error]\nevent = \"pwritev\"\nstate = \"2\"\niotype = \"write\"\n";
         read_config(text, &mut rules.0, &mut rules.1).unwrap();
         let rules = json!({
             "inject-error": [qapi::to_value(&rules.0[0])], "set-state": [qapi::to_value(&rules.1[0])],
         });
         let (graph, node) = open(rules);
         let exec = graph.executor();
-        let read = || exec.run_in_place(node.read(0, IoBuf::zeroed(512))).unwrap();
-        assert!(read().is_ok());
+        let write = || exec.run_in_place(node.write(0, IoBuf::zeroed(512))).unwrap();
+        assert!(write().is_ok());
         exec.run_in_place(node.flush()).unwrap().unwrap();
-        assert_eq!(read(), Err(BlockError::Errno(errno::EIO)));
+        assert_eq!(write(), Err(BlockError::Errno(errno::EIO)));
     }
 }
