@@ -272,6 +272,7 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
                 }
                 cluster.set_compiler(compiler, policy);
             }
+            None if accel.jit.is_none() => {}
             None => warnings
                 .push("-accel jit: this build compiles no code; everything is interpreted".into()),
         }

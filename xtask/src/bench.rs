@@ -1,11 +1,12 @@
-//! `./x bench cpu`: the benchmark guest on Orrery's engines and on the installed peers.
+//! `./x bench cpu`: the benchmark guest on Orrery's engines and on the installed peers, natively, in
+//! Node and in Chromium.
 //!
 //! The guest (`benches/guest`) is the `/init` of an otherwise empty Linux system; it says on the
 //! serial line when each piece of work begins and ends. What is compared is the processor time of
 //! the emulator's busiest thread between the two, which other load on the machine disturbs least.
 //! Every engine runs once in each round, so that a change of the machine's speed meets all.
 
-use crate::{guests, shell};
+use crate::{bench_web, guests, shell};
 use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -19,11 +20,14 @@ const LIMIT: Duration = Duration::from_secs(900);
 const BOOT: &str = "boot";
 
 /// An emulator with its engine.
-struct Engine {
-    name: &'static str,
-    program: String,
-    args: Vec<String>,
+pub(crate) struct Engine {
+    pub(crate) name: &'static str,
+    pub(crate) program: String,
+    pub(crate) args: Vec<String>,
 }
+
+/// What is compared with what: the first engine with the others.
+pub(crate) type Group = Vec<&'static str>;
 
 /// What a run of the guest gave.
 #[derive(Default)]
@@ -34,12 +38,13 @@ struct Figures {
     sums: BTreeMap<String, String>,
 }
 
-/// `cpu [i386|amd64] [--runs N] [--bench A,B]`.
+/// `cpu [i386|amd64] [--runs N] [--bench A,B] [--in native|node|chromium,..]`.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     if let Some(what @ ("machines" | "images")) = args.first().map(String::as_str) {
         return parallel(what, &args[1..]);
     }
     let (mut arch, mut runs, mut only) = ("i386", 3, String::new());
+    let mut places = String::from("native,node,chromium");
     let mut words = args.iter().map(String::as_str);
     if words.next() != Some("cpu") {
         bail!("usage: ./x bench cpu|machines|images ...; './x help' says more");
@@ -51,6 +56,7 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
             "amd64" => arch = "amd64",
             "--runs" => runs = value()?.parse().context("--runs wants a number")?,
             "--bench" => only = value()?.to_string(),
+            "--in" => places = value()?.to_string(),
             other => bail!("'./x bench cpu' does not know '{other}'"),
         }
     }
@@ -59,14 +65,22 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let folder = Path::new(&folder).canonicalize()?.display().to_string();
     shell::run("make", &["-s", "-C", "benches/guest", &format!("OUT={folder}"), "all"])?;
-    shell::cargo(&["build", "--release", "--package", "orrery-native"])?;
 
     let mut append =
         String::from("console=ttyS0 nokaslr mitigations=off tsc=reliable quiet panic=1");
     if !only.is_empty() {
         append += &format!(" BENCH={only}");
     }
-    let engines = engines(arch, &folder, &append);
+    let mut engines = Vec::new();
+    let mut groups = Vec::new();
+    let places: Vec<&str> = places.split(',').collect();
+    if places.contains(&"native") {
+        shell::cargo(&["build", "--release", "--package", "orrery-native"])?;
+        engines.extend(own_engines(arch, &folder, &append));
+        groups.push(vec!["jit", "interp", "qemu"]);
+    }
+    engines.extend(qemu(arch, &folder, &append));
+    bench_web::add(&places, arch, &folder, &append, &mut engines, &mut groups)?;
     let mut all: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
     for round in 0..runs {
         for engine in &engines {
@@ -74,7 +88,7 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
             all.entry(engine.name).or_default().push(run(engine)?);
         }
     }
-    print_table(&engines, &all);
+    groups.iter().for_each(|group| print_table(group, &all));
     Ok(())
 }
 
@@ -92,46 +106,68 @@ fn parallel(what: &str, args: &[String]) -> Result<()> {
     shell::run(&program("orrery-bench"), &words)
 }
 
-fn engines(arch: &str, folder: &str, append: &str) -> Vec<Engine> {
-    let words = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
+/// A command line that QEMU takes too.
+pub(crate) fn machine(arch: &str, folder: &str, append: &str, more: &str) -> Vec<String> {
     let cpu = if arch == "i386" { "qemu32" } else { "qemu64" };
-    let machine = |accel: &str, more: &str| {
-        let mut args = words(&format!(
-            "-accel {accel} -M pc -cpu {cpu} -m 512 -nographic -no-reboot -net none \
-             -kernel guests/debian-{arch}/linux -initrd {folder}/bench-{arch}.cpio"
-        ));
-        args.extend(words(more).into_iter().filter(|w| !w.is_empty()));
-        args.extend(["-append".into(), append.into()]);
-        args
-    };
-    let orrery = format!("{}/release/orrery", shell::target());
-    let mut engines = vec![
-        Engine { name: "jit", program: orrery.clone(), args: machine("jit", "") },
-        Engine { name: "interp", program: orrery, args: machine("interp", "") },
-    ];
-    let qemu = if arch == "i386" { "qemu-system-i386" } else { "qemu-system-x86_64" };
-    if shell::have(qemu) {
-        let args = machine("tcg", "-monitor none -serial stdio -display none");
-        engines.push(Engine { name: "qemu", program: qemu.into(), args });
-    } else {
-        println!("'{qemu}' is not installed: no peer to compare with");
-    }
-    engines
+    let line = format!(
+        "{more} -M pc -cpu {cpu} -m 512 -nographic -no-reboot -net none \
+         -kernel guests/debian-{arch}/linux -initrd {folder}/bench-{arch}.cpio -append"
+    );
+    let words = line.split_whitespace().map(String::from);
+    words.chain([append.to_string()]).collect()
 }
 
-/// Processor seconds of each thread of a process.
-fn threads(child: &Child) -> BTreeMap<String, f64> {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{}/task", child.id())) else {
-        return BTreeMap::new();
+fn own_engines(arch: &str, folder: &str, append: &str) -> Vec<Engine> {
+    let engine = |name, more| Engine {
+        name,
+        program: format!("{}/release/orrery", shell::target()),
+        args: machine(arch, folder, append, more),
     };
-    tasks
-        .flatten()
-        .filter_map(|t| {
+    vec![engine("jit", "-accel jit"), engine("interp", "-accel interp")]
+}
+
+fn qemu(arch: &str, folder: &str, append: &str) -> Option<Engine> {
+    let qemu = if arch == "i386" { "qemu-system-i386" } else { "qemu-system-x86_64" };
+    if !shell::have(qemu) {
+        println!("'{qemu}' is not installed: nothing to compare with natively");
+        return None;
+    }
+    let more = "-accel tcg -monitor none -serial stdio -display none";
+    let args = machine(arch, folder, append, more);
+    Some(Engine { name: "qemu", program: qemu.into(), args })
+}
+
+/// A process with all it started, by their numbers.
+fn processes(root: u32) -> Vec<u32> {
+    let number = |e: &std::fs::DirEntry| e.file_name().to_str()?.parse::<u32>().ok();
+    let parent = |id: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let parents: Vec<(u32, u32)> =
+        all.filter_map(|e| number(&e)).filter_map(|id| Some((id, parent(id)?))).collect();
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(&id) = found.get(next) {
+        found.extend(parents.iter().filter(|(_, parent)| *parent == id).map(|(id, _)| id));
+        next += 1;
+    }
+    found
+}
+
+/// Processor seconds of each thread of a process and those it started.
+fn threads(child: &Child) -> BTreeMap<String, f64> {
+    let mut all = BTreeMap::new();
+    for id in processes(child.id()) {
+        let Ok(tasks) = std::fs::read_dir(format!("/proc/{id}/task")) else { continue };
+        all.extend(tasks.flatten().filter_map(|t| {
             let text = std::fs::read_to_string(t.path().join("schedstat")).ok()?;
             let nanos: f64 = text.split(' ').next()?.parse().ok()?;
             Some((t.file_name().to_string_lossy().into_owned(), nanos / 1e9))
-        })
-        .collect()
+        }));
+    }
+    all
 }
 
 /// The seconds of the busiest thread between two looks.
@@ -195,49 +231,45 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
-fn print_table(engines: &[Engine], all: &BTreeMap<&str, Vec<Figures>>) {
+fn print_table(group: &Group, all: &BTreeMap<&str, Vec<Figures>>) {
+    let engines: Vec<&str> = group.iter().copied().filter(|e| all.contains_key(e)).collect();
     let of = |engine: &str, kernel: &str| {
         let runs = all.get(engine)?.iter();
         let found = |f: &Figures| f.seconds.iter().find(|(k, _)| k == kernel).map(|(_, s)| *s);
         median(runs.filter_map(found).collect())
     };
-    let first = engines.first().and_then(|e| all.get(e.name)?.first());
+    let first = engines.first().and_then(|e| all.get(e)?.first());
     let Some(first) = first else { return };
     print!("\n{:<12}", "kernel");
-    engines.iter().for_each(|e| print!("{:>9}", e.name));
-    println!("   others / {}", engines[0].name);
+    engines.iter().for_each(|e| print!("{e:>14}"));
+    println!("   others / {}", engines[0]);
     let mut products: BTreeMap<&str, (f64, u32)> = BTreeMap::new();
     for (kernel, _) in &first.seconds {
         print!("{kernel:<12}");
-        for e in engines {
-            match of(e.name, kernel) {
-                Some(s) => print!("{s:>9.3}"),
-                None => print!("{:>9}", "-"),
+        for e in &engines {
+            match of(e, kernel) {
+                Some(s) => print!("{s:>14.3}"),
+                None => print!("{:>14}", "-"),
             }
         }
         print!("  ");
         for e in &engines[1..] {
-            if let (Some(other), Some(own)) = (of(e.name, kernel), of(engines[0].name, kernel)) {
+            if let (Some(other), Some(own)) = (of(e, kernel), of(engines[0], kernel)) {
                 let ratio = other / own.max(1e-6);
                 print!("{ratio:>7.2}");
                 if kernel != BOOT {
-                    let p = products.entry(e.name).or_insert((0.0, 0));
+                    let p = products.entry(e).or_insert((0.0, 0));
                     *p = (p.0 + ratio.max(1e-6).ln(), p.1 + 1);
                 }
             }
         }
-        let sums = |e: &Engine| all.get(e.name).and_then(|r| r.first()?.sums.get(kernel));
+        let sums = |e: &str| all.get(e).and_then(|r| r.first()?.sums.get(kernel));
         let differ = engines.iter().any(|e| sums(e) != first.sums.get(kernel));
         println!("{}", if differ { "   CHECKSUMS DIFFER" } else { "" });
     }
     for e in &engines[1..] {
-        if let Some((sum, n)) = products.get(e.name) {
-            println!(
-                "geometric mean of {} / {}: {:.2}",
-                e.name,
-                engines[0].name,
-                (sum / f64::from(*n)).exp()
-            );
+        if let Some((sum, n)) = products.get(e) {
+            println!("geometric mean of {e} / {}: {:.2}", engines[0], (sum / f64::from(*n)).exp());
         }
     }
 }

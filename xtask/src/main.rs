@@ -9,6 +9,7 @@
 )]
 
 mod bench;
+mod bench_web;
 mod guests;
 mod iotests;
 mod run;
@@ -26,8 +27,8 @@ usage: ./x TASK [ARGS]
                     `test NAME..` runs the system tests with such names
   web [PORT]        build the page into www/dist and serve it
   node -- ARGS      run the wasm build in Node with the native command line
-  bench cpu [i386|amd64] [--runs N] [--bench KERNEL,..]
-                    the benchmark guest on both engines and on installed peers
+  bench cpu [i386|amd64] [--runs N] [--bench KERNEL,..] [--in native|node|chromium,..]
+                    the benchmark guest on our engines and on installed peers, in turn
   bench machines [--count N] [--seconds VIRTUAL]
                     many machines at once, on one core and on all
   bench images [--count N] [--mib SIZE]

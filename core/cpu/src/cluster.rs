@@ -95,7 +95,7 @@ impl<I: Isa> Cluster<I> {
 
     /// What came of compiling, if a compiler was lent.
     pub fn jit_stats(&self) -> Option<JitStats> {
-        self.tier.as_ref().map(|t| t.stats)
+        self.tier.as_ref().map(Tier::stats)
     }
 
     /// A CPU's state.
@@ -169,6 +169,10 @@ impl<I: Isa> Cluster<I> {
         let ram = board.shared_ram();
         self.cores[index].tlb.set_base(ram.as_ptr_range().0 as u64);
         self.publish();
+        if self.cache.regions() >= MAX_REGIONS || self.tier.as_ref().is_some_and(Tier::is_full) {
+            self.stats.emptied += 1;
+            self.empty(board);
+        }
         let total = i64::try_from(budget).unwrap_or(i64::MAX);
         let mut left = total;
         let mut ran = Ran { insns: 0, runnable: true, yielded: false };
@@ -203,33 +207,42 @@ impl<I: Isa> Cluster<I> {
             let mut via = None;
             loop {
                 let emptied = self.stats.emptied;
-                let id = match self.find(index, board, mode, single) {
-                    Ok(id) => id,
-                    Err(trap) => {
-                        left -= self.deliver(index, board, trap, (total - left) as u64);
-                        continue 'outer;
+                let known = match via {
+                    None if !single => self.known(index, mode),
+                    _ => None,
+                };
+                let (start, insns) = match known {
+                    Some(known) => known,
+                    None => {
+                        let id = match self.find(index, board, mode, single) {
+                            Ok(id) => id,
+                            Err(trap) => {
+                                left -= self.deliver(index, board, trap, (total - left) as u64);
+                                continue 'outer;
+                            }
+                        };
+                        // The exit is gone when the search emptied the cache.
+                        if let Some(exit) = std::mem::take(&mut via)
+                            && !single
+                            && emptied == self.stats.emptied
+                        {
+                            self.link(exit, id);
+                        }
+                        if !single && self.tier.as_ref().is_some_and(|t| t.policy.eager) {
+                            self.form_eagerly(index, board, mode, id);
+                        }
+                        let block = self.cache.block(id);
+                        (block.start, block.insns)
                     }
                 };
-                // The exit is gone when the search emptied the cache.
-                if let Some(exit) = std::mem::take(&mut via)
-                    && !single
-                    && emptied == self.stats.emptied
-                {
-                    self.link(exit, id);
-                }
-                if !single && self.tier.as_ref().is_some_and(|t| t.policy.eager) {
-                    self.form_eagerly(index, board, mode, id);
-                }
-                let block = self.cache.block(id);
-                if !single && i64::from(block.insns) > left {
+                if !single && i64::from(insns) > left {
                     single = true;
                     continue;
                 }
                 if single {
                     self.stats.singles += 1;
                 }
-                left -= i64::from(block.insns);
-                let start = block.start;
+                left -= i64::from(insns);
                 let stop = if single || self.tier.is_none() {
                     let core = &mut self.cores[index];
                     let epoch = core.tlb.epoch().wrapping_add(self.cache.epoch());
@@ -303,6 +316,14 @@ impl<I: Isa> Cluster<I> {
         ran
     }
 
+    /// The block at the program counter, if execution was there before: its first operation and
+    /// number of instructions.
+    fn known(&self, index: usize, mode: u64) -> Option<(u32, u8)> {
+        let core = &self.cores[index];
+        let epoch = core.tlb.epoch().wrapping_add(self.cache.epoch());
+        core.recall(I::pc(&core.cpu), mode, epoch)
+    }
+
     /// Runs from the block at operation `start`, whose instructions are charged: compiled regions
     /// where there are some, the interpreter elsewhere.
     #[expect(clippy::too_many_arguments, reason = "the state of a run, in one place")]
@@ -347,7 +368,12 @@ impl<I: Isa> Cluster<I> {
                         left: before,
                         single: false,
                     };
-                    let stop = runtime::enter(core, &mut run, code, pages);
+                    let tag = tier.tag(mode, epoch);
+                    if pages == u32::MAX {
+                        let pc = cache.block(slot.block).key.pc;
+                        core.links[abi::Link::slot(pc)] = abi::Link { pc, tag, code: Some(code) };
+                    }
+                    let stop = runtime::enter(core, &mut run, code, pages, tag);
                     *left = run.left;
                     tier.stats.entered += 1;
                     tier.stats.run += (before - *left) as u64;
@@ -368,6 +394,13 @@ impl<I: Isa> Cluster<I> {
                 self.cache.uncover(region);
                 covered = Some(region);
             }
+            // What only ever runs a block at a time between regions is not met below.
+            if tier.since >= SAMPLE {
+                tier.since = 0;
+                self.heat(index, board, mode, start);
+            }
+            let core = &mut self.cores[index];
+            let Some(tier) = &mut self.tier else { unreachable!("called with one") };
             let hold = (*left - (SAMPLE - tier.since)).max(0);
             let cache = &self.cache;
             let before = *left - hold;
@@ -444,9 +477,6 @@ impl<I: Isa> Cluster<I> {
     /// was run yet.
     fn form(&mut self, index: usize, board: &Board, mode: u64, id: u32, whole: bool) {
         let Some(tier) = &mut self.tier else { return };
-        if self.cache.regions() >= MAX_REGIONS {
-            return;
-        }
         let core = &self.cores[index];
         let cache = &mut self.cache;
         let block = cache.block_mut(id);
@@ -749,5 +779,9 @@ impl<I: Isa> Cpus for Cluster<I> {
 
     fn dump(&self, cpu: usize) -> String {
         I::dump(&self.cores[cpu].cpu)
+    }
+
+    fn jit_stats(&self) -> Option<JitStats> {
+        Self::jit_stats(self)
     }
 }

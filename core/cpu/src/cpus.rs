@@ -3,6 +3,8 @@
 use orrery_system::board::Board;
 use orrery_system::{RestoreError, StateBlob};
 
+use crate::jit::JitStats;
+
 /// What a CPU did with its turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ran {
@@ -36,4 +38,9 @@ pub trait Cpus: Send {
 
     /// The registers of CPU `cpu` as `info registers` prints them.
     fn dump(&self, cpu: usize) -> String;
+
+    /// What came of compiling, where code is compiled.
+    fn jit_stats(&self) -> Option<JitStats> {
+        None
+    }
 }

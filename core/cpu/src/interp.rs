@@ -7,8 +7,9 @@ use crate::cache::CodeCache;
 use crate::env::{Env, ram_read, ram_write};
 use crate::frame::Frame;
 use crate::ir::opt::{eval_bin, eval_deposit, eval_extract, eval_un};
-use crate::ir::{Args, Val, Width, float};
+use crate::ir::{Args, FloatOp, Val, Width, float};
 use crate::isa::{Access, Isa};
+use crate::jit::abi::{LINKS, Link};
 use crate::tlb::Tlb;
 use crate::uop::{Uop, alu, cond, with_tables};
 
@@ -30,6 +31,8 @@ pub(crate) struct Core<I: Isa> {
     pub(crate) cpu: I::Cpu,
     pub(crate) tlb: Tlb,
     jumps: Box<[Jump; JUMPS]>,
+    /// The same for compiled regions.
+    pub(crate) links: Vec<Link>,
 }
 
 impl<I: Isa> Core<I> {
@@ -38,6 +41,7 @@ impl<I: Isa> Core<I> {
         Self {
             cpu,
             tlb: Tlb::new(),
+            links: vec![Link::NONE; LINKS],
             jumps: jumps.try_into().unwrap_or_else(|_| unreachable!("of that length")),
         }
     }
@@ -105,10 +109,14 @@ fn at(v: u8) -> usize {
 }
 
 fn values(frame: &Frame, args: &Args) -> [u64; 6] {
-    args.map(|a| match a {
-        Val::Var(v) => frame.get(v),
-        Val::Imm(n) => n,
-    })
+    let mut out = [0; 6];
+    for (to, a) in out.iter_mut().zip(args) {
+        *to = match *a {
+            Val::Var(v) => frame.get(v),
+            Val::Imm(n) => n,
+        };
+    }
+    out
 }
 
 pub(crate) fn env<'a, I: Isa>(core: &'a mut Core<I>, run: &'a mut Run<'_>, rest: u8) -> Env<'a, I> {
@@ -320,11 +328,12 @@ pub(crate) fn vstore<I: Isa>(
     }
 }
 
-/// Whether floating-point operations whose results depend on rounding may be done on the host.
+/// Whether the result of a floating-point operation that the host gives may be used.
 #[inline(always)]
-fn guard<I: Isa>(frame: &Frame) -> bool {
+fn guard<I: Isa>(frame: &Frame, op: FloatOp, a: u128, b: u128) -> bool {
     let (var, mask, value) = I::FLOAT_GUARD;
-    frame.get(var) & mask == value
+    let wrong = frame.get(var) & mask ^ value;
+    wrong == 0 || !op.guarded() || wrong & !I::FLOAT_INEXACT == 0 && float::exact(op, a, b)
 }
 
 fn vget(v: u128, w: Width, lane: u8) -> u64 {
@@ -751,8 +760,7 @@ pub(crate) fn exec<I: Isa>(
             Uop::Float { op, d, a, b, imm, rest, f, kind } => {
                 let frame = I::frame_mut(&mut core.cpu);
                 let (x, y) = (frame.vecs[at(a) % 64], frame.vecs[at(b) % 64]);
-                let allowed = !op.guarded() || guard::<I>(frame);
-                match if allowed { float::host(op, x, y, imm) } else { None } {
+                match float::host(op, x, y, imm).filter(|_| guard::<I>(frame, op, x, y)) {
                     Some(v) => frame.vecs[at(d) % 64] = v,
                     None => {
                         run.left = left;
@@ -766,8 +774,7 @@ pub(crate) fn exec<I: Isa>(
             Uop::FloatInt { op, d, v, a, b, rest, f, kind } => {
                 let frame = I::frame_mut(&mut core.cpu);
                 let (x, y) = (frame.vecs[at(a) % 64], frame.vecs[at(b) % 64]);
-                let allowed = !op.guarded() || guard::<I>(frame);
-                match if allowed { float::host(op, x, y, 0) } else { None } {
+                match float::host(op, x, y, 0).filter(|_| guard::<I>(frame, op, x, y)) {
                     Some(v) => frame.ints[at(d)] = v as u64,
                     None => {
                         run.left = left;

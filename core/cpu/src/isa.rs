@@ -84,6 +84,8 @@ pub trait Isa: Sized + 'static {
     /// When floating-point ops may be done on the host: variable, mask and value of
     /// [`FloatOp::guarded`](crate::ir::FloatOp::guarded). Only helpers write that variable.
     const FLOAT_GUARD: (Var, u64, u64) = (Var(0), 0, 1);
+    /// The bits of its mask that say that *inexact* is raised already.
+    const FLOAT_INEXACT: u64 = 0;
     /// Longest instruction in bytes.
     const MAX_INSN: usize;
 

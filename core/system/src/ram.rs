@@ -278,6 +278,54 @@ impl Ram {
         }
     }
 
+    /// Sets `len` bytes to the eight of `pattern`, over and over, and does the page-flag work.
+    pub fn fill_with(&self, off: usize, len: usize, pattern: [u8; 8]) {
+        if len == 0 {
+            return;
+        }
+        self.at(off, len);
+        let end = off + len;
+        let head = off.next_multiple_of(8).min(end);
+        for at in off..head {
+            self.write_fast_u8(at, pattern[at - off]);
+        }
+        let mut turned = pattern;
+        turned.rotate_left((head - off) % 8);
+        let word = u64::from_le_bytes(turned);
+        let words = (end - head) / 8;
+        for i in 0..words {
+            self.write_fast_u64(head + 8 * i, word);
+        }
+        for (at, byte) in (head + 8 * words..end).zip(turned) {
+            self.write_fast_u8(at, byte);
+        }
+        self.touch(off, len);
+    }
+
+    /// Copies `len` bytes from `from` to `to` and does the page-flag work. `to` must not lie
+    /// behind `from` in what is copied.
+    pub fn copy(&self, from: usize, to: usize, len: usize) {
+        debug_assert!(to <= from || to >= from + len);
+        #[cfg(target_arch = "wasm32")]
+        {
+            // SAFETY: both ranges are in bounds by the assertion in `at`, and no other thread
+            // runs; `copy` minds overlaps.
+            unsafe { core::ptr::copy(self.at(from, len), self.at(to, len), len) };
+            self.touch(to, len);
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let mut chunk = [0; 512];
+            let mut done = 0;
+            while done < len {
+                let n = chunk.len().min(len - done);
+                self.read_bytes(from + done, &mut chunk[..n]);
+                self.write_bytes(to + done, &chunk[..n]);
+                done += n;
+            }
+        }
+    }
+
     /// Marks the pages of a write dirty and queues those that hold translated code.
     #[inline]
     pub fn touch(&self, off: usize, len: usize) {

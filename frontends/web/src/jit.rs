@@ -21,6 +21,9 @@ use crate::host::report;
 const GROW: u32 = 256;
 /// Most modules being compiled at a time.
 const MAX_FLYING: usize = 4;
+/// Guest instructions from which on a module is not made larger: making one takes the machine's
+/// thread, some microseconds an instruction.
+const BATCH: u32 = 1500;
 
 /// The compiler, as the session holds it.
 #[derive(Clone)]
@@ -54,12 +57,15 @@ fn table() -> Table {
 impl Jit {
     /// A compiler, if this JavaScript engine knows what it emits.
     pub(crate) fn new(shims: &Shims, wait: bool) -> Option<(Self, Box<dyn Compiler>)> {
-        let probe = Uint8Array::from(wasm::probe().as_slice());
-        if !validate(&probe).unwrap_or(false) || table().grow(0).is_err() {
+        let knows = |tail_calls| {
+            let probe = Uint8Array::from(wasm::probe(tail_calls).as_slice());
+            validate(&probe).unwrap_or(false)
+        };
+        if !knows(false) || table().grow(0).is_err() {
             return None;
         }
         let state = State {
-            shims: Slots::from(shims),
+            shims: Slots { tail_calls: knows(true), ..Slots::from(shims) },
             wait,
             queue: Vec::new(),
             done: Vec::new(),
@@ -133,9 +139,15 @@ impl State {
         self.free.pop()
     }
 
-    /// A module of everything queued, and the slots its functions go to.
+    /// A module of the first regions queued, and the slots its functions go to.
     fn module(&mut self) -> Option<(Vec<u8>, Vec<(u64, u32)>)> {
-        let jobs = std::mem::take(&mut self.queue);
+        let mut insns = 0;
+        let fit = |job: &Job| {
+            insns += job.region.insns();
+            insns >= BATCH
+        };
+        let n = self.queue.iter().position(fit).map_or(self.queue.len(), |last| last + 1);
+        let jobs: Vec<Job> = self.queue.drain(..n).collect();
         let mut slots = Vec::with_capacity(jobs.len());
         for job in &jobs {
             slots.push((job.id, self.slot()?));

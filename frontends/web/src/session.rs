@@ -46,6 +46,10 @@ impl Host for Page {
         Some(compiler)
     }
 
+    fn compiles_by_itself(&self) -> bool {
+        true
+    }
+
     fn diagnostic_disk(&self) -> Option<String> {
         self.kept.then(|| "idb:diagnostic.qcow2".into())
     }
@@ -287,6 +291,11 @@ impl Session {
     /// Instructions executed since power-on.
     pub fn icount(&self) -> f64 {
         self.machine.board.icount() as f64
+    }
+
+    /// What came of compiling hot code, in words; nothing where all is interpreted.
+    pub fn jit(&self) -> Option<String> {
+        self.machine.cpus.jit_stats().map(|s| format!("{s:?}"))
     }
 
     /// A hash of everything the guest can observe.

@@ -1,7 +1,7 @@
 //! Addition, subtraction, multiplication, division, square root.
 
 use super::format::{note_denormal, propagate};
-use super::round::{HALF, round_parts, shift_right_sticky};
+use super::round::{HALF, normalised, round_parts, shift_right_sticky};
 use super::{Class, Env, Flags, Format, Parts};
 
 /// `a + b`.
@@ -106,9 +106,8 @@ fn signed_sum<F: Format>(a: &Parts, b: &Parts, negate: bool, env: &mut Env) -> F
             if sum == 0 {
                 return F::pack(&Parts::zero(cancelled_sign(env)));
             }
-            let shift = sum.leading_zeros();
-            let sum = sum << shift;
-            finish(env, x_sign, x.exp + 1 - shift as i32, (sum >> 64) as u64, sum as u64)
+            let (hi, lo, shift) = normalised(sum);
+            finish(env, x_sign, x.exp + 1 - shift as i32, hi, lo)
         }
     }
 }
@@ -137,9 +136,8 @@ pub fn mul_parts<F: Format>(a: &Parts, b: &Parts, env: &mut Env) -> F {
         _ => note_denormal(env, a, b),
     }
     let product = u128::from(a.sig) * u128::from(b.sig);
-    let shift = product.leading_zeros();
-    let product = product << shift;
-    finish(env, sign, a.exp + b.exp + 1 - shift as i32, (product >> 64) as u64, product as u64)
+    let (hi, lo, shift) = normalised(product);
+    finish(env, sign, a.exp + b.exp + 1 - shift as i32, hi, lo)
 }
 
 /// [`div`] of parts.

@@ -41,10 +41,29 @@ fn cut(rounding: Rounding, sign: bool, hi: u64, lo: u64, precision: u32) -> Cut 
 /// `value >> count`, the bits shifted out kept as a sticky lowest bit.
 #[inline]
 pub(super) fn shift_right_sticky(value: u128, count: u32) -> u128 {
-    match count {
-        0 => value,
-        1..=127 => value >> count | u128::from(value << (128 - count) != 0),
-        _ => u128::from(value != 0),
+    // By halves: not every host shifts 128 bits.
+    let (hi, lo) = ((value >> 64) as u64, value as u64);
+    let (hi, lo, lost) = match count {
+        0 => (hi, lo, 0),
+        1..=63 => (hi >> count, lo >> count | hi << (64 - count), lo << (64 - count)),
+        64 => (0, hi, lo),
+        65..=127 => (0, hi >> (count - 64), lo | hi << (128 - count)),
+        _ => (0, 0, hi | lo),
+    };
+    u128::from(hi) << 64 | u128::from(lo | u64::from(lost != 0))
+}
+
+/// A value that is not zero, shifted left until its top bit is set; by how much.
+#[inline]
+pub(super) fn normalised(value: u128) -> (u64, u64, u32) {
+    let (hi, lo) = ((value >> 64) as u64, value as u64);
+    match hi.leading_zeros() {
+        0 => (hi, lo, 0),
+        64 => {
+            let shift = lo.leading_zeros();
+            (lo << shift, 0, 64 + shift)
+        }
+        shift => (hi << shift | lo >> (64 - shift), lo << shift, shift),
     }
 }
 

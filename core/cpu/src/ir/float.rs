@@ -11,7 +11,9 @@
 //! destination changes, because every status flag the operation would raise is raised already:
 //!
 //! 1. Where [`FloatOp::guarded`]: `frame[var] & mask == value` for the triple
-//!    `FLOAT_GUARD`. It says: round to nearest even, *inexact* is raised already and masked.
+//!    `FLOAT_GUARD`. It says: round to nearest even, *inexact* is raised already and masked. Or that
+//!    but for the bits of [`Isa::FLOAT_INEXACT`](crate::isa::Isa::FLOAT_INEXACT), which say that it is
+//!    raised, if the result is known to be [`exact`].
 //! 2. Every lane taken part in passes the checks of the table, which keep NaNs, infinities and
 //!    denormals out, and results near them. *Plain* is zero or normal: with `u` the bits shifted left by
 //!    one, `u - 1 >= 2^(p) - 1` unsigned (`p` = 53 or 24, bits of the significand with
@@ -219,6 +221,27 @@ macro_rules! lane {
                 }
             }
 
+            /// Whether a result that is inside is known to be exact. The error of a sum is itself a
+            /// number (Knuth's two-sum); a product of halves fits.
+            #[inline(always)]
+            pub(super) fn exact(op: Arith, a: $bits, b: $bits) -> bool {
+                let (x, y) = ($float::from_bits(a), $float::from_bits(b));
+                match op {
+                    Arith::Add => {
+                        let s = x + y;
+                        let part = s - x;
+                        x - (s - part) == part - y
+                    }
+                    Arith::Sub => {
+                        let s = x - y;
+                        let part = s - x;
+                        x - (s - part) == part + y
+                    }
+                    Arith::Mul => (a | b) & ((1 << ($p + 1) / 2) - 1) == 0,
+                    _ => false,
+                }
+            }
+
             #[inline(always)]
             pub(super) fn compare(a: $bits, b: $bits, imm: u8) -> ($bits, bool) {
                 let (x, y) = ($float::from_bits(a), $float::from_bits(b));
@@ -300,6 +323,20 @@ fn arith(op: Arith, shape: Shape, a: u128, b: u128) -> Option<u128> {
         }
         S4 => each32(a, b, |x, y| single::arith(op, x, y)),
         D2 => each64(a, b, |x, y| double::arith(op, x, y)),
+    }
+}
+
+/// Whether the result that [`host`] gave is known to be what the operation gives without rounding.
+#[inline]
+pub fn exact(op: FloatOp, a: u128, b: u128) -> bool {
+    let FloatOp::Arith(op, shape) = op else { return false };
+    let lane32 = |i: u32| single::exact(op, (a >> (32 * i)) as u32, (b >> (32 * i)) as u32);
+    let lane64 = |i: u32| double::exact(op, (a >> (64 * i)) as u64, (b >> (64 * i)) as u64);
+    match shape {
+        S1 => lane32(0),
+        D1 => lane64(0),
+        S4 => (0..4).all(lane32),
+        D2 => (0..2).all(lane64),
     }
 }
 

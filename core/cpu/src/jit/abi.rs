@@ -73,7 +73,46 @@ pub struct Context {
     pub pages: u32,
     /// Arguments of `pure` and `call`.
     pub args: [u64; 6],
+    /// Where regions may go on at directly: [`LINKS`] of them.
+    pub links: *const Link,
+    /// Mode and epoch of links that hold.
+    pub tag: u64,
 }
+
+/// A place whose region is known. Instead of stopping with [`stop::LOOKUP`] at a program counter, a
+/// region may look at the link in slot `(pc ^ pc >> 12) % LINKS`. If its `pc` is that one and its
+/// `tag` that of the context, all pages of the region there are in place: with
+/// [`Context::pages`] all ones, [`Context::left`] up to date and all variables written back, that
+/// region may be entered in place of returning, whatever is left of the budget.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(32))]
+pub struct Link {
+    /// The program counter.
+    pub pc: u64,
+    /// For which mode and epoch.
+    pub tag: u64,
+    /// The region.
+    pub code: Option<Entry>,
+}
+
+impl Link {
+    /// A link that never holds.
+    pub const NONE: Self = Self { pc: 0, tag: u64::MAX, code: None };
+    /// Offset of the program counter.
+    pub const PC: u32 = offset_of!(Self, pc) as u32;
+    /// Offset of the tag.
+    pub const TAG: u32 = offset_of!(Self, tag) as u32;
+    /// Offset of the code.
+    pub const CODE: u32 = offset_of!(Self, code) as u32;
+
+    /// The slot of a program counter.
+    pub const fn slot(pc: u64) -> usize {
+        (pc ^ pc >> 12) as usize % LINKS
+    }
+}
+
+/// Links of a CPU: a power of two.
+pub const LINKS: usize = 4096;
 
 /// Offsets of the fields of a [`Context`], in bytes.
 #[expect(missing_docs, reason = "named as the fields")]
@@ -86,6 +125,8 @@ impl Context {
     pub const STATUS: u32 = offset_of!(Self, status) as u32;
     pub const PAGES: u32 = offset_of!(Self, pages) as u32;
     pub const ARGS: u32 = offset_of!(Self, args) as u32;
+    pub const LINKS: u32 = offset_of!(Self, links) as u32;
+    pub const TAG: u32 = offset_of!(Self, tag) as u32;
 
     /// A context that points nowhere yet.
     pub const fn new() -> Self {
@@ -98,6 +139,8 @@ impl Context {
             status: 0,
             pages: 0,
             args: [0; 6],
+            links: core::ptr::null(),
+            tag: 0,
         }
     }
 }

@@ -11,6 +11,8 @@ pub(crate) mod runtime;
 #[cfg(any(target_arch = "wasm32", test))]
 pub mod wasm;
 
+use rustc_hash::FxHashMap;
+
 use crate::region::{Limits, Region};
 use abi::Entry;
 
@@ -59,11 +61,15 @@ pub struct Policy {
     pub eager: bool,
     /// How far a region may go.
     pub limits: Limits,
+    /// Most bytes of code in use before everything is forgotten.
+    pub bytes: usize,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { heat: 3, eager: false, limits: Limits::default() }
+        // The browser's compiler takes part of the machine's own thread.
+        let heat = if cfg!(target_arch = "wasm32") { 64 } else { 3 };
+        Self { heat, eager: false, limits: Limits::default(), bytes: 64 << 20 }
     }
 }
 
@@ -88,6 +94,8 @@ pub struct JitStats {
     pub run: u64,
     /// Times a region could not be entered.
     pub refused: u64,
+    /// Bytes of code in use.
+    pub live: usize,
 }
 
 /// Instructions the interpreter runs before it is looked at.
@@ -102,6 +110,11 @@ pub(crate) struct Tier {
     pub(crate) stats: JitStats,
     /// Counts how often the cache was emptied: jobs from before are void.
     generation: u32,
+    /// Modes seen.
+    modes: Vec<u64>,
+    /// Bytes of the code of each region that has some, and all of them together.
+    sizes: FxHashMap<u32, usize>,
+    live: usize,
     /// Instructions interpreted since the last look.
     pub(crate) since: i64,
 }
@@ -109,7 +122,26 @@ pub(crate) struct Tier {
 impl Tier {
     pub(crate) fn new(compiler: Box<dyn Compiler>, policy: Policy) -> Self {
         let stats = JitStats::default();
-        Self { compiler, policy, stats, generation: 0, since: 0 }
+        let (modes, sizes) = (Vec::new(), FxHashMap::default());
+        Self { compiler, policy, stats, generation: 0, modes, sizes, live: 0, since: 0 }
+    }
+
+    /// What links hold for in this mode and epoch: no other mode or epoch has the same.
+    pub(crate) fn tag(&mut self, mode: u64, epoch: u64) -> u64 {
+        let n = self.modes.iter().position(|&m| m == mode).unwrap_or_else(|| {
+            self.modes.push(mode);
+            self.modes.len() - 1
+        });
+        epoch << 16 | n as u64 & 0xffff
+    }
+
+    pub(crate) fn stats(&self) -> JitStats {
+        JitStats { live: self.live, ..self.stats }
+    }
+
+    /// Whether there is as much code as there may be.
+    pub(crate) fn is_full(&self) -> bool {
+        self.live >= self.policy.bytes
     }
 
     pub(crate) fn busy(&self) -> bool {
@@ -136,6 +168,8 @@ impl Tier {
                 self.compiler.release(done.id);
             } else if let Some(code) = done.code {
                 self.stats.compiled += 1;
+                self.live += done.bytes;
+                self.sizes.insert(done.id as u32, done.bytes);
                 ready.push((done.id as u32, code));
             }
         }
@@ -144,12 +178,15 @@ impl Tier {
 
     pub(crate) fn release(&mut self, region: u32) {
         self.stats.dropped += 1;
+        self.live -= self.sizes.remove(&region).unwrap_or(0);
         self.compiler.release(self.id(region));
     }
 
     /// The cache was emptied.
     pub(crate) fn clear(&mut self) {
         self.compiler.release_all();
+        self.sizes.clear();
+        self.live = 0;
         self.generation = self.generation.wrapping_add(1);
     }
 }

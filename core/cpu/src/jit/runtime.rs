@@ -33,6 +33,7 @@ pub(crate) fn enter<I: Isa>(
     run: &mut Run<'_>,
     code: Entry,
     pages: u32,
+    tag: u64,
 ) -> Stop<I> {
     let (core, run) = (&raw mut *core, &raw mut *run);
     let mut engine = Engine::<I> { core, run: run.cast(), trap: None };
@@ -45,6 +46,8 @@ pub(crate) fn enter<I: Isa>(
             engine: (&raw mut engine).cast(),
             left: (*run).left,
             pages,
+            links: (*core).links.as_ptr(),
+            tag,
             ..Context::new()
         }
     };

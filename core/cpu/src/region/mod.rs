@@ -66,6 +66,8 @@ pub struct Region {
     pub bits: [u8; FIRST_TEMP as usize],
     /// When floating-point ops may be done on the host ([`Isa::FLOAT_GUARD`]).
     pub guard: (Var, u64, u64),
+    /// Bits of the guard that may be missing where a result is exact ([`Isa::FLOAT_INEXACT`]).
+    pub inexact: u64,
     /// The names of the kinds of its vector ops ([`Isa::vec_kind`]).
     pub kinds: BTreeMap<u16, VecKind>,
     /// Which block begins at a program counter.
@@ -136,7 +138,9 @@ impl Region {
         let returns = Vec::new();
         let (guard, kinds) = ((Var(60), 0xff, 0x20), BTreeMap::new());
         let pages = Vec::new();
-        let mut region = Self { mode: 0, blocks, pages, returns, bits, guard, kinds, starts };
+        let inexact = 0x20;
+        let mut region =
+            Self { mode: 0, blocks, pages, returns, bits, guard, inexact, kinds, starts };
         flow::dirty(&mut region);
         region
     }
@@ -165,6 +169,7 @@ impl Region {
             returns: Vec::new(),
             bits,
             guard: I::FLOAT_GUARD,
+            inexact: I::FLOAT_INEXACT,
             kinds: BTreeMap::new(),
             starts: BTreeMap::new(),
         };

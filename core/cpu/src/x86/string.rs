@@ -254,15 +254,12 @@ impl X86 {
             return Ok(None);
         };
         let len = n as usize * w;
-        let mut a = [0u8; 4096];
-        let mut b = [0u8; 4096];
         let ram = bus.board.ram();
-        let accumulator = self.frame.ints[var::RAX].to_le_bytes();
+        let accumulator = self.frame.ints[var::RAX];
         let mut complete = n == count;
         let mut done = n;
         match source {
             Some(from) if op.insn == StringInsn::Movs => {
-                ram.read_bytes(from, &mut a[..len]);
                 if to > from && to < from + len {
                     // The copy reads what it has written: the gap repeats. Elements wider than
                     // the gap are left to the slow path.
@@ -270,46 +267,44 @@ impl X86 {
                     if gap < w {
                         return Ok(None);
                     }
-                    for i in gap..len {
-                        a[i] = a[i - gap];
+                    for i in (0..len).step_by(gap) {
+                        ram.copy(from, to + i, gap.min(len - i));
                     }
+                } else {
+                    ram.copy(from, to, len);
                 }
-                ram.write_bytes(to, &a[..len]);
             }
             None if op.insn == StringInsn::Stos => {
-                if w == 1 {
-                    ram.fill(to, len, accumulator[0]);
-                } else {
-                    for chunk in a[..len].chunks_exact_mut(w) {
-                        chunk.copy_from_slice(&accumulator[..w]);
-                    }
-                    ram.write_bytes(to, &a[..len]);
-                }
+                let pattern = match w {
+                    1 => accumulator as u8 as u64 * 0x0101_0101_0101_0101,
+                    2 => accumulator as u16 as u64 * 0x0001_0001_0001_0001,
+                    4 => accumulator as u32 as u64 * 0x0000_0001_0000_0001,
+                    _ => accumulator,
+                };
+                ram.fill_with(to, len, pattern.to_le_bytes());
             }
             _ => {
-                ram.read_bytes(to, &mut b[..len]);
-                match source {
-                    Some(from) => ram.read_bytes(from, &mut a[..len]),
-                    None => {
-                        for chunk in a[..len].chunks_exact_mut(w) {
-                            chunk.copy_from_slice(&accumulator[..w]);
-                        }
+                let element = |at: usize| match w {
+                    1 => u64::from(ram.read_u8(at)),
+                    2 => u64::from(ram.read_u16(at)),
+                    4 => u64::from(ram.read_u32(at)),
+                    _ => ram.read_u64(at),
+                };
+                let stop_on = op.rep == 2;
+                let (mut x, mut y) = (truncate(accumulator, op.width), 0);
+                for i in 0..n {
+                    let at = i as usize * w;
+                    if let Some(from) = source {
+                        x = element(from + at);
+                    }
+                    y = element(to + at);
+                    if (x == y) == stop_on {
+                        done = i + 1;
+                        complete = true;
+                        break;
                     }
                 }
-                let pairs = a[..len].chunks_exact(w).zip(b[..len].chunks_exact(w));
-                let stop_on = op.rep == 2;
-                let hit = pairs.into_iter().position(|(x, y)| (x == y) == stop_on);
-                if let Some(i) = hit {
-                    done = i as u64 + 1;
-                    complete = true;
-                }
-                let last = (done as usize - 1) * w;
-                let value = |s: &[u8]| {
-                    let mut v = [0; 8];
-                    v[..w].copy_from_slice(&s[last..last + w]);
-                    u64::from_le_bytes(v)
-                };
-                self.compare_flags(op.width, value(&a), value(&b));
+                self.compare_flags(op.width, x, y);
             }
         }
         if source.is_some() {

@@ -4,7 +4,7 @@
 use wasm_encoder::{BlockType, ValType};
 
 use super::Type;
-use super::func::{CTX, FRAME, Func, GUARD, Ty, field};
+use super::func::{CTX, EXACT, FRAME, Func, GUARD, Ty, field};
 use crate::frame::{Var, VecVar};
 use crate::ir::float::{Arith, Shape};
 use crate::ir::{FloatOp, Width};
@@ -60,14 +60,23 @@ impl Func<'_> {
     /// Notes whether operations that depend on rounding may be done here.
     pub(super) fn read_guard(&mut self) {
         let (var, mask, value) = self.guard();
+        let wrong = self.scratch(8, ValType::I64);
+        let most = mask & !self.region.inexact;
         self.i()
             .local_get(FRAME)
             .i64_load(field(int_offset(var.0), 3))
             .i64_const(mask as i64)
             .i64_and()
             .i64_const(value as i64)
-            .i64_eq()
-            .local_set(GUARD);
+            .i64_xor()
+            .local_tee(wrong)
+            .i64_eqz()
+            .local_set(GUARD)
+            .local_get(wrong)
+            .i64_const(most as i64)
+            .i64_and()
+            .i64_eqz()
+            .local_set(EXACT);
     }
 
     pub(super) fn float(&mut self, op: FloatOp, a: VecVar, b: VecVar, fall: Fallback) {
@@ -79,8 +88,17 @@ impl Func<'_> {
         let d = self.vec(fall.v);
         self.i().local_get(result).local_set(d);
         self.else_();
+        let exact = self.exact(op, a, b, fine);
+        if exact {
+            self.if_(BlockType::Empty, true);
+            self.i().local_get(result).local_set(d);
+            self.else_();
+        }
         self.fall_back(a, b, fall);
         self.load_vec(fall.v);
+        if exact {
+            self.end();
+        }
         self.end();
         self.vclean &= !(1 << fall.v.0);
     }
@@ -128,6 +146,49 @@ impl Func<'_> {
         if op.guarded() {
             self.i().local_get(GUARD).i32_and();
         }
+    }
+
+    /// Leaves whether the result is known to be exact and may be used then; nothing, and false, for
+    /// operations of which that is never known.
+    fn exact(&mut self, op: FloatOp, a: VecVar, b: VecVar, fine: u32) -> bool {
+        let FloatOp::Arith(op @ (Arith::Add | Arith::Sub | Arith::Mul), shape) = op else {
+            return false;
+        };
+        if op == Arith::Mul {
+            let low =
+                if is_double(shape) { 1i128 << 64 | 1 } else { (1i128 << 64 | 1) * (1 << 32 | 1) };
+            let half = if is_double(shape) { (1 << 27) - 1 } else { (1 << 12) - 1 };
+            self.get_vec(a);
+            self.get_vec(b);
+            self.i().v128_or().v128_const(low * half).v128_and().v128_const(0);
+            by_shape!(self, shape, i32x4_eq, i64x2_eq);
+        } else {
+            let (sum, part) = (self.scratch(3, ValType::V128), self.scratch(1, ValType::V128));
+            self.get_vec(a);
+            self.get_vec(b);
+            match op {
+                Arith::Add => by_shape!(self, shape, f32x4_add, f64x2_add),
+                _ => by_shape!(self, shape, f32x4_sub, f64x2_sub),
+            }
+            self.i().local_tee(sum);
+            self.get_vec(a);
+            by_shape!(self, shape, f32x4_sub, f64x2_sub);
+            self.i().local_set(part);
+            self.get_vec(a);
+            self.i().local_get(sum).local_get(part);
+            by_shape!(self, shape, f32x4_sub, f64x2_sub);
+            by_shape!(self, shape, f32x4_sub, f64x2_sub);
+            self.i().local_get(part);
+            self.get_vec(b);
+            match op {
+                Arith::Add => by_shape!(self, shape, f32x4_sub, f64x2_sub),
+                _ => by_shape!(self, shape, f32x4_add, f64x2_add),
+            }
+            by_shape!(self, shape, f32x4_eq, f64x2_eq);
+        }
+        self.lanes_hold(shape);
+        self.i().local_get(fine).i32_and().local_get(EXACT).i32_and();
+        true
     }
 
     fn i_never(&mut self, fine: u32) {

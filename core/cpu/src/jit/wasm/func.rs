@@ -9,7 +9,7 @@ use super::graph::Graph;
 use super::{Slots, Type};
 use crate::frame::{FIRST_TEMP, FIRST_VTEMP, INTS, VECS, Var, VecVar};
 use crate::ir::{Addr, Args, FloatOp, Fx, Label, Mem, Op, Val, Width, opt};
-use crate::jit::abi::{Context, int_offset, stop, vec_offset};
+use crate::jit::abi::{Context, LINKS, Link, int_offset, stop, vec_offset};
 use crate::region::{Region, flow};
 
 /// Most places a computed jump is compared with before it leaves the region.
@@ -22,6 +22,52 @@ pub(super) fn body(region: &Region, shims: &Slots) -> (Function, Vec<BranchHint>
     f.tree(f.graph.root);
     f.leave();
     f.finish()
+}
+
+/// The body of the function that goes on at a program counter: in the region that is linked there, or
+/// in the runtime.
+pub(super) fn go_on() -> Function {
+    let mut f = Function::new([(1, ValType::I32)]);
+    let (ctx, pc, link) = (0, 1, 2);
+    f.instructions()
+        .local_get(pc)
+        .local_get(pc)
+        .i64_const(12)
+        .i64_shr_u()
+        .i64_xor()
+        .i32_wrap_i64()
+        .i32_const(LINKS as i32 - 1)
+        .i32_and()
+        .i32_const(size_of::<Link>().trailing_zeros() as i32)
+        .i32_shl()
+        .local_get(ctx)
+        .i32_load(field(Context::LINKS, 2))
+        .i32_add()
+        .local_tee(link)
+        .i64_load(field(Link::PC, 3))
+        .local_get(pc)
+        .i64_eq()
+        .local_get(link)
+        .i64_load(field(Link::TAG, 3))
+        .local_get(ctx)
+        .i64_load(field(Context::TAG, 3))
+        .i64_eq()
+        .i32_and()
+        .if_(BlockType::Empty)
+        .local_get(ctx)
+        .i32_const(-1)
+        .i32_store(field(Context::PAGES, 2))
+        .local_get(ctx)
+        .local_get(link)
+        .i32_load(field(Link::CODE, 2))
+        .return_call_indirect(0, Type::Entry as u32)
+        .end()
+        .local_get(ctx)
+        .local_get(pc)
+        .i64_store(field(Context::PC, 3))
+        .i32_const(stop::LOOKUP as i32)
+        .end();
+    f
 }
 
 /// How an integer is held.
@@ -82,11 +128,13 @@ const PC: u32 = 5;
 const BACK: u32 = 6;
 pub(super) const STOP: u32 = 7;
 const STATE: u32 = 8;
-/// Whether floating-point operations that depend on rounding may be done here.
+/// Whether floating-point operations that depend on rounding may be done here, and whether those
+/// may whose result is exact.
 pub(super) const GUARD: u32 = 9;
-const FIRST: [ValType; 9] = {
+pub(super) const EXACT: u32 = 10;
+const FIRST: [ValType; 10] = {
     use ValType::{I32, I64};
-    [I64, I32, I32, I32, I64, I64, I32, I32, I32]
+    [I64, I32, I32, I32, I64, I64, I32, I32, I32, I32]
 };
 
 pub(super) struct Func<'a> {
@@ -696,6 +744,10 @@ impl<'a> Func<'a> {
             self.i().local_get(LEFT).i64_const(back.into()).i64_add().local_set(LEFT);
         }
         self.put_left();
+        if why == stop::LOOKUP && self.shims.tail_calls {
+            self.i().local_get(CTX).local_get(PC).return_call(0);
+            return;
+        }
         self.i()
             .local_get(CTX)
             .local_get(PC)

@@ -25,7 +25,8 @@ use std::borrow::Cow;
 
 use wasm_encoder::{
     BranchHints, CodeSection, ConstExpr, ElementSection, Elements, EntityType, FunctionSection,
-    ImportSection, MemoryType, Module, RefType, TableType, TypeSection, ValType,
+    ImportSection, MemoryType, Module, NameMap, NameSection, RefType, TableType, TypeSection,
+    ValType,
 };
 
 use crate::region::Region;
@@ -43,6 +44,8 @@ pub struct Slots {
     pub pure: u32,
     pub call: u32,
     pub trap: u32,
+    /// Whether regions may go on in one another by tail calls.
+    pub tail_calls: bool,
 }
 
 #[cfg(target_arch = "wasm32")]
@@ -58,6 +61,7 @@ impl From<&super::abi::Shims> for Slots {
             pure: s.pure as usize as u32,
             call: s.call as usize as u32,
             trap: s.trap as usize as u32,
+            tail_calls: true,
         }
     }
 }
@@ -72,16 +76,21 @@ enum Type {
     VecOp,
     Call,
     Trap,
+    GoOn,
 }
 
-/// A small module with everything in it that not every engine knows.
-pub fn probe() -> Vec<u8> {
+/// A small module with everything in it that not every engine knows, or with a tail call besides.
+pub fn probe(tail_calls: bool) -> Vec<u8> {
     let mut types = TypeSection::new();
     types.ty().function([], []);
     let mut functions = FunctionSection::new();
     functions.function(0);
     let mut body = wasm_encoder::Function::new([]);
-    body.instructions().i32_const(0).i32_extend8_s().i8x16_splat().drop().end();
+    body.instructions().i32_const(0).i32_extend8_s().i8x16_splat().drop();
+    if tail_calls {
+        body.instructions().return_call(0);
+    }
+    body.instructions().end();
     let mut code = CodeSection::new();
     code.function(&body);
     let mut module = Module::new();
@@ -112,6 +121,7 @@ pub fn module(regions: &[(&Region, u32)], shims: &Slots) -> Vec<u8> {
     types.ty().function([I32, I32, I32], []);
     types.ty().function([I32, I32], [I64]);
     types.ty().function([I32, I32, I64], []);
+    types.ty().function([I32, I64], [I32]);
 
     let mut imports = ImportSection::new();
     let memory = MemoryType {
@@ -135,9 +145,18 @@ pub fn module(regions: &[(&Region, u32)], shims: &Slots) -> Vec<u8> {
     let mut elements = ElementSection::new();
     let mut hints = BranchHints::new();
     let mut code = CodeSection::new();
+    // What profilers show.
+    let mut names = NameMap::new();
+    let first = u32::from(shims.tail_calls);
+    if shims.tail_calls {
+        functions.function(Type::GoOn as u32);
+        code.function(&func::go_on());
+        names.append(0, "go_on");
+    }
     for (i, &(region, slot)) in regions.iter().enumerate() {
-        let i = i as u32;
+        let i = i as u32 + first;
         functions.function(Type::Entry as u32);
+        names.append(i, &format!("guest_{:x}", region.pc()));
         elements.active(
             None,
             &ConstExpr::i32_const(slot as i32),
@@ -151,6 +170,8 @@ pub fn module(regions: &[(&Region, u32)], shims: &Slots) -> Vec<u8> {
     }
     let mut module = Module::new();
     module.section(&types).section(&imports).section(&functions).section(&elements);
-    module.section(&hints).section(&code);
+    let mut all = NameSection::new();
+    all.functions(&names);
+    module.section(&hints).section(&code).section(&all);
     module.finish()
 }

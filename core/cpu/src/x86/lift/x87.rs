@@ -64,7 +64,9 @@ impl Lifter<'_> {
         };
         let result = self.tmp();
         let args = [what.into(), operand.0, operand.1, self.pc.into(), offset];
-        self.b.call(ext::X87, Some(result), &args, Fx::FAULTS | Fx::READS | Fx::WRITES);
+        // What it writes besides is of interest to stores only.
+        let writes = if store.is_some() { Fx::WRITES } else { Fx::NONE };
+        self.b.call(ext::X87, Some(result), &args, Fx::FAULTS | Fx::READS | writes);
         if let Some((n, addr)) = store {
             let none = self.b.new_label();
             self.b.branch(Cmp::new(Cond::Eq, Width::W64, ext::X87_STORES, 0u64), none);
