@@ -13,9 +13,9 @@ pub(crate) const DIST: &str = "www/dist";
 /// Builds the wasm and its bindings into `to`.
 fn bindings(to: &str) -> Result<()> {
     let wasm = "wasm32-unknown-unknown";
-    shell::cargo(&["build", "--profile", "web", "--package", "orrery-web", "--target", wasm])?;
+    shell::cargo(&["build", "--release", "--package", "orrery-web", "--target", wasm])?;
     let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into());
-    let module = format!("{target}/{wasm}/web/orrery_web.wasm");
+    let module = format!("{target}/{wasm}/release/orrery_web.wasm");
     let tool = bindgen(&target)?;
     shell::run(&tool, &["--target", "web", "--no-typescript", "--out-dir", to, &module])?;
     // Smaller and faster where binaryen is there; the page works without.
