@@ -481,11 +481,17 @@ impl<I: Isa> Cluster<I> {
         let cache = &mut self.cache;
         let block = cache.block_mut(id);
         block.formed = true;
-        let start = block.key.pc;
+        let (start, first) = (block.key.pc, block.key.at);
+        let own = I::code_window(&core.cpu, start).map_or(0, |w| w.linear / PAGE);
         let fetch = |pc: u64| {
             let window = I::code_window(&core.cpu, pc).ok()?;
-            let entry = core.tlb.entry(window.linear, Access::Exec, window.mmu)?;
-            let at = entry.offset? + (window.linear % PAGE) as usize;
+            let page = if window.linear / PAGE == own {
+                // The block runs: its page is there, known to the TLB or not.
+                first / PAGE as usize * PAGE as usize
+            } else {
+                core.tlb.entry(window.linear, Access::Exec, window.mmu)?.offset?
+            };
+            let at = page + (window.linear % PAGE) as usize;
             let key = Key { at, pc, mode, single: false };
             if pc != start && !whole && cache.find(&key).is_none() {
                 return None;
@@ -499,6 +505,8 @@ impl<I: Isa> Cluster<I> {
         let Some(region) =
             Region::form::<I>(&core.cpu, mode, start, &limits, &mut self.builder, fetch)
         else {
+            let block = self.cache.block_mut(id);
+            (block.formed, block.heat) = (false, 0);
             return;
         };
         let pages: Vec<usize> = region
@@ -707,15 +715,16 @@ fn env<'a, I: Isa>(
     Env { cpu: &mut core.cpu, index, board, tlb: &mut core.tlb, done, code: Some(&cache.map) }
 }
 
-/// Which pages of a region are where they were when it was formed, a bit each; all ones for all.
+/// Which pages of a region are where they were when it was formed, a bit each; all ones for all. The
+/// first is: its block was about to run.
 fn in_place<I: Isa>(core: &Core<I>, pages: &[RPage]) -> u32 {
     let mut bits = u32::MAX;
     for (n, p) in pages.iter().enumerate() {
         let there = I::code_window(&core.cpu, p.pc).is_ok_and(|w| {
-            let entry = core.tlb.entry(w.linear, Access::Exec, w.mmu);
+            let entry = || core.tlb.entry(w.linear, Access::Exec, w.mmu);
             w.linear == p.linear
                 && w.len >= p.reach
-                && entry.is_some_and(|e| e.offset == Some(p.offset))
+                && (n == 0 || entry().is_some_and(|e| e.offset == Some(p.offset)))
         });
         if !there {
             bits &= !(1 << n);

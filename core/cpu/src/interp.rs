@@ -108,15 +108,13 @@ fn at(v: u8) -> usize {
     usize::from(v)
 }
 
+#[inline(always)]
 fn values(frame: &Frame, args: &Args) -> [u64; 6] {
-    let mut out = [0; 6];
-    for (to, a) in out.iter_mut().zip(args) {
-        *to = match *a {
-            Val::Var(v) => frame.get(v),
-            Val::Imm(n) => n,
-        };
-    }
-    out
+    let value = |n: usize| match args[n] {
+        Val::Var(v) => frame.get(v),
+        Val::Imm(n) => n,
+    };
+    [value(0), value(1), value(2), value(3), value(4), value(5)]
 }
 
 pub(crate) fn env<'a, I: Isa>(core: &'a mut Core<I>, run: &'a mut Run<'_>, rest: u8) -> Env<'a, I> {

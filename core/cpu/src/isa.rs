@@ -4,7 +4,7 @@ use orrery_system::board::Board;
 
 use crate::env::Env;
 use crate::frame::Frame;
-use crate::ir::{Builder, Var, VecKind};
+use crate::ir::{Args, Builder, Op, Var, VecKind};
 
 /// Why memory is accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -138,6 +138,12 @@ pub trait Isa: Sized + 'static {
 
     /// Runs helper `f`. See [`Fx`](crate::ir::Fx) for what it may do.
     fn helper(f: u16, env: &mut Env<'_, Self>, args: &[u64; 6]) -> Result<u64, Self::Trap>;
+    /// Appends ops that do `d = pure(f, args)` where that is quicker in compiled code than the call,
+    /// with temporaries from 240 on and labels from `label` on. False: there are none.
+    fn expand(f: u16, d: Var, args: &Args, label: u16, out: &mut Vec<Op>) -> bool {
+        let _ = (f, d, args, label, out);
+        false
+    }
     /// Pure function `f` of its arguments.
     fn pure(f: u16, args: &[u64; 6]) -> u64;
     /// Pure vector function `kind`.

@@ -29,7 +29,7 @@ pub struct Fast {
 
 /// Pages that instructions are fetched from have a table of their own, so that which data pages
 /// are known does not depend on how code is looked up: every engine walks alike.
-const CODE_ENTRIES: usize = 256;
+const CODE_ENTRIES: usize = 2048;
 
 #[derive(Clone, Copy)]
 struct Slow {
@@ -64,6 +64,8 @@ pub struct Tlb {
     code: Box<[(u64, Entry); CODE_ENTRIES]>,
     /// Indices that may hold something, so that a flush costs what was used.
     used: Vec<u16>,
+    /// The same for code.
+    code_used: Vec<u16>,
     /// Changes whenever an entry was flushed, so that caches of fetch addresses are void.
     epoch: u64,
     /// Host address of the arena.
@@ -96,6 +98,7 @@ impl Tlb {
                 .try_into()
                 .unwrap_or_else(|_| unreachable!("of that length")),
             used: Vec::with_capacity(ENTRIES),
+            code_used: Vec::with_capacity(CODE_ENTRIES),
             epoch: 0,
             base: 0,
         }
@@ -149,7 +152,16 @@ impl Tlb {
 
     /// Remembers a page that instructions were fetched from.
     pub fn insert_code(&mut self, linear: u64, mmu: u8, entry: Entry) {
-        self.code[index(linear) % CODE_ENTRIES] = (tag(linear, mmu), entry);
+        let i = index(linear) % CODE_ENTRIES;
+        if self.code[i].0 == NONE {
+            // Single pages that come and go leave their index here more than once.
+            if self.code_used.len() >= 2 * CODE_ENTRIES {
+                self.code_used.sort_unstable();
+                self.code_used.dedup();
+            }
+            self.code_used.push(i as u16);
+        }
+        self.code[i] = (tag(linear, mmu), entry);
     }
 
     /// Remembers a page. `free` says that stores need no page-flag work now.
@@ -182,7 +194,9 @@ impl Tlb {
             (self.slow[i].tag, self.slow[i].listed) = (NONE, false);
             self.fast[i] = NO_FAST;
         }
-        self.code.iter_mut().for_each(|(tag, _)| *tag = NONE);
+        for i in self.code_used.drain(..) {
+            self.code[usize::from(i)].0 = NONE;
+        }
         self.epoch += 1;
     }
 
@@ -198,9 +212,13 @@ impl Tlb {
             }
             keep
         });
-        for (tag, _) in self.code.iter_mut().filter(|(_, entry)| !entry.map.global) {
-            *tag = NONE;
-        }
+        self.code_used.retain(|&i| {
+            let (tag, entry) = &mut self.code[usize::from(i)];
+            if !entry.map.global {
+                *tag = NONE;
+            }
+            *tag != NONE
+        });
         self.epoch += 1;
     }
 

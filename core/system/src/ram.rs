@@ -10,7 +10,7 @@
 #![expect(unsafe_code, reason = "guest memory is one raw allocation shared by CPUs and devices")]
 
 use crate::PAGE_SIZE;
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, handle_alloc_error};
 use std::sync::Mutex;
 use std::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
@@ -59,6 +59,46 @@ pub struct Ram {
     blocks: Mutex<Vec<NamedBlock>>,
 }
 
+/// Zeroed memory of page alignment from the allocator.
+#[cfg(not(target_arch = "wasm32"))]
+mod arena {
+    pub(super) use std::alloc::{alloc_zeroed as allocate, dealloc as free};
+}
+
+/// Zeroed memory of page alignment. New pages of a WebAssembly memory are zero: the allocator does
+/// not know that, and clears hundreds of megabytes. They cannot be given back; what is
+/// freed waits here for the next machine.
+#[cfg(target_arch = "wasm32")]
+mod arena {
+    use super::Layout;
+    use std::sync::{Mutex, PoisonError};
+
+    const PAGE: usize = 65536;
+    static SPARE: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+
+    /// Null where there is no more memory.
+    pub(super) unsafe fn allocate(layout: Layout) -> *mut u8 {
+        let pages = layout.size().div_ceil(PAGE);
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = spare.iter().position(|&(_, n)| n == pages) {
+            let base = spare.swap_remove(at).0 as *mut u8;
+            // SAFETY: the pages were grown below and freed since: nobody else has them.
+            unsafe { base.write_bytes(0, pages * PAGE) };
+            return base;
+        }
+        match core::arch::wasm32::memory_grow::<0>(pages) {
+            usize::MAX => core::ptr::null_mut(),
+            first => (first * PAGE) as *mut u8,
+        }
+    }
+
+    /// `base` is from `allocate` with this layout.
+    pub(super) unsafe fn free(base: *mut u8, layout: Layout) {
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.push((base as usize, layout.size().div_ceil(PAGE)));
+    }
+}
+
 // SAFETY: the allocation is owned, never moves, and is only accessed through atomics.
 unsafe impl Send for Ram {}
 // SAFETY: as above; `&Ram` hands out values, never references into the allocation.
@@ -66,8 +106,8 @@ unsafe impl Sync for Ram {}
 
 impl Drop for Ram {
     fn drop(&mut self) {
-        // SAFETY: `base` came from `alloc_zeroed` with this layout and is freed once.
-        unsafe { dealloc(self.base, self.layout) }
+        // SAFETY: `base` came from `allocate` with this layout and is freed once.
+        unsafe { arena::free(self.base, self.layout) }
     }
 }
 
@@ -125,7 +165,7 @@ impl Ram {
         let layout = Layout::from_size_align(pages * PAGE_SIZE, PAGE_SIZE)
             .expect("a guest memory of less than half the address space");
         // SAFETY: the layout is not empty.
-        let base = unsafe { alloc_zeroed(layout) };
+        let base = unsafe { arena::allocate(layout) };
         if base.is_null() {
             handle_alloc_error(layout);
         }

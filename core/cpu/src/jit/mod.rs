@@ -68,7 +68,7 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         // The browser's compiler takes part of the machine's own thread.
-        let heat = if cfg!(target_arch = "wasm32") { 64 } else { 3 };
+        let heat = if cfg!(target_arch = "wasm32") { 32 } else { 3 };
         Self { heat, eager: false, limits: Limits::default(), bytes: 64 << 20 }
     }
 }

@@ -288,9 +288,22 @@ impl Region {
         }
         place.reach = place.reach.max(chunk.linear - place.linear + pos as u64);
         self.starts.insert(start, self.blocks.len());
-        let (ops, insns) = (b.ops().to_vec(), b.insns().into());
+        let (ops, insns) = (expanded::<I>(b.ops()), b.insns().into());
         self.blocks.push(RBlock { pc: start, page, insns, ops, dirty_in: 0 });
     }
+}
+
+/// The ops with pure functions in the form that compiled code is quicker with.
+fn expanded<I: Isa>(ops: &[Op]) -> Vec<Op> {
+    let mut out = Vec::with_capacity(ops.len());
+    let mut label = 0x7000;
+    for op in ops {
+        match *op {
+            Op::Pure { f, d, ref args } if I::expand(f, d, args, label, &mut out) => label += 16,
+            op => out.push(op),
+        }
+    }
+    out
 }
 
 /// What goes on behind a helper that ends its block does so through the run loop.

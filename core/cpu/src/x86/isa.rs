@@ -14,7 +14,7 @@ use super::string::{StringInsn, StringOp};
 use super::transfer::truncate;
 use crate::env::Env;
 use crate::frame::{Frame, Var};
-use crate::ir::{Builder, VecKind};
+use crate::ir::{Args, Builder, Op, VecKind};
 use crate::isa::{CodeWindow, Isa, Lift, Poll};
 
 /// The x86 instruction set.
@@ -240,6 +240,10 @@ impl Isa for X86Isa {
             env.code_window_changed();
         }
         result
+    }
+
+    fn expand(f: u16, d: Var, args: &Args, label: u16, out: &mut Vec<Op>) -> bool {
+        lift::expand(f, d, args, label, out)
     }
 
     fn pure(f: u16, args: &[u64; 6]) -> u64 {
