@@ -169,8 +169,18 @@ pub(crate) trait Driver: Send + Sync + 'static {
     /// Says how the start of the range is stored.
     fn status(self: Arc<Self>, offset: u64, len: u64) -> Op<BlockStatus>;
 
-    /// Flushes and leaves the image as a clean shutdown does.
+    /// Flushes and leaves the image as a clean shutdown does. A filter has what is below it closed.
     fn close(self: Arc<Self>) -> Op<()> {
-        self.flush()
+        if !self.is_filter() {
+            return self.flush();
+        }
+        Op::pending(async move {
+            let children = self.children();
+            self.flush().await?;
+            for node in children.iter().filter_map(|edge| edge.node()) {
+                node.close().await?;
+            }
+            Ok(())
+        })
     }
 }

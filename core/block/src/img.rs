@@ -132,7 +132,11 @@ pub struct MapEntry {
 }
 
 /// Says how the start of a range is stored in the chain below `node`.
-async fn status_in_chain(node: &Arc<Node>, start: u64, len: u64) -> Result<(BlockStatus, u32)> {
+pub(crate) async fn status_in_chain(
+    node: &Arc<Node>,
+    start: u64,
+    len: u64,
+) -> Result<(BlockStatus, u32)> {
     let mut node = node.clone();
     let mut len = len;
     for depth in 0.. {
@@ -149,6 +153,9 @@ async fn status_in_chain(node: &Arc<Node>, start: u64, len: u64) -> Result<(Bloc
             return Ok((nothing, depth));
         }
         let status = node.status(start, there).await?;
+        while let Some(below) = node.filtered().filter(|_| node.is_filter()) {
+            node = below;
+        }
         let below = node.children().into_iter().find(|edge| edge.role() == Role::Backing);
         match below.and_then(|edge| edge.node()) {
             Some(below) if !status.allocated => {

@@ -33,6 +33,8 @@ struct Shell {
     /// Writes are kept in memory.
     snapshot: bool,
     copy_on_read: bool,
+    /// Every write is flushed.
+    write_through: bool,
     /// How the image was opened.
     spec: Spec,
 }
@@ -230,6 +232,13 @@ impl Shell {
             self.failed = true;
             return Next::Go;
         }
+        if known(&["write", "w", "writev", "aio_write", "discard", "d", "truncate", "t"])
+            && image.as_ref().is_some_and(|image| image.node.read_only())
+        {
+            warn("qemu-io: Block node is read-only");
+            self.failed = true;
+            return Next::Go;
+        }
         let result = match name.as_str() {
             "read" | "r" => self.read(&image.expect("checked"), args, false, false),
             "readv" => self.read(&image.expect("checked"), args, true, false),
@@ -246,13 +255,25 @@ impl Shell {
             }
             "info" | "i" => {
                 let image = image.expect("checked");
-                let size = image.handle.as_ref().and_then(|h| h.facts().cluster_size).unwrap_or(0);
-                say(&format!(
-                    "format name: {}\ncluster size: {}\nvm state offset: {}",
-                    image.node.driver_name(),
-                    bytes(size as f64),
-                    bytes(0.0)
-                ));
+                let driver = image.node.driver_name();
+                say(&format!("format name: {driver}"));
+                if ["file", "null-co", "null-aio", "nbd"].contains(&driver) {
+                    // The same again, as the name of a protocol.
+                    say(&format!("format name: {driver}"));
+                }
+                let size = image.handle.as_ref().and_then(|h| h.facts().cluster_size);
+                if let Some(size) = size.filter(|_| image.node.image_handle().is_some()) {
+                    // State of machines lies behind what a whole L2 table covers.
+                    let span = match image.node.driver_name() {
+                        "qcow2" => image.node.len().next_multiple_of((size / 8 * size).max(1)),
+                        _ => 0,
+                    };
+                    say(&format!(
+                        "cluster size: {}\nvm state offset: {}",
+                        bytes(size as f64),
+                        bytes(span as f64)
+                    ));
+                }
                 Ok(())
             }
             "flush" | "f" => {
@@ -262,7 +283,10 @@ impl Shell {
             "truncate" | "t" => self.truncate(&image.expect("checked"), args),
             "close" | "c" => self.close(),
             "open" | "o" => self.open(args),
-            "reopen" => self.reopen(args),
+            "reopen" => {
+                drop(image);
+                self.reopen(args)
+            }
             "aio_flush" => Ok(()),
             "sleep" => match args[0].parse::<u64>() {
                 Ok(ms) => {
@@ -498,7 +522,7 @@ impl Shell {
                         image.node.write(offset, buf).await?;
                     }
                 }
-                if a.has("f") {
+                if a.has("f") || self.write_through {
                     image.node.flush().await?;
                 }
                 Ok(())
@@ -543,6 +567,7 @@ impl Shell {
             Some(text) => number(text)?,
             None => 512,
         };
+        let count = count.min(image.node.len().saturating_sub(offset).max(1));
         let (mut at, mut sum) = (offset, 0);
         let end = (offset + count).min(image.node.len());
         while at < end {
@@ -738,7 +763,17 @@ impl Shell {
         if let Some((_, on)) = options.iter().find(|(name, _)| name == "read-only") {
             spec.write = on != "on";
         }
-        spec.options.retain(|(name, _)| !options.iter().any(|(new, _)| new == name));
+        // What is said about one of these replaces what was said about all.
+        const GROUPS: [&[&str]; 2] = [
+            &["overlap-check", "overlap-check.template"],
+            &["cache-size", "l2-cache-size", "refcount-cache-size"],
+        ];
+        spec.options.retain(|(name, _)| {
+            let group = GROUPS.iter().find(|group| group.contains(&name.as_str()));
+            !options.iter().any(|(new, _)| {
+                new == name || group.is_some_and(|group| group.contains(&new.as_str()))
+            })
+        });
         spec.options.extend(options);
         if spec == self.spec {
             // Nothing else of what can be reopened changes how requests are carried out.
@@ -747,12 +782,12 @@ impl Shell {
         let old = self.spec.clone();
         drop(image);
         self.close()?;
-        if let Err(text) = self.session.open_unnamed(&spec).map(drop) {
-            // It stays as it was.
-            self.open_spec(&old).map_err(|fail| fail.text())?;
-            return say_no(&text);
-        }
-        self.open_spec(&spec).map_err(|fail| fail.text())
+        let Err(fail) = self.open_spec(&spec) else { return Ok(()) };
+        // It stays as it was.
+        self.open_spec(&old).map_err(|fail| fail.text())?;
+        let text = fail.text();
+        let own = format!("can't open device {}: ", old.name);
+        say_no(text.strip_prefix(&own).or(text.strip_prefix("can't open: ")).unwrap_or(&text))
     }
 }
 
@@ -813,6 +848,10 @@ pub(crate) fn main(prog: &str, args: &[String]) -> ExitCode {
         read_only: args.has("r") || args.has("read-only"),
         snapshot: args.has("s") || args.has("snapshot"),
         copy_on_read: args.has("C") || args.has("copy-on-read"),
+        write_through: args
+            .get("t")
+            .or(args.get("cache"))
+            .is_some_and(|mode| mode == "writethrough" || mode == "directsync"),
         spec: Spec::default(),
     };
     for object in args.all("object") {

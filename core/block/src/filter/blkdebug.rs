@@ -260,16 +260,17 @@ impl Driver for Blkdebug {
             let granule = self.granule[0].max(self.align);
             while at < end {
                 let stop = (at + 1).next_multiple_of(granule).min(end);
-                if !at.is_multiple_of(granule) || stop - at < granule && self.align > 1 {
+                if stop - at < granule && self.granule[0].max(self.align) > 1 {
                     // Too small for the device: ordinary zeros.
-                    let zeros = IoBuf::zeroed((stop - at) as usize);
-                    self.clone().write(at, zeros).await?;
+                    for start in (at..stop).step_by(1 << 20) {
+                        let zeros = IoBuf::zeroed((stop - start).min(1 << 20) as usize);
+                        self.clone().write(start, zeros).await?;
+                    }
                     at = stop;
                     continue;
                 }
-                let left = (end - at) / granule * granule;
-                let n = left.max(end - at.max(end - left)).min(self.max[1] / granule * granule);
-                let n = if n == 0 { (end - at).min(granule) } else { n };
+                let most = (self.max[1] / granule * granule).max(granule);
+                let n = ((end - at) / granule * granule).min(most);
                 let start = |node: Arc<Node>| node.write_zeroes(at, n, unmap);
                 self.run(IoType::WriteZeroes, &["pwritev_zero"], (at, n), start).await?;
                 at += n;
@@ -281,10 +282,18 @@ impl Driver for Blkdebug {
     fn discard(self: Arc<Self>, offset: u64, len: u64) -> Op<()> {
         Op::pending(async move {
             let granule = self.granule[1].max(self.align);
-            let mut at = offset.next_multiple_of(granule);
-            let end = (offset + len) / granule * granule;
+            let mut at = offset.next_multiple_of(self.align);
+            let end = (offset + len) / self.align * self.align;
             while at < end {
-                let n = (end - at).min((self.max[2] / granule * granule).max(granule));
+                // What is no whole piece of the device is for what is below to judge.
+                let n = match at % granule {
+                    0 if end - at < granule => end - at,
+                    0 => {
+                        let most = (self.max[2] / granule * granule).max(granule);
+                        ((end - at) / granule * granule).min(most)
+                    }
+                    odd => (granule - odd).min(end - at),
+                };
                 let start = |node: Arc<Node>| node.discard(at, n);
                 self.run(IoType::Discard, &[], (at, n), start).await?;
                 at += n;
@@ -335,7 +344,7 @@ fn read_config(
             && let Some((_, section)) = sections.last_mut()
         {
             let value = value.trim().trim_matches('"');
-            section.insert(key.trim().replace('_', "-"), value.into());
+            section.insert(key.trim().into(), value.into());
         } else {
             return Err(BlockError::Invalid(format!("Could not parse blkdebug config: '{line}'")));
         }

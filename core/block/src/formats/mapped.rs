@@ -51,6 +51,9 @@ pub(crate) trait Layout: Send + Sync + 'static {
     /// Name of the driver.
     const NAME: &'static str;
 
+    /// There can be no backing file, so that what is not stored is decided here, too.
+    const ALONE: bool = false;
+
     /// Where a block is, from its entry.
     fn decode(&self, entry: &[u8]) -> Result<Slot>;
 
@@ -835,6 +838,7 @@ impl<L: Layout> Mapped<L> {
                 Stored::Data(self.layout.cipher().is_none().then_some(host)).status(len)
             }
             Step::Zero { len } => Stored::Zero.status(len),
+            Step::Unallocated { len } if L::ALONE => Stored::Zero.status(len),
             Step::Unallocated { len } => {
                 Stored::Below { nothing: self.backing().is_none() }.status(len)
             }

@@ -270,6 +270,10 @@ pub(crate) trait MappedImage: Layout + Sized {
     fn truncate(_this: Arc<Mapped<Self>>, _len: u64) -> Op<()> {
         Op::err(BlockError::unsupported(format!("'{}' cannot be resized", Self::NAME)))
     }
+
+    fn change(_this: Arc<Mapped<Self>>, _change: Change) -> Op<()> {
+        Op::err(BlockError::Errno(crate::errno::ENOTSUP))
+    }
 }
 
 impl<L: MappedImage> Driver for Mapped<L> {
@@ -344,6 +348,10 @@ impl<L: MappedImage> Image for Mapped<L> {
 
     fn facts(&self) -> Facts {
         L::facts(self)
+    }
+
+    fn change(self: Arc<Self>, change: Change) -> Op<()> {
+        L::change(self, change)
     }
 
     fn check(self: Arc<Self>, repair: Repair) -> Op<CheckResult> {

@@ -3,13 +3,14 @@
 //! Reference: the QED specification as published with QEMU (docs/interop/qed_spec.txt).
 
 use super::mapped::{Layout, Mapped, Parts, Shape, Slot};
-use super::{Facts, MappedImage, OpenArgs, StoredName, le32, le64, read_exactly};
+use super::{Change, Facts, MappedImage, OpenArgs, StoredName, le32, le64, read_exactly};
 use crate::graph::Node;
 use crate::qcow2::{CheckResult, Repair};
+use crate::sync::lock;
 use crate::{BlockError, IoBuf, Op, Result};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 const MAGIC: &[u8; 4] = b"QED\0";
 const HEADER: u64 = 64;
@@ -24,7 +25,8 @@ pub(crate) struct Qed {
     table_clusters: u64,
     l1_at: u64,
     features: AtomicU64,
-    backing: Option<StoredName>,
+    backing: Mutex<Option<StoredName>>,
+    header_len: u64,
     file_len: u64,
 }
 
@@ -119,7 +121,8 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Arc<Mapped
         table_clusters,
         l1_at,
         features: AtomicU64::new(features),
-        backing,
+        backing: Mutex::new(backing),
+        header_len: header_clusters * cluster,
         file_len,
     };
     let parts = Parts { layout, shape, size, tables, end: file.len(), read_only };
@@ -232,7 +235,7 @@ impl Layout for Qed {
 
 impl MappedImage for Qed {
     fn backing_name(this: &Mapped<Self>) -> Option<StoredName> {
-        this.layout.backing.clone()
+        lock(&this.layout.backing).clone()
     }
 
     fn facts(this: &Mapped<Self>) -> Facts {
@@ -245,6 +248,37 @@ impl MappedImage for Qed {
 
     fn check(this: Arc<Mapped<Self>>, repair: Repair) -> Op<CheckResult> {
         Op::pending(async move { Self::check_now(&this, repair).await })
+    }
+
+    fn change(this: Arc<Mapped<Self>>, change: Change) -> Op<()> {
+        let Change::Backing(stored) = change else {
+            return Op::err(BlockError::Errno(crate::errno::ENOTSUP));
+        };
+        Op::pending(async move {
+            let name = stored.as_ref().map_or("", |stored| &stored.name);
+            if HEADER + name.len() as u64 > this.layout.header_len || name.len() > 1023 {
+                return Err(BlockError::NoSpace);
+            }
+            this.begin().await?;
+            let raw = stored.as_ref().is_some_and(|s| s.format.as_deref() == Some("raw"));
+            let file = this.file()?;
+            // The name first, and then what refers to it.
+            file.write(HEADER, name.as_bytes().into()).await?;
+            let mut place =
+                (if name.is_empty() { 0 } else { HEADER as u32 }).to_le_bytes().to_vec();
+            place.extend((name.len() as u32).to_le_bytes());
+            file.write(56, place.into()).await?;
+            let mut features = this.layout.features.load(Ordering::Relaxed);
+            features &= !(BACKING | BACKING_RAW);
+            if !name.is_empty() {
+                features |= BACKING | if raw { BACKING_RAW } else { 0 };
+            }
+            this.layout.features.store(features, Ordering::Relaxed);
+            file.write(16, IoBuf::from(&features.to_le_bytes()[..])).await?;
+            file.flush().await?;
+            *lock(&this.layout.backing) = stored.filter(|stored| !stored.name.is_empty());
+            Ok(())
+        })
     }
 
     fn truncate(this: Arc<Mapped<Self>>, len: u64) -> Op<()> {

@@ -106,13 +106,13 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs, rule: SizeRule) -> R
     if &h[..8] != b"cxsparse" {
         return bad("the dynamic header is not where the footer says");
     }
-    if checksum(&h, 36) != be32(&h, 36) {
-        return bad("Incorrect dynamic header checksum");
-    }
     let (table_at, entries, block) =
         (be64(&h, 16), u64::from(be32(&h, 28)), u64::from(be32(&h, 32)));
     if !block.is_power_of_two() || block < 512 {
         return bad(format!("Invalid block size {block}"));
+    }
+    if checksum(&h, 36) != be32(&h, 36) {
+        return bad("Incorrect dynamic header checksum");
     }
     let bitmap = (block / 512).div_ceil(8).next_multiple_of(512);
     if block.checked_mul(entries).is_none_or(|covered| covered < size) {
@@ -152,6 +152,7 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs, rule: SizeRule) -> R
 
 impl Layout for Dynamic {
     const NAME: &'static str = "vpc";
+    const ALONE: bool = true;
 
     fn decode(&self, entry: &[u8]) -> Result<Slot> {
         Ok(match be32(entry, 0) {

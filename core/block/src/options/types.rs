@@ -285,7 +285,7 @@ qapi! {
     struct SetState {
         event: String,
         state: Option<i32>,
-        new_state: i32,
+        new_state("new_state"): i32,
     }
 
     struct BlkdebugOptions {

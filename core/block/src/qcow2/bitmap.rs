@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 const IN_USE: u32 = 1;
 const AUTO: u32 = 2;
-const MAX_BYTES: u64 = 256 << 20;
+const MAX_BYTES: u64 = 512 << 20;
 const MAX_BITMAPS: usize = 65_535;
 
 /// A bitmap as the directory lists it.

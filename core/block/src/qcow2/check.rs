@@ -240,15 +240,13 @@ impl Qcow2 {
             let have = actual.get(c).copied().unwrap_or(0);
             if have < u64::from(*want) {
                 too_low += 1;
-                count
-                    .result
-                    .say(|| format!("cluster {c} has refcount {have} but {want} references"));
+                let what = if repair == Repair::All { "Repairing" } else { "ERROR" };
+                count.result.say(|| format!("{what} cluster {c} refcount={have} reference={want}"));
             } else if have > u64::from(*want) {
                 leaked.push((c as u64, u64::from(*want)));
                 count.result.leaks += 1;
-                count
-                    .result
-                    .say(|| format!("leaked cluster {c}: refcount {have}, references {want}"));
+                let what = if repair == Repair::Nothing { "Leaked" } else { "Repairing" };
+                count.result.say(|| format!("{what} cluster {c} refcount={have} reference={want}"));
             }
         }
         count.result.corruptions += too_low;
@@ -283,6 +281,13 @@ impl Qcow2 {
             if fix {
                 result.corruptions_fixed += wrong;
             }
+        }
+        let known = super::autoclear::BITMAPS | super::autoclear::RAW_EXTERNAL;
+        if repair != Repair::Nothing && self.header.autoclear & !known != 0 {
+            // Features that nobody here has kept true.
+            let kept = IoBuf::from(&(self.header.autoclear & known).to_be_bytes()[..]);
+            file.write(field::AUTOCLEAR as u64, kept).await?;
+            file.flush().await?;
         }
         if repair == Repair::All && result.corruptions == result.corruptions_fixed {
             self.clear_marks(&file).await?;
@@ -395,9 +400,10 @@ impl Qcow2 {
         result: &mut CheckResult,
     ) -> Result<u64> {
         let shape = &self.shape;
-        let once = |offset: u64| {
-            refcounts.get((offset >> shape.cluster_bits) as usize).copied().unwrap_or(0) == 1
-        };
+        let refs =
+            |at: u64| refcounts.get((at >> shape.cluster_bits) as usize).copied().unwrap_or(0);
+        let once = |offset: u64| refs(offset) == 1;
+        let what = if fix { "Repairing" } else { "ERROR" };
         let (l1_offset, l1) = {
             let meta = lock(&self.meta);
             (meta.l1_offset, meta.l1.clone())
@@ -410,7 +416,10 @@ impl Qcow2 {
             }
             if (word & COPIED != 0) != once(table) {
                 wrong += 1;
-                result.corrupt(|| format!("L2 table at {table:#x} has a wrong copied mark"));
+                result.corrupt(|| {
+                    let refs = refs(table);
+                    format!("{what} OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={word:x} refcount={refs}")
+                });
                 if fix {
                     let word = word ^ COPIED;
                     lock(&self.meta).l1[index] = word;
@@ -428,7 +437,12 @@ impl Qcow2 {
                 let Some(host) = entry.host(shape) else { continue };
                 if host & (shape.cluster() - 1) == 0 && entry.copied() != once(host) {
                     wrong += 1;
-                    result.corrupt(|| format!("data cluster at {host:#x} has a wrong copied mark"));
+                    result.corrupt(|| {
+                        let (word, refs) = (entry.word, refs(host));
+                        format!(
+                            "{what} OFLAG_COPIED data cluster: l2_entry={word:x} refcount={refs}"
+                        )
+                    });
                     entry.word ^= COPIED;
                     entry.store(&mut bytes, shape, index);
                     changed = true;

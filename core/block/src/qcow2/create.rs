@@ -111,7 +111,10 @@ impl CreateOptions {
             || self.data_file.is_some()
             || self.compression != Compression::Zlib;
         if self.version == 2 && v3_only {
-            return bad("this option needs version 3 (compat=1.1)".into());
+            return bad(match self.refcount_bits {
+                16 => "this option needs version 3 (compat=1.1)".into(),
+                _ => "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)".into(),
+            });
         }
         if self.extended_l2 && self.cluster_size < 16 << 10 {
             return bad("extended L2 entries need clusters of at least 16 KiB".into());

@@ -7,7 +7,7 @@
 //! 4. after a barrier, clusters that lost a reference are freed. Their decremented refcounts go
 //!    to disk with the next cycle; until then they are leaks at worst.
 
-use super::header::field;
+use super::header::{field, incompatible};
 use super::{Freed, Qcow2};
 use crate::graph::Node;
 use crate::sync::lock;
@@ -51,6 +51,23 @@ impl Qcow2 {
     fn take_batch(&self, with_freed: bool) -> Batch {
         let mut guard = lock(&self.meta);
         let meta = &mut *guard;
+        // Under the dirty mark refcounts may wait until the image is closed.
+        let marked = self.incompatible.load(Ordering::Relaxed) & incompatible::DIRTY != 0;
+        let late = self.lazy() && marked && !self.closing.load(Ordering::Relaxed);
+        let late = late && !meta.refblocks.crowded();
+        if late {
+            let l1_sectors = std::mem::take(&mut meta.l1_dirty);
+            return Batch {
+                refblocks: Vec::new(),
+                l2: meta.l2.take_dirty(),
+                l1: sectors(&meta.l1, meta.l1_offset, &l1_sectors),
+                l1_sectors,
+                reftable: Vec::new(),
+                reftable_sectors: BTreeSet::new(),
+                moved: None,
+                freed: if with_freed { std::mem::take(&mut meta.freed) } else { Vec::new() },
+            };
+        }
         let moved = (meta.reftable_offset != meta.reftable_on_disk.0).then(|| {
             let bytes = meta.reftable.iter().flat_map(|word| word.to_be_bytes()).collect();
             (meta.reftable_offset, bytes)
@@ -168,8 +185,21 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// True when refcounts are written late.
+    fn lazy(&self) -> bool {
+        self.shape.version >= 3
+            && self.header.compatible & super::header::COMPATIBLE_LAZY_REFCOUNTS != 0
+    }
+
     /// Leaves nothing in memory that the file lacks.
     pub(super) async fn close_all(&self) -> Result<()> {
+        self.closing.store(true, Ordering::Relaxed);
+        let result = self.close_now().await;
+        self.closing.store(false, Ordering::Relaxed);
+        result
+    }
+
+    async fn close_now(&self) -> Result<()> {
         self.flush_all().await?;
         // Frees dirty refcounts, whose write-back may free a moved table: three rounds at most.
         for _ in 0..4 {
@@ -181,6 +211,24 @@ impl Qcow2 {
                 break;
             }
             self.flush_all().await?;
+        }
+        // Whatever comes after this is written in order, mark or no mark.
+        if self.lazy() && self.writable.load(Ordering::Acquire) {
+            self.mark_dirty(false).await?;
+        }
+        Ok(())
+    }
+
+    /// Sets or takes back the mark of stale refcounts.
+    async fn mark_dirty(&self, on: bool) -> Result<()> {
+        let old = self.incompatible.load(Ordering::Relaxed);
+        let new = if on { old | incompatible::DIRTY } else { old & !incompatible::DIRTY };
+        if new != old {
+            let file = self.file()?;
+            let bytes = IoBuf::from(&new.to_be_bytes()[..]);
+            file.write(field::INCOMPATIBLE as u64, bytes).await?;
+            file.flush().await?;
+            self.incompatible.store(new, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -220,6 +268,9 @@ impl Qcow2 {
             let bytes = IoBuf::from(&kept.to_be_bytes()[..]);
             file.write(field::AUTOCLEAR as u64, bytes).await?;
             file.flush().await?;
+        }
+        if self.lazy() {
+            self.mark_dirty(true).await?;
         }
         self.build_guard();
         self.writable.store(true, Ordering::Release);

@@ -292,7 +292,7 @@ impl Header {
                     self.backing_format = Some(text("backing format", data)?);
                 }
                 extension::FEATURE_NAMES => {
-                    for row in data.chunks_exact(48) {
+                    for row in data.chunks(48).filter(|row| row.len() > 2) {
                         let name = row[2..].split(|b| *b == 0).next().unwrap_or_default();
                         names.push((row[0], row[1], String::from_utf8_lossy(name).into_owned()));
                     }

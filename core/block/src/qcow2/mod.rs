@@ -116,6 +116,8 @@ pub(crate) struct Qcow2 {
     writable: AtomicBool,
     /// Metadata was found to contradict itself while writing: no more writes.
     broken: AtomicBool,
+    /// The image is being closed: nothing may wait any longer.
+    closing: AtomicBool,
     /// The file has another shape than what is in memory: no more writes until it is opened again.
     outdated: AtomicBool,
     meta: Mutex<Meta>,
@@ -283,6 +285,7 @@ impl Qcow2 {
             bitmap_place: Mutex::new(header.bitmaps),
             writable: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             outdated: AtomicBool::new(false),
             meta: Mutex::new(Meta {
                 l1,

@@ -332,9 +332,17 @@ impl Qcow2 {
         while at < end {
             at += match self.look_up(at, end - at).await? {
                 Step::Zero { len } => len,
-                Step::Unallocated { len } if self.backing().is_none_or(|node| node.len() <= at) => {
-                    len
-                }
+                Step::Unallocated { len } => match self.backing() {
+                    Some(node) if node.len() > at => {
+                        let len = len.min(node.len() - at);
+                        let (status, _) = crate::img::status_in_chain(&node, at, len).await?;
+                        if !status.zero {
+                            return Ok(false);
+                        }
+                        status.len.max(1)
+                    }
+                    _ => len,
+                },
                 _ => return Ok(false),
             };
         }
@@ -370,7 +378,19 @@ impl Qcow2 {
             let whole_end = stop - stop % sub;
             if !at.is_multiple_of(sub) || whole_end <= at {
                 let n = (sub - at % sub).min(end - at);
-                self.write_zero_bytes(at, n).await?;
+                let whole = at - at % sub..at - at % sub + sub;
+                let own = self.own(whole.start, sub).await;
+                let marks =
+                    !matches!(self.look_up(at, n).await?, Step::Data { .. } | Step::Packed { .. })
+                        && self.is_zero(whole.start..at).await?
+                        && self.is_zero(at + n..whole.end).await?;
+                if marks {
+                    // All of it reads as zeros then.
+                    self.mark_zero_owned(whole, unmap).await?;
+                } else {
+                    drop(own);
+                    self.write_any(at, IoBuf::zeroed(n as usize)).await?;
+                }
                 at += n;
                 continue;
             }
@@ -387,16 +407,13 @@ impl Qcow2 {
     /// Marks subclusters in one table's span as zeros. Gives the ranges where only data can do
     /// it: parts of compressed clusters.
     async fn mark_zero(&self, range: Range<u64>, unmap: bool) -> Result<Vec<Range<u64>>> {
-        let shape = &self.shape;
         let _own = self.own(range.start, range.end - range.start).await;
-        if self.is_zero(range.clone()).await? && !unmap {
-            return Ok(Vec::new());
-        }
-        if self.backing().is_none()
-            && lock(&self.meta).l1[shape.l1_index(range.start) as usize] == 0
-        {
-            return Ok(Vec::new());
-        }
+        self.mark_zero_owned(range, unmap).await
+    }
+
+    /// The same for a range that nobody else changes.
+    async fn mark_zero_owned(&self, range: Range<u64>, unmap: bool) -> Result<Vec<Range<u64>>> {
+        let shape = &self.shape;
         self.with_l2(range.start, |meta, table| {
             let mut odd = Vec::new();
             let mut at = range.start;

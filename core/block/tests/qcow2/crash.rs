@@ -197,9 +197,13 @@ impl Recording {
         if let Some(base) = &self.base {
             fs.add("base", Arc::new(MemFile::from_bytes(base)));
         }
+        let head = disk.read_at(0, IoBuf::zeroed(80)).await?;
         fs.add("disk", Arc::new(disk));
-        let result = img::check(&graph, &fs, "disk", None, Repair::Nothing).await?;
-        assert_eq!(result.corruptions, 0, "{what}: {:?}", result.messages);
+        // Refcounts may be stale where the image says so itself; then they are made anew.
+        let repair = if head[7] == 3 && head[79] & 1 != 0 { Repair::All } else { Repair::Nothing };
+        let result = img::check(&graph, &fs, "disk", None, repair).await?;
+        let left = result.corruptions - result.corruptions_fixed;
+        assert_eq!(left, 0, "{what}: {:?}", result.messages);
         let promise = self.promises.iter().rev().find(|p| p.at <= cut).expect("one at the start");
         let node = graph.open(&fs, "disk", &OpenOptions { read_only: true, ..options() }).await?;
         let bytes = node.read(0, IoBuf::zeroed(node.len() as usize)).await?;
@@ -348,8 +352,10 @@ fn a_crash_while_the_disk_grows_is_survived() {
                 let graph = BlockGraph::new();
                 let fs = MemFs::new();
                 fs.add("disk", Arc::new(disk.fork()));
-                let result = img::check(&graph, &fs, "disk", None, Repair::Nothing).await?;
-                assert_eq!(result.corruptions, 0, "{shape:?} cut {cut}: {:?}", result.messages);
+                let repair = if shape.lazy_refcounts { Repair::All } else { Repair::Nothing };
+                let result = img::check(&graph, &fs, "disk", None, repair).await?;
+                let left = result.corruptions - result.corruptions_fixed;
+                assert_eq!(left, 0, "{shape:?} cut {cut}: {:?}", result.messages);
                 let node = graph.open(&fs, "disk", &options()).await?;
                 let bytes = node.read(0, IoBuf::zeroed(256 << 10)).await?;
                 assert!(bytes.iter().all(|b| *b == 7), "{shape:?} cut {cut}");

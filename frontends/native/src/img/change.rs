@@ -460,6 +460,12 @@ async fn read_zero(
     Ok(bytes)
 }
 
+/// Two names of one file.
+fn same_file(a: &str, b: &str) -> bool {
+    let real = |name: &str| std::fs::canonicalize(name.strip_prefix("file:").unwrap_or(name)).ok();
+    real(a).is_some() && real(a) == real(b)
+}
+
 pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
     let args = Args::parse(args, "f:ht:b:dpqr:", &["object=", "image-opts", "help"])?;
     prepare(session, &args)?;
@@ -479,7 +485,7 @@ pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
                 )));
             };
             path = below.filename().to_owned();
-            if path == want || path == base {
+            if path == want || same_file(&path, &want) {
                 break;
             }
             over.push(below.clone());
@@ -498,6 +504,7 @@ pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
         ..Spec::default()
     })?;
     let progress = Progress::new(args.has("p"));
+    let mut emptied = Ok(());
     let result = session.run(async {
         if base.node.len() < total {
             base.node.truncate(total).await?;
@@ -525,14 +532,15 @@ pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
         if !args.has("d") && !args.has("b") {
             if let Some(handle) = &image.handle {
                 match handle.change(Change::Empty).await {
-                    Err(BlockError::Errno(_)) => {}
-                    other => other?,
+                    Err(BlockError::Errno(orrery_block::errno::ENOTSUP)) | Ok(()) => {}
+                    Err(error) => emptied = Err(error),
                 }
             }
         }
         image.node.close().await
     });
-    result.map_err(|e| Fail::new(format!("Commit failed: {}", system_words(&e))))?;
+    result.map_err(|e| Fail::new(format!("Block job failed: {}", system_words(&e))))?;
+    emptied.map_err(|e| Fail::new(format!("Failed to empty {name}: {}", system_words(&e))))?;
     progress.end();
     if !args.has("q") {
         say("Image committed.");

@@ -55,8 +55,6 @@ struct Copy<'a> {
     min_sparse: u64,
     salvage: bool,
     quiet: bool,
-    /// Where reading the status failed last.
-    warned: std::cell::Cell<Option<u64>>,
 }
 
 impl Copy<'_> {
@@ -72,18 +70,25 @@ impl Copy<'_> {
             return Ok((Piece::Zero, 1));
         }
         let base = if self.has_backing { image.node.backing() } else { None };
-        let found = self.session.run(stored(&image.node, base.as_ref(), within, left));
+        let mut len = left;
+        let found = loop {
+            let found = self.session.run(stored(&image.node, base.as_ref(), within, len));
+            // Less may be known where the whole is not.
+            match found {
+                Err(_) if self.salvage && len > 512 => len = (len / 2).next_multiple_of(512),
+                found => break found,
+            }
+        };
         let s = match found {
             Ok(s) => s.status,
             Err(e) if self.salvage => {
-                if !self.quiet && self.warned.get() != Some(at) {
-                    self.warned.set(Some(at));
+                if !self.quiet {
                     warn(&format!(
                         "qemu-img: warning: error while reading block status at offset {at}: {}",
                         system_words(&e)
                     ));
                 }
-                return Ok((Piece::Data, left.min(512)));
+                return Ok((Piece::Data, len));
             }
             Err(e) => {
                 return Err(Fail::new(format!(
@@ -231,7 +236,7 @@ impl Copy<'_> {
     fn run(&self, progress: &mut Progress) -> Done {
         let unit = self.compress.map_or(CHUNK, |cluster| CHUNK.max(cluster) * 4);
         let (mut at, mut done) = (0, 0);
-        let all = if progress.is_on() { self.data()? } else { 0 };
+        let all = if progress.is_on() || self.salvage { self.data()? } else { 0 };
         while at < self.total {
             let (piece, len) = self.piece(at)?;
             let mut len = len.min(self.total - at);
@@ -247,6 +252,7 @@ impl Copy<'_> {
                 (piece, Some(cluster)) => {
                     let whole = len / cluster * cluster;
                     if !matches!(piece, Piece::Data)
+                        && (self.min_sparse != 0 || matches!(piece, Piece::Below))
                         && at.is_multiple_of(cluster)
                         && (whole > 0 || at + len == self.total)
                     {
@@ -420,7 +426,8 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
         let made = make(session, target_name, &format, values.clone(), None, true, false);
         made.map_err(|fail| {
             if fail.text().contains("does not support image creation") {
-                return fail;
+                let own = format!("{target_name}: ");
+                return Fail::new(fail.text().trim_start_matches(&own).to_owned());
             }
             Fail::new(format!(
                 "{}: error while converting {format}: {}",
@@ -466,7 +473,6 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
         min_sparse,
         salvage: args.has("salvage"),
         quiet: args.has("q"),
-        warned: std::cell::Cell::new(None),
         target,
     };
     let mut progress = Progress::new(args.has("p") && !args.has("q"));

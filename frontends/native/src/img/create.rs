@@ -65,9 +65,7 @@ fn describe(filename: &str, format: Format, values: &Values) -> String {
         done.push(spec.name);
         if let Some(value) = values.get(spec.name).or(spec.default) {
             let mut value = spelled(spec, value);
-            if value.contains(' ') || value.contains(',') {
-                value = format!("'{}'", value.replace('\'', "\\'"));
-            }
+            value = value.replace(',', ",,");
             text += &format!(" {}={value}", spec.name);
         }
     }

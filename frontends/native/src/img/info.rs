@@ -218,7 +218,9 @@ fn image_text(image: &Image, facts: &Facts, snapshots: &[Snapshot]) {
     if let Some(backing) = backing {
         if !backing.name.is_empty() {
             let full = super::session::combine(path, &backing.name);
-            let actual = if full == backing.name {
+            let actual = if path.is_empty() && !full.starts_with('/') {
+                " (cannot determine actual path)".into()
+            } else if full == backing.name {
                 String::new()
             } else {
                 format!(" (actual path: {full})")

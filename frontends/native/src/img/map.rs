@@ -255,6 +255,15 @@ pub(super) fn measure(session: &mut Session, args: &[String]) -> Done {
     let json = output(&args)?;
     let target = args.get("O").unwrap_or("raw");
     let values = values(&args)?;
+    if let Some(text) = args.get("l").and_then(|text| text.strip_prefix("snapshot."))
+        && !text.starts_with("id=")
+        && !text.starts_with("name=")
+    {
+        let name = text.split('=').next().unwrap_or_default();
+        return Err(Fail::new(format!(
+            "Invalid parameter 'snapshot.{name}'\nqemu-img: Failed in parsing snapshot param 'snapshot.{text}'"
+        )));
+    }
     let given = match args.get("size") {
         Some(text) => Some(size_argument("Image", text)?),
         None => None,

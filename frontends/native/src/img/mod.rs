@@ -209,6 +209,13 @@ pub(crate) fn prepare(session: &mut Session, args: &Args) -> Done {
 /// A size on the command line.
 pub(crate) fn size_argument(name: &str, text: &str) -> Result<u64, Fail> {
     let size = orrery_block::formats::create::parse_size(text);
+    if text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) {
+        let name = name.to_lowercase();
+        let name = if name == "image" { "image size".to_owned() } else { name };
+        return Err(Fail::new(format!(
+            "Invalid {name} specified. Must be between 0 and 9223372036854775807."
+        )));
+    }
     size.filter(|size| *size <= i64::MAX as u64).ok_or_else(|| {
         let too_large = text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_alphabetic());
         if too_large && text.starts_with(|c: char| c.is_ascii_digit()) && size.is_some() {

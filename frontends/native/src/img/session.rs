@@ -95,7 +95,7 @@ pub(crate) fn combine(base: &str, name: &str) -> String {
 }
 
 /// A file's name without its protocol, such that it is not taken for one.
-fn plain_name(name: &str) -> String {
+pub(crate) fn plain_name(name: &str) -> String {
     let name = name.strip_prefix("file:").unwrap_or(name);
     let protocol = name.find(':').is_some_and(|colon| !name[..colon].contains('/'));
     if protocol { format!("./{name}") } else { name.to_owned() }
@@ -288,10 +288,12 @@ impl Session {
         self.check_switches(&spec.options)?;
         let mut image = self.run(self.open_options(options, spec.clone(), false))?;
         let described = ["json:", "file:"].iter().any(|mark| spec.name.starts_with(mark));
-        if (spec.image_opts || described || spec.name.is_empty())
-            && image.file.driver_name() == "file"
-        {
-            image.name = plain_name(image.file.filename());
+        if spec.image_opts || described || spec.name.is_empty() {
+            image.name = match image.file.driver_name() {
+                "file" => plain_name(image.file.filename()),
+                _ if spec.image_opts => format!("json:{{{}}}", spec.name),
+                _ => image.name,
+            };
         }
         Ok(image)
     }
@@ -478,6 +480,7 @@ impl Session {
         let map = options.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
         let parsed = NodeOptions::from_value(Value::Object(map)).map_err(|e| reason(&e))?;
         let node = self.graph.open_options(&parsed).await.map_err(|e| reason(&e))?;
+        node.set_ignore_discard(false);
         Ok(match first {
             Some(image) => Image { node, name: spec.name, ..image },
             None => Image {

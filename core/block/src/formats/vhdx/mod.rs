@@ -72,6 +72,8 @@ pub(crate) struct Vhdx {
     chunk: u64,
     /// The header in force: which of the two, and its bytes.
     header: Mutex<(usize, Vec<u8>)>,
+    /// What the log had was written to its place when the image was opened.
+    replayed: bool,
 }
 
 /// One of the two headers, when it is valid.
@@ -220,13 +222,16 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Mapped<Vhd
     }
     let mut header = header;
     let mut which = which;
+    let mut replayed = false;
     if header[48..64] != [0; 16] {
         let entries = log::find(file, log_at, log_len, &header[48..64]).await?;
         if !entries.is_empty() && read_only {
-            return Err(BlockError::unsupported(
-                "the image has a log that must be replayed; open it for writing, or run check -r all",
-            ));
+            let name = file.filename();
+            return Err(BlockError::unsupported(format!(
+                "VHDX image file '{name}' opened read-only, but contains a log that needs to be replayed\nTo replay the log, run:\nqemu-img check -r all '{name}'"
+            )));
         }
+        replayed = !entries.is_empty();
         log::replay(file, &entries).await?;
         if !read_only {
             header[48..64].fill(0);
@@ -282,7 +287,7 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Mapped<Vhd
     end = end.max(file.len());
     let shape = Shape { block: meta.block, per_table: 8192, entry: 8, align: MIB, lead: 0 };
     let tables = (0..(entries * 8).div_ceil(65536)).map(|i| bat.at + i * 65536).collect();
-    let layout = Vhdx { block: meta.block, chunk, header: Mutex::new((which, header)) };
+    let layout = Vhdx { block: meta.block, chunk, header: Mutex::new((which, header)), replayed };
     Mapped::new(file, Parts { layout, shape, size: meta.size, tables, end, read_only })
 }
 
@@ -349,6 +354,10 @@ impl MappedImage for Vhdx {
     fn check(this: Arc<Mapped<Self>>, _repair: Repair) -> Op<CheckResult> {
         Op::pending(async move {
             let mut result = CheckResult::default();
+            if this.layout.replayed {
+                result.corruptions += 1;
+                result.corruptions_fixed += 1;
+            }
             let scan = this.scan().await?;
             let len = this.file()?.len();
             for (block, at) in &scan.data {
