@@ -51,6 +51,10 @@ pub(crate) trait Layout: Send + Sync + 'static {
     /// Name of the driver.
     const NAME: &'static str;
 
+    /// Another backing file may take the place of the one that is there, so that zeros must be
+    /// said even where nothing would show now.
+    const REBASES: bool = false;
+
     /// There can be no backing file, so that what is not stored is decided here, too.
     const ALONE: bool = false;
 
@@ -778,7 +782,9 @@ impl<L: Layout> Mapped<L> {
             let whole = at.is_multiple_of(block) && (left >= block || end == self.len());
             match self.look_up(at, left).await? {
                 Step::Zero { len } => at += len,
-                Step::Unallocated { len } if self.backing_len().is_none_or(|len| len <= at) => {
+                Step::Unallocated { len }
+                    if !L::REBASES && self.backing_len().is_none_or(|len| len <= at) =>
+                {
                     at += len;
                 }
                 Step::Data { host, len } if self.layout.cipher().is_none() => {

@@ -199,6 +199,7 @@ impl Qed {
 
 impl Layout for Qed {
     const NAME: &'static str = "qed";
+    const REBASES: bool = true;
 
     fn decode(&self, entry: &[u8]) -> Result<Slot> {
         Ok(match le64(entry, 0) {

@@ -354,7 +354,8 @@ impl Qcow2 {
         let mut at = offset;
         while at < offset + len {
             let n = (offset + len - at).min(1 << 20);
-            if !self.is_zero(at..at + n).await? {
+            // Zeros of a backing file are not ours: another one may take its place.
+            if self.backing().is_some() || !self.is_zero(at..at + n).await? {
                 self.write_any(at, IoBuf::zeroed(n as usize)).await?;
             }
             at += n;

@@ -194,7 +194,7 @@ fn a_truncated_image_is_refused_with_one_clear_error() {
     run(img::create(&graph, file.clone(), Format::Qcow2, &create)).unwrap();
     let whole = file.to_vec();
     for (len, text) in [
-        (50, "image is not in qcow2 format"),
+        (50, "Image is not in qcow2 format"),
         (90, "image is corrupt: header is cut short"),
         (4096, "image is corrupt: it is cut short: the L1 table is beyond its end"),
         (100_000, "image is corrupt: it is cut short: the L1 table is beyond its end"),
@@ -213,7 +213,7 @@ fn features_that_are_not_known_are_refused_by_name() {
     let mut image = file.to_vec();
     image[72..80].copy_from_slice(&(1u64 << 40).to_be_bytes());
     let error = run(use_image(&image, false)).0.unwrap_err();
-    assert_eq!(error.to_string(), "unsupported qcow2 features: unknown (bit 40)");
+    assert_eq!(error.to_string(), "Unsupported qcow2 feature(s): Unknown incompatible feature: 10000000000");
     image[72..80].copy_from_slice(&2u64.to_be_bytes());
     assert!(run(use_image(&image, false)).0.is_ok(), "a corrupt image may be read");
     let error = run(use_image(&image, true)).0.unwrap_err();
