@@ -213,7 +213,10 @@ fn features_that_are_not_known_are_refused_by_name() {
     let mut image = file.to_vec();
     image[72..80].copy_from_slice(&(1u64 << 40).to_be_bytes());
     let error = run(use_image(&image, false)).0.unwrap_err();
-    assert_eq!(error.to_string(), "Unsupported qcow2 feature(s): Unknown incompatible feature: 10000000000");
+    assert_eq!(
+        error.to_string(),
+        "Unsupported qcow2 feature(s): Unknown incompatible feature: 10000000000"
+    );
     image[72..80].copy_from_slice(&2u64.to_be_bytes());
     assert!(run(use_image(&image, false)).0.is_ok(), "a corrupt image may be read");
     let error = run(use_image(&image, true)).0.unwrap_err();
