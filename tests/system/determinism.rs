@@ -15,6 +15,7 @@ const TYPED: u64 = 7000;
 /// All of them.
 pub(crate) fn tests() -> Vec<Test> {
     let mut tests = vec![Test::new("determinism: FreeDOS twice is the same", 100, twice)];
+    tests.push(Test::new("determinism: the same from every engine", 200, engines));
     let mut state = SEED;
     for i in 0..4 {
         let at = 100 + next(&mut state) % (END - 200);
@@ -65,6 +66,17 @@ fn twice() -> Result<()> {
     let second = run(&work, &script, &[])?;
     ensure!(first.contains("A:\\>d"), "the guest is not where it should be:\n{first}");
     ensure!(first == second, "two runs differ:\n{first}\n{second}");
+    Ok(())
+}
+
+/// Everything interpreted, hot code compiled as usual, and nearly everything compiled.
+fn engines() -> Result<()> {
+    let work = Folder::new()?;
+    let first = run(&work, &story(0, END), &["-accel", "interp"])?;
+    for accel in ["jit", "jit,heat=2"] {
+        let other = run(&work, &story(0, END), &["-accel", accel])?;
+        ensure!(first == other, "interpreted and with -accel {accel}:\n{first}\n{other}");
+    }
     Ok(())
 }
 

@@ -23,7 +23,7 @@ const USAGE: &str = "\
 usage: ./x TASK [ARGS]
 
   run [ARGS]        build Orrery and run it; without ARGS, boot Debian's installer
-  test              every check that CI makes; `test all` adds the long boots,
+  test              every check that CI makes; `test all` adds longer boots,
                     `test NAME..` runs the system tests with such names
   web [PORT]        build the page into www/dist and serve it
   node -- ARGS      run the wasm build in Node with the native command line
