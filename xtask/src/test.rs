@@ -131,14 +131,16 @@ fn images() -> Result<()> {
         return Err(Skipped("no qemu-img (package qemu-utils)".into()).into());
     }
     let to = images_folder();
-    if !Path::new(&to).is_dir() {
-        let part = format!("{to}.part");
-        let patient = format!("{}/patient-qemu-img", shell::target());
+    // Made in place: one image names its backing file by an absolute path.
+    let made = Path::new(&to).join("made");
+    if !made.is_file() {
+        let patient = std::path::absolute(format!("{}/patient-qemu-img", shell::target()))?;
         std::fs::write(&patient, PATIENT_QEMU_IMG)?;
-        shell::make_executable(Path::new(&patient))?;
-        let variables = [("OUT", &part[..]), ("QEMU_IMG", &patient)];
+        shell::make_executable(&patient)?;
+        let patient = patient.to_string_lossy();
+        let variables = [("OUT", &to[..]), ("QEMU_IMG", &patient)];
         shell::run_in("bash", &[&make.to_string_lossy()], Path::new("."), &variables)?;
-        std::fs::rename(&part, &to)?;
+        std::fs::write(&made, "")?;
     }
     Ok(())
 }

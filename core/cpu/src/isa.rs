@@ -121,7 +121,7 @@ pub trait Isa: Sized + 'static {
     /// Emits the instruction at `pc`, whose bytes are at the start of `code`.
     ///
     /// `cpu` is only for what never changes (the model's features); everything else is in `key`.
-    /// Never emits [`Op::Insn`](crate::ir::Op::Insn). An instruction that must end the block
+    /// Never emits [`Op::Insn`]. An instruction that must end the block
     /// ([`Fx::ENDS`](crate::ir::Fx::ENDS)) and answers [`Lift::Next`] is ended by the engine.
     fn lift(cpu: &Self::Cpu, key: u64, pc: u64, code: &[u8], b: &mut Builder) -> Lift;
 
@@ -158,7 +158,7 @@ pub trait Isa: Sized + 'static {
         let _ = kind;
         None
     }
-    /// The exception that [`Op::Trap`](crate::ir::Op::Trap) names.
+    /// The exception that [`Op::Trap`] names.
     fn trap(id: u16, arg: u64) -> Self::Trap;
 
     /// Enters the handler of `trap`. The program counter is that of the faulting instruction.

@@ -106,7 +106,7 @@ pub fn pure(f: u16, args: &[u64; 6]) -> u64 {
     }
 }
 
-/// [`CARRY`] in ops: of the kinds that are met most as a comparison of the operands, a bit, or 0.
+/// `CARRY` in ops: of the kinds that are met most as a comparison of the operands, a bit, or 0.
 pub fn expand(f: u16, d: Var, args: &Args, label: u16, out: &mut Vec<Op>) -> bool {
     if f != CARRY {
         return false;
