@@ -180,9 +180,9 @@ fn full_disk() -> Result<()> {
     let shell = tool("sh")?;
     let orrery = crate::program::orrery()?;
     let firmware = guest("firmware")?;
-    // A limit on the size of files does what a full disk does, without one.
+    // A limit on the size of files does what a full disk does, without one. It would also take the memory for compiled code away.
     let line = format!(
-        "trap '' XFSZ; ulimit -f 8; exec '{}' -display none -L '{}' -m 16 -icount 5 -script save.txt",
+        "trap '' XFSZ; ulimit -f 8; exec '{}' -accel interp -display none -L '{}' -m 16 -icount 5 -script save.txt",
         orrery.display(),
         firmware.display()
     );

@@ -132,7 +132,7 @@ impl Region {
     }
 
     /// A region of given blocks, all in one page.
-    #[cfg(test)]
+    #[cfg(all(test, not(target_arch = "wasm32")))]
     pub(crate) fn of_blocks(bits: [u8; FIRST_TEMP as usize], blocks: Vec<RBlock>) -> Self {
         let starts = blocks.iter().enumerate().map(|(i, b)| (b.pc, i)).collect();
         let returns = Vec::new();
