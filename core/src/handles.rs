@@ -1,7 +1,9 @@
 //! What a front end talks to in a machine.
 
-use orrery_system::DeviceId;
+use orrery_hw::machine::Named;
+use orrery_hw::pci::Bus;
 use orrery_system::ports::{CharPort, NetPort};
+use orrery_system::{DeviceId, IrqInput, IrqLine};
 
 /// The ends of a machine that stick out of its case.
 #[derive(Clone, Default)]
@@ -20,6 +22,14 @@ pub struct Handles {
     pub display: Option<DeviceId>,
     /// How it suspends to RAM.
     pub suspend: Option<orrery_hw::machine::Suspend>,
+    /// The lines to the I/O interrupt controller, by number.
+    pub irqs: Vec<IrqInput>,
+    /// The power button.
+    pub power_button: Option<IrqLine>,
+    /// Devices that were asked for by type.
+    pub named: Vec<Named>,
+    /// The PCI bus on which devices can be plugged.
+    pub pci: Option<Bus>,
     /// Devices that take keys and pointer movement, in the order they are asked.
     pub inputs: Vec<DeviceId>,
 }

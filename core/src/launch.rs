@@ -9,7 +9,7 @@ use crate::options::{
 use orrery_block::backend::BlockBackend;
 use orrery_block::graph::{BlockGraph, Node};
 use orrery_block::host::{Gate, HostFs, MemFile};
-use orrery_block::{Backing, BlockError, Format, IoBuf, OpenOptions};
+use orrery_block::{Backing, BlockError, Format, IoBuf, NodeOptions, OpenOptions};
 use orrery_cpu::jit::abi::Shims;
 use orrery_cpu::jit::{self, Compiler};
 use orrery_cpu::x86::cpuid::{Model, ModelError};
@@ -30,6 +30,10 @@ pub trait Host {
     fn firmware_dirs(&self) -> Vec<String>;
     /// Seconds since 1970-01-01 00:00 UTC.
     fn epoch_secs(&self) -> i64;
+    /// The graph for the machine's disks, with what this host lends to it.
+    fn graph(&self) -> BlockGraph {
+        BlockGraph::new()
+    }
     /// Name of the disk on which the diagnostic ROM counts its starts; it is made when it is not
     /// there. `None`: a disk in memory.
     fn diagnostic_disk(&self) -> Option<String> {
@@ -144,6 +148,12 @@ pub fn print_text(print: &Print) -> Result<String, LaunchError> {
             let names: String = Model::NAMES.iter().map(|n| format!("  {n}\n")).collect();
             format!("Available CPUs:\n{names}")
         }
+        Print::Reference => crate::monitor::reference(),
+        Print::Chardevs => {
+            let names = crate::options::CHARDEV_BACKENDS.iter();
+            names
+                .fold("Available chardev backend types:\n".into(), |out, n| format!("{out}  {n}\n"))
+        }
         Print::Devices => {
             devices().map(|d| format!("{:<20} {}\n", d.name, d.description)).collect()
         }
@@ -185,8 +195,18 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     let model_text = options.cpu.as_deref().unwrap_or(kind.default_cpu);
     let (model, mut warnings) = Model::parse(model_text)?;
     check_chardevs(options)?;
-    let blocks = BlockGraph::new();
+    let blocks = host.graph();
     let (serials, parallels) = char_targets(options);
+    for text in &options.objects {
+        blocks.add_object_argument(text).map_err(|source| wrong("-object", text, source))?;
+    }
+    for text in &options.blockdevs {
+        let added = match NodeOptions::from_argument(text) {
+            Ok(node) => blocks.add(&node).await,
+            Err(error) => Err(error),
+        };
+        added.map_err(|source| wrong("-blockdev", text, source))?;
+    }
     let mut config = MachineConfig {
         memory: options.memory.unwrap_or(kind.default_memory),
         cpus,
@@ -252,6 +272,7 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         let &DriveOption { interface, cdrom, index, .. } = drive;
         config.drives.push(Drive { backend, interface, cdrom, index, id, ..Drive::default() });
     }
+    nodes_of_devices(&blocks, options, &mut config)?;
     let built = (kind.build)(&config).map_err(|e| match (e, &options.kernel) {
         (BuildError::Kernel(reason), Some(file)) => LaunchError::File {
             option: "-kernel",
@@ -278,6 +299,31 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         }
     }
     Ok(assemble(kind, built, Box::new(cluster), blocks, options, &serials, &parallels, warnings))
+}
+
+fn wrong(option: &'static str, text: &str, source: BlockError) -> LaunchError {
+    LaunchError::File { option, file: text.into(), source }
+}
+
+/// Devices may name a node of `-blockdev` in place of a drive.
+fn nodes_of_devices(
+    blocks: &BlockGraph,
+    options: &Options,
+    config: &mut MachineConfig,
+) -> Result<(), LaunchError> {
+    for spec in &options.devices {
+        let Some((_, name)) = spec.props.iter().find(|(k, _)| k == "drive") else { continue };
+        if config.drives.iter().any(|d| d.id == *name) {
+            continue;
+        }
+        let Some(node) = blocks.node(name) else { continue };
+        let backend = blocks.anonymous_backend();
+        let medium = node.medium(node.read_only());
+        backend.insert(medium).map_err(|source| wrong("-device", name, source))?;
+        let interface = Interface::None;
+        config.drives.push(Drive { backend, interface, id: name.clone(), ..Drive::default() });
+    }
+    Ok(())
 }
 
 #[expect(clippy::too_many_arguments, reason = "the parts of one machine, put together once")]
@@ -338,9 +384,16 @@ fn assemble(
         display: built.display,
         inputs: built.inputs,
         suspend: built.suspend,
+        power_button: built.power_button,
+        irqs: built.irqs,
+        named: built.named,
+        pci: built.pci,
     };
     let mut machine = Machine::new(built.board, cpus, blocks, handles);
     machine.policy = Policy { no_reboot: options.no_reboot, no_shutdown: options.no_shutdown };
+    if options.accel.qtest {
+        machine.set_qtest();
+    }
     if options.paused {
         machine.pause();
     }
@@ -388,6 +441,7 @@ fn wants_diagnostics(options: &Options) -> bool {
         && options.bios.is_none()
         && options.devices.is_empty()
         && options.loadvm.is_none()
+        && !options.accel.qtest
 }
 
 /// Bytes of the disk on which the diagnostic ROM counts its starts.

@@ -11,11 +11,14 @@
 extern crate orrery_browser_test;
 
 pub mod audio;
+pub mod gdb;
 pub mod handles;
 pub mod keyboard;
 pub mod launch;
 pub mod machine;
+pub mod monitor;
 pub mod options;
+pub mod qtest;
 pub mod screenshot;
 pub mod script;
 pub mod state;

@@ -9,6 +9,7 @@ use crate::handles::Handles;
 use orrery_block::backend::Request;
 use orrery_block::graph::BlockGraph;
 use orrery_cpu::Cpus;
+use orrery_cpu::debug::Hit;
 use orrery_hw::acpi::{WAKE_BANK, WOKE};
 use orrery_hw::pci::CONFIG_BANK;
 use orrery_system::board::{Board, ClockMode};
@@ -16,6 +17,7 @@ use orrery_system::display::Surface;
 use orrery_system::input::InputEvent;
 use orrery_system::pins::PowerRequest;
 use orrery_system::time::VmTime;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// CPUs of a multiprocessor machine take turns of this many instructions.
@@ -64,6 +66,8 @@ pub enum Stop {
     Limit,
     /// A script ended the run with this exit status.
     Script(i32),
+    /// A debugger's breakpoint; [`Machine::take_hit`] says which.
+    Debug,
 }
 
 /// What to do about events that end a machine's life.
@@ -90,6 +94,10 @@ pub struct Machine {
     stopped: Option<Stop>,
     /// Suspended to RAM: time passes, CPUs have no power.
     suspended: bool,
+    /// The guest powered off and the machine was told to wait then.
+    powered_off: bool,
+    hit: Option<(usize, Hit)>,
+    qtest: bool,
     limit: u64,
     turn: usize,
     /// Realtime: host time that virtual time zero stands for.
@@ -143,6 +151,9 @@ impl Machine {
             policy: Policy::default(),
             stopped: None,
             suspended: false,
+            powered_off: false,
+            hit: None,
+            qtest: false,
             limit: u64::MAX,
             turn: 0,
             host_base: None,
@@ -161,6 +172,7 @@ impl Machine {
         self.cpus.reset(&mut self.board);
         self.turn = 0;
         self.suspended = false;
+        self.powered_off = false;
     }
 
     /// Whether it is suspended to RAM.
@@ -195,6 +207,64 @@ impl Machine {
     fn wake_events(&mut self) -> bool {
         let pm = self.handles.suspend.map(|s| s.pm);
         pm.is_some_and(|pm| self.board.device_read(pm, WAKE_BANK, 0, 2) != 0)
+    }
+
+    /// Whether the guest powered off and the machine waits (`-no-shutdown`).
+    pub fn powered_off(&self) -> bool {
+        self.powered_off
+    }
+
+    /// Its CPUs never run: a test drives its devices and its clock (`-accel qtest`).
+    pub fn set_qtest(&mut self) {
+        self.qtest = true;
+    }
+
+    /// Which CPU met a breakpoint or watchpoint.
+    pub fn take_hit(&mut self) -> Option<(usize, Hit)> {
+        self.hit.take()
+    }
+
+    /// Executes one instruction of CPU `cpu`, or takes one interrupt. Time passes by it.
+    pub fn step_cpu(&mut self, cpu: usize) {
+        self.blocks.poll();
+        self.board.settle();
+        self.board.run_timers();
+        self.board.deliver_host_io();
+        self.board.begin_slice(VmTime::NEVER);
+        self.board.set_current_cpu(cpu);
+        self.cpus.pass_breakpoint(cpu);
+        let ran = self.cpus.run(cpu, &mut self.board, 1);
+        self.board.end_slice(ran.insns);
+        self.board.settle();
+        self.hit = self.cpus.take_hit();
+        if let Some(stop) = self.power() {
+            self.stopped = Some(stop);
+        }
+    }
+
+    /// Reads memory as CPU `cpu` sees it; an error is the first address that it does not see.
+    pub fn read_virtual(&mut self, cpu: usize, at: u64, len: usize) -> Result<Vec<u8>, u64> {
+        let mut out = vec![0; len];
+        let mut done = 0;
+        while done < len {
+            let linear = at.wrapping_add(done as u64);
+            let n = (0x1000 - (linear & 0xfff) as usize).min(len - done);
+            let gpa = self.cpus.look_up(cpu, &mut self.board, linear).ok_or(linear)?;
+            self.board.peek(gpa, &mut out[done..done + n]);
+            done += n;
+        }
+        Ok(out)
+    }
+
+    /// Writes memory as CPU `cpu` sees it, ROM too; an error is the first address that it does
+    /// not see.
+    pub fn write_virtual(&mut self, cpu: usize, at: u64, bytes: &[u8]) -> Result<(), u64> {
+        for (i, byte) in bytes.iter().enumerate() {
+            let linear = at.wrapping_add(i as u64);
+            let gpa = self.cpus.look_up(cpu, &mut self.board, linear).ok_or(linear)?;
+            self.board.poke(gpa, &[*byte]);
+        }
+        Ok(())
     }
 
     /// Stops before the next instruction, until [`Machine::resume`].
@@ -237,7 +307,7 @@ impl Machine {
         if let Some(stop) = self.stopped {
             return Outcome::Stopped(stop);
         }
-        let realtime = self.board.config().clock == ClockMode::Realtime;
+        let realtime = self.board.config().clock == ClockMode::Realtime && !self.qtest;
         if realtime {
             self.follow_host(host);
         }
@@ -252,6 +322,9 @@ impl Machine {
             if let Some(stop) = self.power() {
                 self.stopped = Some(stop);
                 return Outcome::Stopped(stop);
+            }
+            if self.qtest {
+                return Outcome::Idle(None);
             }
             if !delivered && !realtime {
                 return Outcome::WaitHost;
@@ -281,6 +354,11 @@ impl Machine {
             }
             let deadline = deadline.min(end);
             if !self.run_cpus(deadline) {
+                if let Some(hit) = self.cpus.take_hit() {
+                    self.hit = Some(hit);
+                    self.stopped = Some(Stop::Debug);
+                    return Outcome::Stopped(Stop::Debug);
+                }
                 continue;
             }
             // Nobody can run.
@@ -323,6 +401,9 @@ impl Machine {
             self.board.set_current_cpu(self.turn);
             let ran = self.cpus.run(self.turn, &mut self.board, budget.min(turn_left));
             self.board.end_slice(ran.insns);
+            if self.cpus.is_hit() {
+                return false;
+            }
             budget = budget.saturating_sub(ran.insns);
             let turn_over = ran.insns >= turn_left;
             if n > 1 && (turn_over || !ran.runnable || ran.yielded) {
@@ -377,20 +458,57 @@ impl Machine {
         self.last_call = Some((host, self.board.icount()));
     }
 
+    fn tell(&self, event: &'static str, data: Value) {
+        self.blocks.context().emit(event, data);
+    }
+
+    /// Passes virtual time until `end` without CPUs, with all that happens by itself till then.
+    pub fn pass_time(&mut self, end: VmTime) {
+        for _ in 0..1_000_000 {
+            self.blocks.poll();
+            self.board.settle();
+            let next = self.board.next_deadline().min(end);
+            self.board.warp_to(next);
+            self.board.run_timers();
+            self.board.deliver_host_io();
+            if let Some(stop) = self.power() {
+                self.stopped.get_or_insert(stop);
+            }
+            if self.board.now() >= end {
+                break;
+            }
+        }
+        self.board.settle();
+    }
+
     fn power(&mut self) -> Option<Stop> {
         match self.board.power().take()? {
-            PowerRequest::Reset if self.policy.no_reboot => Some(Stop::Reset),
+            PowerRequest::Reset if self.policy.no_reboot => {
+                self.tell("SHUTDOWN", json!({"guest": true, "reason": "guest-reset"}));
+                self.powered_off = self.policy.no_shutdown;
+                Some(if self.powered_off { Stop::Paused } else { Stop::Reset })
+            }
             PowerRequest::Reset => {
                 self.reset();
+                self.tell("RESET", json!({"guest": true, "reason": "guest-reset"}));
                 None
             }
-            PowerRequest::Shutdown if self.policy.no_shutdown => Some(Stop::Paused),
-            PowerRequest::Shutdown => Some(Stop::Shutdown),
+            PowerRequest::Shutdown => {
+                self.tell("SHUTDOWN", json!({"guest": true, "reason": "guest-shutdown"}));
+                self.powered_off = self.policy.no_shutdown;
+                Some(if self.powered_off { Stop::Paused } else { Stop::Shutdown })
+            }
             PowerRequest::Suspend => {
                 self.suspended = self.handles.suspend.is_some();
+                if self.suspended {
+                    self.tell("SUSPEND", json!({}));
+                }
                 None
             }
-            PowerRequest::Panicked => Some(Stop::Panicked),
+            PowerRequest::Panicked => {
+                self.tell("GUEST_PANICKED", json!({"action": "pause"}));
+                Some(Stop::Panicked)
+            }
             PowerRequest::IoError => Some(Stop::IoError),
             PowerRequest::Exit(code) => Some(Stop::Exit(code)),
         }

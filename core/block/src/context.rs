@@ -95,7 +95,7 @@ impl Context {
     }
 
     /// Tells everybody.
-    pub(crate) fn emit(&self, name: &'static str, data: Value) {
+    pub fn emit(&self, name: &'static str, data: Value) {
         let hooks = lock(&self.0.events).clone();
         let event = Event { name, data, time: self.wall() };
         hooks.iter().for_each(|hook| hook(&event));

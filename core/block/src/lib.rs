@@ -37,7 +37,7 @@ mod open;
 mod options;
 mod pack;
 mod probe;
-mod qapi;
+pub mod qapi;
 pub mod qcow2;
 pub mod qmp;
 mod sync;

@@ -6,6 +6,7 @@ use orrery_system::{RestoreError, StateBlob};
 
 use crate::cache::{CodeCache, Key};
 use crate::cpus::{Cpus, Ran};
+use crate::debug::{DebugCpu, Debugger, Hit};
 use crate::env::Env;
 use crate::interp::{Core, Run, Stop, exec};
 use crate::ir::{Builder, opt};
@@ -35,6 +36,7 @@ pub struct Cluster<I: Isa> {
     ram_seen: u64,
     /// The compiler of hot code.
     tier: Option<Tier>,
+    pub(crate) debugger: Debugger,
     /// Counts of what happened, for those who tune.
     pub stats: Stats,
 }
@@ -79,6 +81,7 @@ impl<I: Isa> Cluster<I> {
             map_seen: u64::MAX,
             ram_seen: u64::MAX,
             tier: None,
+            debugger: Debugger::default(),
             stats: Stats::default(),
         }
     }
@@ -133,6 +136,11 @@ impl<I: Isa> Cluster<I> {
         if let Some(tier) = &mut self.tier {
             tier.clear();
         }
+    }
+
+    /// How many CPUs there are.
+    pub(crate) fn len(&self) -> usize {
+        self.cores.len()
     }
 
     /// Blocks in the cache.
@@ -206,6 +214,10 @@ impl<I: Isa> Cluster<I> {
             // The exit that led here, to be linked.
             let mut via = None;
             loop {
+                let cpu = &self.cores[index].cpu;
+                if self.debugger.stops(index, || cpu.linear_pc(I::pc(cpu))) {
+                    break 'outer;
+                }
                 let emptied = self.stats.emptied;
                 let known = match via {
                     None if !single => self.known(index, mode),
@@ -224,11 +236,15 @@ impl<I: Isa> Cluster<I> {
                         // The exit is gone when the search emptied the cache.
                         if let Some(exit) = std::mem::take(&mut via)
                             && !single
+                            && self.debugger.breaks.is_empty()
                             && emptied == self.stats.emptied
                         {
                             self.link(exit, id);
                         }
-                        if !single && self.tier.as_ref().is_some_and(|t| t.policy.eager) {
+                        if !single
+                            && self.debugger.breaks.is_empty()
+                            && self.tier.as_ref().is_some_and(|t| t.policy.eager)
+                        {
                             self.form_eagerly(index, board, mode, id);
                         }
                         let block = self.cache.block(id);
@@ -243,7 +259,7 @@ impl<I: Isa> Cluster<I> {
                     self.stats.singles += 1;
                 }
                 left -= i64::from(insns);
-                let stop = if single || self.tier.is_none() {
+                let stop = if single || self.tier.is_none() || !self.debugger.breaks.is_empty() {
                     let core = &mut self.cores[index];
                     let epoch = core.tlb.epoch().wrapping_add(self.cache.epoch());
                     let cache = &self.cache;
@@ -279,6 +295,10 @@ impl<I: Isa> Cluster<I> {
                                 &self.cache,
                                 (total - left) as u64,
                             ));
+                        }
+                        if one && let Some(watch) = self.cores[index].cpu.take_watch() {
+                            self.debugger.hit = Some((index, Hit::Watch(watch)));
+                            break 'outer;
                         }
                         if board.attention() {
                             self.sync(board);
@@ -570,7 +590,7 @@ impl<I: Isa> Cluster<I> {
             let fits = u64::from(block.bytes) <= window.len;
             match second {
                 None if fits => {
-                    if !single {
+                    if !single && self.debugger.breaks.is_empty() {
                         let epoch = core.tlb.epoch().wrapping_add(self.cache.epoch());
                         core.remember(pc, mode, epoch, start, insns);
                     }
@@ -661,6 +681,9 @@ impl<I: Isa> Cluster<I> {
             if b.ended() {
                 break;
             }
+            let stops = !self.debugger.breaks.is_empty()
+                && self.debugger.breaks.contains(&core.cpu.linear_pc(pc));
+            let end = end || stops;
             if b.must_end() {
                 b.leave(pc);
             } else if end || single || second_page.is_some() || b.insns() >= MAX_INSNS {
@@ -782,6 +805,7 @@ impl<I: Isa> Cpus for Cluster<I> {
         for (core, state) in self.cores.iter_mut().zip(states) {
             core.cpu = state;
         }
+        self.watch_again();
         self.forget(board);
         Ok(())
     }

@@ -17,7 +17,7 @@ pub struct Ran {
 }
 
 /// One or more CPUs of one instruction set.
-pub trait Cpus: Send {
+pub trait Cpus: Send + crate::debug::DebugCpus {
     /// How many.
     fn count(&self) -> usize;
 

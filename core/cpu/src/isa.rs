@@ -75,7 +75,7 @@ pub enum Poll {
 /// Implementors are zero-sized; all state is in [`Isa::Cpu`].
 pub trait Isa: Sized + 'static {
     /// Architectural state of one CPU; all of it is saved in a snapshot.
-    type Cpu: orrery_system::State + Send;
+    type Cpu: orrery_system::State + Send + crate::debug::DebugCpu;
     /// An exception on its way.
     type Trap: Copy + core::fmt::Debug;
     /// Three variables that comparisons write together before a conditional branch (x86: the lazy

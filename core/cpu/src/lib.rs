@@ -7,6 +7,7 @@ extern crate orrery_browser_test;
 mod cache;
 pub mod cluster;
 pub mod cpus;
+pub mod debug;
 #[cfg(test)]
 mod engine_tests;
 pub mod env;
@@ -28,3 +29,4 @@ pub mod x86;
 pub use cache::CodeMap;
 pub use cluster::Cluster;
 pub use cpus::{Cpus, Ran};
+pub use debug::DebugCpus;

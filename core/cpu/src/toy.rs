@@ -49,6 +49,8 @@ pub(crate) mod code {
 /// Registers that hold "lazy flags" which every ADDI writes and nothing reads in a block.
 pub(crate) const FLAG: Var = Var(20);
 
+impl crate::debug::DebugCpu for Cpu {}
+
 impl Isa for Toy {
     type Cpu = Cpu;
     type Trap = u64;

@@ -8,7 +8,7 @@ use orrery_block::backend::BlockBackend;
 use orrery_system::board::{Board, BoardConfig, ClockMode};
 use orrery_system::ports::{CharPort, NetPort};
 use orrery_system::ram::RamFull;
-use orrery_system::{DeviceId, IrqLine};
+use orrery_system::{DeviceId, IrqInput, IrqLine};
 
 /// How a drive is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -198,6 +198,26 @@ pub struct Suspend {
     pub attributes: u64,
 }
 
+/// A device that was asked for by type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its `id`; empty: it has none.
+    pub id: String,
+    /// Its type.
+    pub kind: String,
+    /// Its properties as they were given.
+    pub props: Vec<(String, String)>,
+    /// Its number on the board.
+    pub device: DeviceId,
+}
+
+impl Named {
+    /// A property as it was given.
+    pub fn prop(&self, name: &str) -> Option<&str> {
+        self.props.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+    }
+}
+
 /// A wired board and the ends that stick out of it.
 pub struct Built {
     /// The board.
@@ -218,6 +238,12 @@ pub struct Built {
     pub power_button: Option<IrqLine>,
     /// How it suspends to RAM; `None`: it does not.
     pub suspend: Option<Suspend>,
+    /// Devices that were asked for by type.
+    pub named: Vec<Named>,
+    /// The lines to the I/O interrupt controller, by number.
+    pub irqs: Vec<IrqInput>,
+    /// The PCI bus on which devices can be plugged.
+    pub pci: Option<crate::pci::Bus>,
 }
 
 /// Why a machine could not be built.

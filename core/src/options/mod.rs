@@ -4,16 +4,21 @@
 //! front end lends.
 
 mod audio;
+mod chardev;
 mod help;
 mod keyval;
 mod net;
 mod table;
 
+pub(crate) use chardev::CHARDEV_BACKENDS;
 pub use help::help;
 pub use keyval::{KeyVals, number, size};
 pub use orrery_block::backend::OnError;
 pub use orrery_hw::machine::{DeviceSpec, Interface};
+pub(crate) use table::{describe, rows};
 
+use crate::monitor::Mode;
+use orrery_block::host::Address;
 use std::fmt::Write as _;
 
 /// Why the command line was refused.
@@ -130,6 +135,34 @@ pub enum CharTarget {
     Chardev(String),
     /// A virtual console: kept for the window.
     Vc,
+    /// A pipe, or two: `PATH.in` and `PATH.out`.
+    Pipe(String),
+    /// A pseudo-terminal of its own.
+    Pty,
+    /// The last bytes are kept.
+    Ringbuf(usize),
+    /// A connection.
+    Socket(SocketOption),
+}
+
+/// A connection (`-chardev socket`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketOption {
+    /// Where.
+    pub address: Address,
+    /// It listens, instead of connecting.
+    pub server: bool,
+    /// The machine is not built before somebody has connected.
+    pub wait: bool,
+}
+
+/// A monitor (`-mon`, `-qmp`, `-monitor`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitorOption {
+    /// Its line.
+    pub target: CharTarget,
+    /// How it talks.
+    pub mode: Mode,
 }
 
 /// Where sound goes.
@@ -206,6 +239,8 @@ pub struct Accel {
     pub heat: Option<u64>,
     /// Everything is compiled before it is run: for tests.
     pub eager: bool,
+    /// Nothing is executed: a test drives the devices.
+    pub qtest: bool,
 }
 
 /// Everything the command line says.
@@ -239,6 +274,18 @@ pub struct Options {
     pub devices: Vec<DeviceSpec>,
     /// `-chardev`: (id, target).
     pub chardevs: Vec<(String, CharTarget)>,
+    /// `-mon`, `-qmp`, `-monitor`.
+    pub monitors: Vec<MonitorOption>,
+    /// `-gdb`.
+    pub gdb: Option<CharTarget>,
+    /// `-qtest`.
+    pub qtest: Option<CharTarget>,
+    /// `-blockdev`.
+    pub blockdevs: Vec<String>,
+    /// `-object`.
+    pub objects: Vec<String>,
+    /// `-pidfile`.
+    pub pidfile: Option<String>,
     /// `-serial`, in order.
     pub serials: Vec<CharTarget>,
     /// `-parallel`, in order.
@@ -311,6 +358,10 @@ pub enum Print {
     Machines,
     /// `-cpu help`.
     Cpus,
+    /// `-chardev help`.
+    Chardevs,
+    /// `-qmp help`.
+    Reference,
     /// `-device help`.
     Devices,
     /// `-device TYPE,help`.

@@ -1,11 +1,13 @@
 //! Every option: one row each, from which parser and help are made.
 
+use super::chardev::{self, char_target, chardev};
 use super::keyval::{KeyVals, number};
 use super::{
-    CharTarget, DeviceSpec, DisplayOption, DriveOption, FwCfgValue, IcountOption, Interface,
-    OnError, OptionError, Options, Print, RtcBase,
+    DeviceSpec, DisplayOption, DriveOption, FwCfgValue, IcountOption, Interface, OnError,
+    OptionError, Options, Print, RtcBase,
 };
 use super::{audio, net};
+use crate::monitor::Mode;
 
 type Apply = fn(&mut Options, &str) -> Result<(), OptionError>;
 
@@ -43,6 +45,31 @@ const fn alias(
 
 pub(super) fn find(name: &str) -> Option<&'static Row> {
     TABLE.iter().find(|r| r.name == name || r.alias == Some(name))
+}
+
+/// Every option as a row of a table.
+pub(crate) fn rows() -> String {
+    let row = |r: &Row| {
+        let value = r.value.map(|v| format!(" {v}").replace('|', "\\|")).unwrap_or_default();
+        let other = r.alias.map(|a| format!(", `-{a}`")).unwrap_or_default();
+        format!("| `-{}{value}`{other} | {} |\n", r.name, r.help)
+    };
+    TABLE.iter().map(row).collect()
+}
+
+/// Names of options that take sub-options, and of these, as their usage says.
+pub(crate) fn describe() -> Vec<(&'static str, Vec<String>)> {
+    let keys = |usage: &str| {
+        let ends = |c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_' && c != '.';
+        let parts = usage.split('=');
+        let count = parts.clone().count();
+        let keys = parts.take(count - 1).map(|p| p.rsplit(ends).next().unwrap_or_default());
+        let mut keys: Vec<String> = keys.filter(|k| !k.is_empty()).map(str::to_owned).collect();
+        keys.dedup();
+        keys
+    };
+    let rows = TABLE.iter().filter_map(|r| r.value.map(|usage| (r.name, keys(usage))));
+    rows.filter(|(_, keys)| !keys.is_empty()).collect()
 }
 
 /// The options in the order that help prints them.
@@ -135,13 +162,15 @@ pub(super) const TABLE: &[Row] = &[
     ),
     row(
         "chardev",
-        Some("stdio|null|file,id=ID[,path=FILE]"),
+        Some(
+            "stdio|null|file|pipe|pty|socket|ringbuf,id=ID[,path=FILE][,host=H,port=N][,server=on][,wait=off][,mux=on]",
+        ),
         "a character device for others to use",
         chardev,
     ),
     row(
         "serial",
-        Some("stdio|mon:stdio|null|none|file:FILE|chardev:ID"),
+        Some("stdio|mon:stdio|null|none|pty|file:FILE|unix:PATH|tcp:HOST:PORT|chardev:ID"),
         "the next serial line",
         |o, v| {
             o.serials.push(char_target("-serial", v)?);
@@ -156,10 +185,89 @@ pub(super) const TABLE: &[Row] = &[
         o.debugcon = Some(char_target("-debugcon", v)?);
         Ok(())
     }),
-    row("monitor", Some("none|stdio"), "where the monitor is", |_, v| match v {
-        "none" | "null" => Ok(()),
-        _ => Err(OptionError::refused("-monitor", "only 'none' so far")),
+    row(
+        "monitor",
+        Some("DEV"),
+        "a monitor for people (HMP) on a line, as -serial names it",
+        |o, v| chardev::monitor(o, "-monitor", v, Mode::Readline),
+    ),
+    row(
+        "qmp",
+        Some("DEV"),
+        "a monitor for programs (QMP) on a line, as -serial names it",
+        |o, v| chardev::monitor(o, "-qmp", v, Mode::Control { pretty: false }),
+    ),
+    row("qmp-pretty", Some("DEV"), "like -qmp, laid out for people to read", |o, v| {
+        chardev::monitor(o, "-qmp-pretty", v, Mode::Control { pretty: true })
     }),
+    row(
+        "mon",
+        Some("[chardev=]ID[,mode=readline|control][,pretty=on|off]"),
+        "a monitor on a character device",
+        chardev::mon,
+    ),
+    row("gdb", Some("tcp::PORT|unix:PATH|chardev:ID"), "wait for a debugger there", |o, v| {
+        let v = v.replacen("tcp::", "tcp:localhost:", 1);
+        let text = if v.contains("server") || v.starts_with("chardev:") || v == "stdio" {
+            v
+        } else {
+            format!("{v},server=on,wait=off")
+        };
+        set(&mut o.gdb, char_target("-gdb", &text)?)
+    }),
+    row("s", None, "short for -gdb tcp::1234", |o, _| {
+        set(&mut o.gdb, char_target("-gdb", "tcp:localhost:1234,server=on,wait=off")?)
+    }),
+    row("qtest", Some("DEV"), "a test drives the machine over a line", |o, v| {
+        set(&mut o.qtest, char_target("-qtest", v)?)
+    }),
+    row("qtest-log", Some("FILE"), "accepted; tests are not logged", |_, _| Ok(())),
+    row("blockdev", Some("[driver=]DRIVER,node-name=NAME[,...]"), "a block node", |o, v| {
+        o.blockdevs.push(v.into());
+        Ok(())
+    }),
+    row(
+        "object",
+        Some("TYPE,id=ID[,prop=value]"),
+        "an object: secret, throttle-group, iothread",
+        |o, v| {
+            o.objects.push(v.into());
+            Ok(())
+        },
+    ),
+    row("audio", Some("none"), "accepted; sound is said by -audiodev", |_, _| Ok(())),
+    row("pidfile", Some("FILE"), "write the process number to a file", |o, v| {
+        set(&mut o.pidfile, v.into())
+    }),
+    row(
+        "action",
+        Some("reboot=reset|shutdown,shutdown=poweroff|pause"),
+        "what to do about events",
+        |o, v| {
+            let mut k = KeyVals::parse(v, None);
+            for (key, yes, no) in
+                [("reboot", "shutdown", "reset"), ("shutdown", "pause", "poweroff")]
+            {
+                let Some(value) = k.take(key) else { continue };
+                let on = match value.as_str() {
+                    v if v == yes => true,
+                    v if v == no => false,
+                    v => {
+                        return Err(OptionError::value(
+                            "-action",
+                            key,
+                            v,
+                            &format!("'{no}' or '{yes}'"),
+                        ));
+                    }
+                };
+                if key == "reboot" { o.no_reboot = on } else { o.no_shutdown = on }
+            }
+            k.take("panic");
+            k.take("watchdog");
+            k.finish("-action", &["reboot", "shutdown", "panic", "watchdog"])
+        },
+    ),
     row("display", Some("window|none"), "where the picture goes", |o, v| {
         o.display = match v.split(',').next().unwrap_or_default() {
             "none" => DisplayOption::None,
@@ -253,6 +361,10 @@ fn accel(o: &mut Options, option: &str, v: &str) -> Result<(), OptionError> {
     o.accel.jit = match names.split(':').next().unwrap_or_default() {
         // Scripts made for QEMU name its translator: what is here by itself.
         "tcg" => None,
+        "qtest" => {
+            o.accel.qtest = true;
+            Some(false)
+        }
         "interp" => Some(false),
         "jit" => Some(true),
         other => {
@@ -479,49 +591,6 @@ fn device(o: &mut Options, v: &str) -> Result<(), OptionError> {
         o.devices.push(DeviceSpec { kind, props: k.rest() });
     }
     Ok(())
-}
-
-fn chardev(o: &mut Options, v: &str) -> Result<(), OptionError> {
-    let mut k = KeyVals::parse(v, Some("backend"));
-    let id = k.take("id").ok_or_else(|| OptionError::refused("-chardev", "'id' is missing"))?;
-    let mux = k.take_bool("-chardev", "mux")?.unwrap_or(false);
-    let target = match k.take("backend").as_deref() {
-        Some("stdio") => CharTarget::Stdio { mux },
-        Some("null") => CharTarget::Null,
-        Some("file") => CharTarget::File(
-            k.take("path").ok_or_else(|| OptionError::refused("-chardev", "'path' is missing"))?,
-        ),
-        other => {
-            return Err(OptionError::value(
-                "-chardev",
-                "backend",
-                other.unwrap_or(""),
-                "stdio, null or file",
-            ));
-        }
-    };
-    k.take("signal");
-    k.finish("-chardev", &["id", "path", "mux", "signal"])?;
-    o.chardevs.push((id, target));
-    Ok(())
-}
-
-fn char_target(option: &str, v: &str) -> Result<CharTarget, OptionError> {
-    Ok(match v {
-        "none" => CharTarget::None,
-        "null" => CharTarget::Null,
-        "stdio" => CharTarget::Stdio { mux: false },
-        "mon:stdio" => CharTarget::Stdio { mux: true },
-        "vc" => CharTarget::Vc,
-        _ => match (v.strip_prefix("file:"), v.strip_prefix("chardev:")) {
-            (Some(path), _) => CharTarget::File(path.into()),
-            (_, Some(id)) => CharTarget::Chardev(id.into()),
-            _ => {
-                let wants = "stdio, mon:stdio, null, none, file:FILE or chardev:ID";
-                return Err(OptionError::value(option, "target", v, wants));
-            }
-        },
-    })
 }
 
 fn fw_cfg(o: &mut Options, v: &str) -> Result<(), OptionError> {

@@ -244,6 +244,15 @@ impl Board {
         self.wires_changed.raise();
     }
 
+    /// Takes a device out of its place. The caller has closed its windows and its pins.
+    pub fn detach(&mut self, id: DeviceId) -> Option<Box<dyn Device>> {
+        for list in [&mut self.settling, &mut self.host_io] {
+            list.retain(|other| *other != id);
+        }
+        self.refresh_map();
+        self.slots.get_mut(id.0 as usize)?.device.take()
+    }
+
     /// A new wire; its changes make the machine settle.
     pub fn wire(&self) -> IrqInput {
         IrqInput::new(self.attention.clone(), self.wires_changed.clone())
@@ -381,6 +390,39 @@ impl Board {
             _ => (0..width)
                 .fold(0, |v, i| v | self.read(gpa.wrapping_add(u64::from(i)), 1) << (8 * i)),
         }
+    }
+
+    /// Reads physical memory as a debugger does: RAM and ROM; what a device would answer stays as
+    /// it is in `out`. Says how many bytes were read.
+    pub fn peek(&self, gpa: u64, out: &mut [u8]) -> usize {
+        let (mut done, mut read) = (0, 0);
+        while done < out.len() {
+            let at = gpa.wrapping_add(done as u64);
+            let left = out.len() - done;
+            match self.views.read.lookup(at) {
+                Some((Target::Ram { offset }, last)) => {
+                    let n = left.min(usize::try_from(last - at).unwrap_or(left).saturating_add(1));
+                    self.ram.read_bytes(offset, &mut out[done..done + n]);
+                    (done, read) = (done + n, read + n);
+                }
+                _ => done += 1,
+            }
+        }
+        read
+    }
+
+    /// Writes physical memory as a debugger does: RAM and ROM. Says how many bytes were written.
+    pub fn poke(&mut self, gpa: u64, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        for (i, &byte) in bytes.iter().enumerate() {
+            if let Some((Target::Ram { offset }, _)) =
+                self.views.read.lookup(gpa.wrapping_add(i as u64))
+            {
+                self.ram.write_bytes(offset, &[byte]);
+                written += 1;
+            }
+        }
+        written
     }
 
     /// Writes 1, 2, 4 or 8 bytes of physical memory, to RAM or a device.

@@ -135,6 +135,27 @@ impl Region {
         (self.0.readable.load(Relaxed), self.0.writable.load(Relaxed))
     }
 
+    /// Where overlapping regions stand to one another.
+    pub fn priority(&self) -> i32 {
+        *self.0.priority.lock().expect("no panic while held")
+    }
+
+    /// What it holds.
+    pub fn children(&self) -> Vec<Self> {
+        self.0.children.lock().expect("no panic while held").clone()
+    }
+
+    /// What it is made of, in a word.
+    pub fn kind_name(&self) -> &'static str {
+        match self.0.kind {
+            Kind::Ram(_) => "ram",
+            Kind::Rom(_) => "rom",
+            Kind::RomDevice(..) => "romd",
+            Kind::Container | Kind::Device(..) => "i/o",
+            Kind::Alias(_) => "alias",
+        }
+    }
+
     /// Adds `child` at `base` with priority 0.
     pub fn add(&self, base: u64, child: &Region) {
         self.add_priority(base, 0, child);

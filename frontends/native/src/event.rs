@@ -1,13 +1,13 @@
 //! What happens outside a machine while it runs.
 
-use crate::terminal::Typed;
+use crate::chardev::CharEvent;
 use orrery_system::input::InputEvent;
 
 /// Something for the machine's thread.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Typed at the terminal.
-    Typed(Typed),
+    /// At the other end of a character device, by its number.
+    Char(usize, CharEvent),
     /// Done in the window.
     Input(InputEvent),
     /// The window was closed.

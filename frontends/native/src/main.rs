@@ -8,6 +8,7 @@
 )]
 
 mod block;
+mod chardev;
 mod event;
 mod host;
 mod img;

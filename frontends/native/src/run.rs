@@ -1,29 +1,46 @@
 //! Starts the machine that the command line describes.
 
+use crate::block::Lent;
+use crate::chardev::{Chars, User};
 use crate::event::Event;
 use crate::host::NativeFs;
-use crate::runner::{Line, Runner, Sink};
+use crate::runner::{Line, Runner};
 use crate::sound;
 use crate::terminal;
 use anyhow::{Context as _, Result, bail};
 use orrery_block::exec::Executor;
+use orrery_block::graph::BlockGraph;
 use orrery_block::host::HostFs;
+#[cfg(feature = "window")]
+use orrery_core::Machine;
+use orrery_core::Stop;
 use orrery_core::launch::{Host, Launched, launch};
-use orrery_core::options::{CharTarget, DisplayOption, Options};
+use orrery_core::monitor::{Control, Mode, Settings};
+use orrery_core::options::{CharTarget, DisplayOption, MonitorOption, Options};
 use orrery_core::script::{Action, Script};
-use orrery_core::{Machine, Stop};
 #[cfg(all(feature = "jit", target_os = "linux"))]
 use orrery_cpu::jit::{Compiler, abi::Shims};
-use std::fs::File;
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-struct Native;
+struct Native {
+    lent: Lent,
+}
+
+impl Native {
+    fn new() -> Result<Self> {
+        Ok(Self { lent: Lent::new().context("cannot wait for sockets")? })
+    }
+}
 
 impl Host for Native {
     fn fs(&self) -> &dyn HostFs {
         &NativeFs
+    }
+
+    fn graph(&self) -> BlockGraph {
+        self.lent.graph()
     }
 
     fn firmware_dirs(&self) -> Vec<String> {
@@ -72,7 +89,11 @@ impl Host for Native {
 /// What a person sees where no window can be opened: the serial line, as with `-nographic`.
 fn without_desktop(options: &Options) -> Options {
     let mut options = options.clone();
-    let window = options.display == DisplayOption::Default && options.script.is_none();
+    let typed = |m: &MonitorOption| matches!(m.target, CharTarget::Stdio { .. });
+    let window = options.display == DisplayOption::Default
+        && options.script.is_none()
+        && !options.accel.qtest
+        && !options.monitors.iter().any(typed);
     if window && !options.nographic && !has_desktop() {
         tracing::warn!(
             "there is no desktop to open a window on, so the screen is not shown; the serial line is on this terminal \
@@ -87,9 +108,15 @@ fn without_desktop(options: &Options) -> Options {
 /// Runs until the guest or the person ends it; the exit status is theirs.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let options = &without_desktop(options);
+    let (sender, events) = channel();
+    let mut chars = Chars::new(sender.clone());
+    for (id, target) in &options.chardevs {
+        chars.add(id, target)?;
+    }
     // Nothing else runs yet, so waiting for the host's storage may as well sleep.
     let park = || std::thread::sleep(Duration::from_micros(100));
-    let launched = Executor::new().block_on(launch(options, &Native), &park)?;
+    let native = Native::new()?;
+    let launched = Executor::new().block_on(launch(options, &native), &park)?;
     let Launched { mut machine, lines, warnings } = launched;
     for warning in warnings {
         tracing::warn!("{warning}");
@@ -106,7 +133,6 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         }
         None => None,
     };
-    let (sender, events) = channel();
     machine.blocks.executor().set_wake_hook(Some(std::sync::Arc::new({
         let sender = std::sync::Mutex::new(sender.clone());
         move || {
@@ -115,16 +141,37 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             }
         }
     })));
-    let (host_lines, raw) = connect(lines, &sender)?;
+    let host_lines = connect(lines, &mut chars)?;
+    let mut control = Control::new(&machine, settings(options));
+    monitors(options, &mut chars)?;
+    control.settings().chardevs = chars.describe();
+    control.settings().rings = chars.rings().collect();
+    if let Some(name) = &options.pidfile {
+        std::fs::write(name, format!("{}\n", std::process::id()))
+            .with_context(|| format!("-pidfile: cannot write '{name}'"))?;
+    }
     let sounds = sound::open(&options.audiodevs, &machine)?;
-    let runner = Runner { machine, lines: host_lines, events, show: None, sounds, script };
+    let runner = Runner {
+        machine,
+        control,
+        chars,
+        gdb: None,
+        qtest: None,
+        lines: host_lines,
+        events,
+        show: None,
+        sounds,
+        script,
+    };
     let windowed = match options.display {
         DisplayOption::None => false,
         DisplayOption::Window => true,
-        DisplayOption::Default => has_desktop() && options.script.is_none(),
+        DisplayOption::Default => has_desktop() && options.script.is_none() && !options.accel.qtest,
     };
     let stop = if windowed { in_window(options, runner, sender) } else { runner.run() };
-    drop(raw);
+    if let Some(name) = &options.pidfile {
+        let _ = std::fs::remove_file(name);
+    }
     Ok(exit_code(stop?))
 }
 
@@ -156,34 +203,52 @@ fn in_window(_: &Options, _: Runner, _: Sender<Event>) -> Result<Stop> {
     bail!("this build has no window; use -nographic or -display none")
 }
 
-/// Gives each character device its place on the host.
-fn connect(
-    lines: Vec<orrery_core::launch::Line>,
-    sender: &Sender<Event>,
-) -> Result<(Vec<Line>, Option<terminal::Raw>)> {
+/// Gives each line of the machine its place on the host.
+fn connect(lines: Vec<orrery_core::launch::Line>, chars: &mut Chars) -> Result<Vec<Line>> {
     let mut out = Vec::new();
-    let mut raw = None;
     for (i, line) in lines.into_iter().enumerate() {
-        let sink = match line.target {
+        let place = match &line.target {
             CharTarget::None | CharTarget::Null | CharTarget::Vc => None,
-            CharTarget::Stdio { mux } => {
-                if raw.is_some() {
-                    bail!("the terminal is given to two devices: {} is the second", line.name);
-                }
-                raw = Some(terminal::Raw::enter());
-                terminal::read_stdin(sender.clone(), mux);
-                Some(Sink::Terminal)
-            }
-            CharTarget::File(name) => Some(Sink::File(
-                File::create(&name).with_context(|| format!("cannot create '{name}'"))?,
-            )),
-            CharTarget::Chardev(id) => {
-                bail!("{}: there is no -chardev with the id '{id}'", line.name)
-            }
+            CharTarget::Chardev(id) => chars.find(id),
+            target => Some(chars.add(&line.name, target)?),
         };
-        out.push(Line { index: i, port: line.port, sink });
+        if let Some(n) = place {
+            chars.attach(n, User::Line(i), false)?;
+            if line.target == (CharTarget::Stdio { mux: true }) {
+                // Ctrl-A c brings the monitor, as with QEMU.
+                chars.attach(n, User::Monitor(Mode::Readline, None), true)?;
+            }
+        }
+        out.push(Line { index: i, port: line.port, place });
     }
-    Ok((out, raw))
+    Ok(out)
+}
+
+fn settings(options: &Options) -> Settings {
+    let name = options.name.as_ref().map(|n| n.split(',').next().unwrap_or_default().to_owned());
+    Settings { name, prelaunch: options.paused, ..Settings::default() }
+}
+
+/// Gives monitors, debugger and test their places.
+fn monitors(options: &Options, chars: &mut Chars) -> Result<()> {
+    let place = |chars: &mut Chars, target: &CharTarget, label: &str| match target {
+        CharTarget::Chardev(id) => chars
+            .find(id)
+            .with_context(|| format!("{label}: there is no -chardev with the id '{id}'")),
+        target => chars.add(label, target),
+    };
+    for (i, monitor) in options.monitors.iter().enumerate() {
+        let n = place(chars, &monitor.target, &format!("compat_monitor{i}"))?;
+        chars.attach(n, User::Monitor(monitor.mode, None), false)?;
+    }
+    for (target, user, label) in
+        [(&options.gdb, User::Gdb, "gdb"), (&options.qtest, User::Qtest, "qtest")]
+    {
+        let Some(target) = target else { continue };
+        let n = place(chars, target, label)?;
+        chars.attach(n, user, false)?;
+    }
+    Ok(())
 }
 
 /// A guest that ends the emulator through isa-debug-exit chooses the status, as with QEMU:
@@ -193,7 +258,7 @@ fn exit_code(stop: Stop) -> ExitCode {
         Stop::Exit(code) => ExitCode::from(code as u8),
         Stop::Script(code) => ExitCode::from(code as u8),
         Stop::Panicked => ExitCode::from(3),
-        Stop::Paused | Stop::Shutdown | Stop::Reset | Stop::Limit | Stop::IoError => {
+        Stop::Paused | Stop::Shutdown | Stop::Reset | Stop::Limit | Stop::IoError | Stop::Debug => {
             ExitCode::SUCCESS
         }
     }

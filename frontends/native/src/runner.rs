@@ -1,14 +1,17 @@
 //! Runs a machine against the host's clock, terminal, window and files.
 
+use crate::chardev::{Chars, Input, User};
 use crate::event::Event;
 use crate::run::perform;
 use crate::sound::Sound;
 use crate::terminal::{self, Typed};
 use anyhow::{Context as _, Result};
+use orrery_core::gdb::Stub;
+use orrery_core::monitor::Control;
+use orrery_core::qtest::Qtest;
 use orrery_core::script::Script;
 use orrery_core::{Machine, Outcome, Stop};
 use orrery_system::ports::CharPort;
-use std::io::Write;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -19,22 +22,14 @@ const FRAME: Duration = Duration::from_millis(16);
 /// Time until a disk that was full is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Where the bytes of a port go.
-pub(crate) enum Sink {
-    /// The terminal, which also types.
-    Terminal,
-    /// A file.
-    File(std::fs::File),
-}
-
 /// A port and its place on the host.
 pub(crate) struct Line {
     /// Its number among the machine's lines.
     pub index: usize,
     /// The guest's end.
     pub port: CharPort,
-    /// The host's end.
-    pub sink: Option<Sink>,
+    /// The character device at the host's end.
+    pub place: Option<usize>,
 }
 
 /// Called with the machine when a new picture may be shown.
@@ -44,7 +39,15 @@ pub(crate) type Show = Box<dyn FnMut(&mut Machine) + Send>;
 pub(crate) struct Runner {
     /// The machine.
     pub machine: Machine,
-    /// Its character devices.
+    /// Its monitor.
+    pub control: Control,
+    /// Character devices.
+    pub chars: Chars,
+    /// Its debugger.
+    pub gdb: Option<Stub>,
+    /// What tests its devices.
+    pub qtest: Option<Qtest>,
+    /// Its lines.
     pub lines: Vec<Line>,
     /// What happens outside.
     pub events: Receiver<Event>,
@@ -64,8 +67,17 @@ impl Runner {
         let mut told = String::new();
         loop {
             let host = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            let outcome = self.machine.run(host, self.slice());
+            let outcome = if self.control.holds() {
+                self.machine.blocks.poll();
+                Outcome::WaitHost
+            } else {
+                self.machine.run(host, self.slice())
+            };
             self.drain()?;
+            self.serve();
+            if self.control.wants_to_quit() {
+                return self.finish(Stop::Paused);
+            }
             for sound in &mut self.sounds {
                 sound.play(&mut self.machine)?;
             }
@@ -83,7 +95,7 @@ impl Runner {
                 Outcome::Idle(ns) => Duration::from_nanos(ns.unwrap_or(u64::MAX)).min(FRAME),
                 // Native files answer in place; what does not is looked at again soon.
                 Outcome::WaitHost => Duration::from_micros(200),
-                Outcome::Stopped(Stop::Paused) => FRAME,
+                Outcome::Stopped(Stop::Paused | Stop::Debug) => FRAME,
                 Outcome::Stopped(Stop::IoError) => {
                     let reason = self.machine.board.power().reason();
                     if told != reason {
@@ -97,6 +109,7 @@ impl Runner {
             if self.take_events(wait)? {
                 return self.finish(Stop::Paused);
             }
+            self.serve();
             if outcome == Outcome::Stopped(Stop::IoError) {
                 self.machine.resume();
             }
@@ -106,6 +119,7 @@ impl Runner {
     /// Virtual time to run: up to what the script does next.
     fn slice(&self) -> u64 {
         let next = self.script.as_ref().and_then(Script::next);
+        let next = next.into_iter().chain(self.control.next_input()).min();
         let left = next.map_or(SLICE, |t| t.since(self.machine.board.now()));
         left.clamp(1, SLICE)
     }
@@ -131,12 +145,8 @@ impl Runner {
             if let Some(script) = &mut self.script {
                 script.feed(line.index, &bytes);
             }
-            match &mut line.sink {
-                None => {}
-                Some(Sink::Terminal) => terminal::write(&bytes),
-                Some(Sink::File(f)) => {
-                    f.write_all(&bytes).context("cannot write a serial line's file")?;
-                }
+            if let Some(n) = line.place {
+                self.chars.write(n, &bytes);
             }
         }
         Ok(())
@@ -158,21 +168,92 @@ impl Runner {
         };
         while let Some(event) = next {
             match event {
-                Event::Typed(Typed::Byte(b)) => {
-                    for line in self.lines.iter().filter(|l| matches!(l.sink, Some(Sink::Terminal)))
-                    {
-                        line.port.push([b]);
+                Event::Char(n, event) => {
+                    for input in self.chars.take(n, event) {
+                        if self.take_input(n, input)? {
+                            return Ok(true);
+                        }
                     }
                 }
-                Event::Typed(Typed::Help) => terminal::write(terminal::HELP.as_bytes()),
-                Event::Typed(Typed::Flush) => self.flush()?,
-                Event::Typed(Typed::Quit) | Event::Close => return Ok(true),
+                Event::Close => return Ok(true),
                 Event::Input(event) => self.machine.input(event),
                 Event::Host => {}
             }
             next = self.events.try_recv().ok();
         }
         Ok(false)
+    }
+
+    /// Gives what came over a character device to whom it is for. True: end.
+    fn take_input(&mut self, n: usize, input: Input) -> Result<bool> {
+        match input {
+            Input::Bytes(User::Line(i), bytes) => {
+                if let Some(line) = self.lines.get(i) {
+                    line.port.push(bytes);
+                }
+            }
+            Input::Bytes(User::Monitor(_, Some(id)), bytes) => self.control.feed(id, &bytes),
+            Input::Open(User::Monitor(mode, _)) => {
+                let id = self.control.open(mode);
+                self.chars.set_client(n, mode, Some(id));
+            }
+            Input::Close(User::Monitor(mode, Some(id))) => {
+                self.control.close(id);
+                self.chars.set_client(n, mode, None);
+            }
+            Input::Open(User::Gdb) => self.gdb = Some(Stub::new(&mut self.machine)),
+            Input::Bytes(User::Gdb, bytes) => {
+                if let Some(gdb) = &mut self.gdb {
+                    gdb.feed(&mut self.machine, &mut self.control, &bytes);
+                }
+            }
+            Input::Close(User::Gdb) => {
+                if let Some(gdb) = self.gdb.take() {
+                    gdb.close(&mut self.machine);
+                }
+            }
+            Input::Open(User::Qtest) => self.qtest = Some(Qtest::default()),
+            Input::Bytes(User::Qtest, bytes) => {
+                if let Some(qtest) = &mut self.qtest {
+                    let out = qtest.feed(&mut self.machine, &bytes);
+                    self.chars.write(n, &out);
+                }
+            }
+            // The test has gone.
+            Input::Close(User::Qtest) => return Ok(true),
+            Input::Typed(Typed::Help) => terminal::write(terminal::HELP.as_bytes()),
+            Input::Typed(Typed::Flush) => self.flush()?,
+            Input::Typed(Typed::Quit) => return Ok(true),
+            Input::Bytes(User::Monitor(_, None), _)
+            | Input::Open(User::Line(_))
+            | Input::Close(User::Line(_) | User::Monitor(_, None))
+            | Input::Typed(Typed::Byte(_) | Typed::Next) => {}
+        }
+        Ok(false)
+    }
+
+    /// Lets monitor and debugger work, and sends what they say.
+    fn serve(&mut self) {
+        self.control.step(&mut self.machine);
+        for (n, id, seen) in self.chars.clients() {
+            if seen {
+                let bytes = self.control.take(id);
+                self.chars.write(n, &bytes);
+            }
+        }
+        if let Some(gdb) = &mut self.gdb {
+            gdb.poll(&mut self.machine);
+            let bytes = gdb.take();
+            if let Some(n) = self.chars.of(User::Gdb) {
+                self.chars.write(n, &bytes);
+            }
+        }
+        if let Some(qtest) = &mut self.qtest {
+            let bytes = qtest.look(&mut self.machine);
+            if let Some(n) = self.chars.of(User::Qtest) {
+                self.chars.write(n, &bytes);
+            }
+        }
     }
 
     fn flush(&self) -> Result<()> {

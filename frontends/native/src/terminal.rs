@@ -1,5 +1,6 @@
 //! The terminal as a serial line, with Ctrl-A escapes.
 
+use crate::chardev::CharEvent;
 use crate::event::Event;
 use std::io::{IsTerminal, Read, Write};
 use std::sync::mpsc::Sender;
@@ -52,6 +53,8 @@ pub(crate) enum Typed {
     Flush,
     /// Ctrl-A h: say what the escapes are.
     Help,
+    /// Ctrl-A c: the next of those that share the terminal.
+    Next,
 }
 
 /// Finds Ctrl-A escapes in what is typed.
@@ -75,6 +78,7 @@ impl Escapes {
             b'x' => Some(Typed::Quit),
             b's' => Some(Typed::Flush),
             b'h' | b'?' => Some(Typed::Help),
+            b'c' => Some(Typed::Next),
             CTRL_A => Some(Typed::Byte(CTRL_A)),
             _ => None,
         }
@@ -85,26 +89,22 @@ impl Escapes {
 pub(crate) const HELP: &str = "\n\
 Ctrl-A h    this text\n\
 Ctrl-A x    end the emulator\n\
+Ctrl-A c    switch between console and monitor\n\
 Ctrl-A s    write disks to storage now\n\
 Ctrl-A Ctrl-A   send Ctrl-A to the guest\n";
 
-/// Reads standard input on a thread of its own and sends it as events. With `escapes`, Ctrl-A is
-/// the escape character. The end of input ends nothing: a machine goes on without.
-pub(crate) fn read_stdin(events: Sender<Event>, escapes: bool) {
+/// Reads standard input on a thread of its own, as character device `n`. The end of input ends
+/// nothing: a machine goes on without.
+pub(crate) fn read_stdin(events: Sender<Event>, n: usize) {
     std::thread::spawn(move || {
-        let mut find = Escapes::default();
-        let mut buf = [0u8; 256];
-        while let Ok(n) = std::io::stdin().lock().read(&mut buf) {
-            if n == 0 {
+        let mut buf = [0u8; 4096];
+        while let Ok(len) = std::io::stdin().lock().read(&mut buf) {
+            if len == 0 {
                 break;
             }
-            for &b in &buf[..n] {
-                let typed = if escapes { find.next(b) } else { Some(Typed::Byte(b)) };
-                if let Some(t) = typed {
-                    if events.send(Event::Typed(t)).is_err() {
-                        return;
-                    }
-                }
+            let bytes = CharEvent::Bytes(buf[..len].to_vec());
+            if events.send(Event::Char(n, bytes)).is_err() {
+                return;
             }
         }
     });

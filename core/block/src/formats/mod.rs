@@ -109,6 +109,12 @@ pub(crate) trait Image: Driver {
         Op::err(BlockError::Errno(crate::errno::ENOTSUP))
     }
 
+    /// Goes back to a snapshot and gives the state of the machine that is kept with it.
+    fn load_state(self: Arc<Self>, name: String) -> Op<Vec<u8>> {
+        let _ = name;
+        Op::err(BlockError::Errno(crate::errno::ENOTSUP))
+    }
+
     /// What the image says about itself.
     fn facts(&self) -> Facts;
 
@@ -174,6 +180,11 @@ impl ImageHandle {
         self.0.clone().bitmap_ranges(name.to_owned())
     }
 
+    /// Goes back to a snapshot and gives the state of the machine that is kept with it.
+    pub fn load_state(&self, name: &str) -> Op<Vec<u8>> {
+        self.0.clone().load_state(name.to_owned())
+    }
+
     /// Changes what is stored with the image: snapshots, names of other files, features.
     pub fn change(&self, change: Change) -> Op<()> {
         self.0.clone().change(change)
@@ -194,6 +205,17 @@ pub enum Change {
         date: (u32, u32),
         /// State of the machine to go with it.
         vm_clock_nsec: u64,
+    },
+    /// Keep the present content as a snapshot, and the state of the machine with it.
+    SaveState {
+        /// Its name.
+        name: String,
+        /// Seconds and nanoseconds since 1970.
+        date: (u32, u32),
+        /// Virtual time of the machine.
+        vm_clock_nsec: u64,
+        /// The machine's state.
+        state: Arc<Vec<u8>>,
     },
     /// Go back to a snapshot, by number or name.
     ApplySnapshot(String),

@@ -43,12 +43,18 @@ pub enum JobKind {
     Create,
     /// Changes an image.
     Amend,
+    /// Keeps the machine's state.
+    SnapshotSave,
+    /// Goes back to it.
+    SnapshotLoad,
+    /// Drops it.
+    SnapshotDelete,
 }
 
 impl JobKind {
     /// Works on nodes, so that the older commands and events are about it too.
     fn is_block_job(self) -> bool {
-        !matches!(self, Self::Create | Self::Amend)
+        matches!(self, Self::Commit | Self::Stream | Self::Mirror | Self::Backup)
     }
 }
 

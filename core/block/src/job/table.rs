@@ -34,6 +34,19 @@ impl BlockGraph {
         Ok(id.into())
     }
 
+    /// Has `work` done as a job that is neither dismissed nor undone by itself.
+    pub fn start_task(
+        &self,
+        id: &str,
+        kind: JobKind,
+        work: impl Future<Output = Result<()>> + Send + 'static,
+    ) -> Result<()> {
+        let id = self.job_id(Some(id), "")?;
+        let options = JobOptions { auto_dismiss: false, ..JobOptions::default() };
+        self.start_job(&id, kind, options, super::Create::new(Box::pin(work)), None);
+        Ok(())
+    }
+
     /// Makes a job and has it begin.
     pub(crate) fn start_job(
         &self,

@@ -7,13 +7,13 @@ use serde_json::{Map, Value};
 use std::fmt;
 
 /// Reads a `T`.
-pub(crate) fn parse<T: DeserializeOwned>(value: Value) -> Result<T> {
+pub fn parse<T: DeserializeOwned>(value: Value) -> Result<T> {
     T::deserialize(Loose { value, name: String::new() })
         .map_err(|error| BlockError::Invalid(error.0))
 }
 
 /// Turns `{"a.b": 1, "a.c": 2}` into `{"a": {"b": 1, "c": 2}}`.
-pub(crate) fn nest(flat: Map<String, Value>) -> Result<Map<String, Value>> {
+pub fn nest(flat: Map<String, Value>) -> Result<Map<String, Value>> {
     let mut out = Map::new();
     for (key, value) in flat {
         let mut at = &mut out;

@@ -6,14 +6,15 @@
 mod loose;
 mod schema;
 
-pub(crate) use loose::{nest, parse};
-pub(crate) use schema::{Member, Registry, Schema, Variant, qapi};
+pub(crate) use crate::qapi_types as qapi;
+pub use loose::{nest, parse};
+pub use schema::{Member, Registry, Schema, Variant};
 
 use serde::Serialize;
 use serde_json::Value;
 
 /// A value as the monitor prints it: members that are absent are left out.
-pub(crate) fn to_value(value: &impl Serialize) -> Value {
+pub fn to_value(value: &impl Serialize) -> Value {
     strip(serde_json::to_value(value).unwrap_or_default())
 }
 

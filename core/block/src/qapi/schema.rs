@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// A type that a client can be told about.
-pub(crate) trait Schema {
+pub trait Schema {
     /// A member of this type may be left out.
     const OPTIONAL: bool = false;
 
@@ -13,21 +13,26 @@ pub(crate) trait Schema {
 }
 
 /// The member of an object.
-pub(crate) struct Member {
-    pub(crate) name: String,
-    pub(crate) kind: String,
-    pub(crate) optional: bool,
+pub struct Member {
+    /// As clients spell it.
+    pub name: String,
+    /// Its type.
+    pub kind: String,
+    /// It may be left out.
+    pub optional: bool,
 }
 
 /// What a tag adds to an object.
-pub(crate) struct Variant {
-    pub(crate) case: String,
-    pub(crate) kind: String,
+pub struct Variant {
+    /// Value of the tag.
+    pub case: String,
+    /// Type of the members that come with it.
+    pub kind: String,
 }
 
 /// Types seen so far, by name.
 #[derive(Default)]
-pub(crate) struct Registry {
+pub struct Registry {
     types: BTreeMap<String, Value>,
 }
 
@@ -37,17 +42,14 @@ fn spelled(ident: &str) -> String {
 }
 
 impl Registry {
-    pub(crate) fn member<T: Schema>(&mut self, ident: &str, wire: Option<&str>) -> Member {
+    /// A member of type `T`, spelled with dashes or as `wire` says.
+    pub fn member<T: Schema>(&mut self, ident: &str, wire: Option<&str>) -> Member {
         let name = wire.map_or_else(|| spelled(ident), str::to_owned);
         Member { name, kind: T::define(self), optional: T::OPTIONAL }
     }
 
     /// Notes an object once; `members` may come back to it.
-    pub(crate) fn object(
-        &mut self,
-        name: &str,
-        members: impl FnOnce(&mut Self) -> Vec<Member>,
-    ) -> String {
+    pub fn object(&mut self, name: &str, members: impl FnOnce(&mut Self) -> Vec<Member>) -> String {
         if !self.types.contains_key(name) {
             self.types.insert(name.into(), Value::Null);
             let members = members(self);
@@ -59,7 +61,7 @@ impl Registry {
     }
 
     /// An object whose member `tag` says what else it has.
-    pub(crate) fn union(
+    pub fn union(
         &mut self,
         name: &str,
         tag: &str,
@@ -80,7 +82,8 @@ impl Registry {
         name.into()
     }
 
-    pub(crate) fn enumeration(&mut self, name: &str, values: &[&str]) -> String {
+    /// Notes an enumeration.
+    pub fn enumeration(&mut self, name: &str, values: &[&str]) -> String {
         let members: Vec<Value> = values.iter().map(|value| json!({"name": value})).collect();
         let entry = json!({
             "name": name, "members": members, "meta-type": "enum", "values": values,
@@ -89,7 +92,8 @@ impl Registry {
         name.into()
     }
 
-    pub(crate) fn alternate(
+    /// Notes a value that is one of several types.
+    pub fn alternate(
         &mut self,
         name: &str,
         kinds: impl FnOnce(&mut Self) -> Vec<String>,
@@ -104,13 +108,15 @@ impl Registry {
         name.into()
     }
 
-    pub(crate) fn builtin(&mut self, name: &str, json_type: &str) -> String {
+    /// Notes a type that needs no description.
+    pub fn builtin(&mut self, name: &str, json_type: &str) -> String {
         let entry = json!({"name": name, "json-type": json_type, "meta-type": "builtin"});
         self.types.insert(name.into(), entry);
         name.into()
     }
 
-    pub(crate) fn command(&mut self, name: &str, args: &str, ret: &str, oob: bool) -> Value {
+    /// What is said of a command.
+    pub fn command(&mut self, name: &str, args: &str, ret: &str, oob: bool) -> Value {
         let mut entry =
             json!({"name": name, "arg-type": args, "ret-type": ret, "meta-type": "command"});
         if oob {
@@ -119,7 +125,8 @@ impl Registry {
         entry
     }
 
-    pub(crate) fn into_types(self) -> Vec<Value> {
+    /// Everything that was noted.
+    pub fn into_types(self) -> Vec<Value> {
         self.types.into_values().collect()
     }
 }
@@ -183,7 +190,8 @@ impl Schema for () {
 /// Defines structures and enumerations with reader, writer and schema.
 ///
 /// Members are spelled with dashes; `("name")` after a member gives another spelling.
-macro_rules! qapi {
+#[macro_export]
+macro_rules! qapi_types {
     () => {};
     (@wire) => { None };
     (@wire $wire:literal) => { Some($wire) };
@@ -203,13 +211,13 @@ macro_rules! qapi {
                     vec![ $(
                         registry.member::<$type>(
                             stringify!($field),
-                            $crate::qapi::qapi!(@wire $($wire)?),
+                            $crate::qapi_types!(@wire $($wire)?),
                         )
                     ),* ]
                 })
             }
         }
-        $crate::qapi::qapi! { $($rest)* }
+        $crate::qapi_types! { $($rest)* }
     };
     ($(#[$meta:meta])* enum $name:ident {
         $( $(#[$vmeta:meta])* $variant:ident = $wire:literal ),* $(,)?
@@ -224,7 +232,6 @@ macro_rules! qapi {
                 registry.enumeration(stringify!($name), &[$($wire),*])
             }
         }
-        $crate::qapi::qapi! { $($rest)* }
+        $crate::qapi_types! { $($rest)* }
     };
 }
-pub(crate) use qapi;

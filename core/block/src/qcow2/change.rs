@@ -18,7 +18,10 @@ impl Qcow2 {
         }
         match change {
             Change::CreateSnapshot { name, date, vm_clock_nsec } => {
-                self.create_snapshot(&name, date, vm_clock_nsec).await
+                self.create_snapshot(&name, date, vm_clock_nsec, 0).await
+            }
+            Change::SaveState { name, date, vm_clock_nsec, state } => {
+                self.save_state(&name, date, vm_clock_nsec, &state).await
             }
             Change::ApplySnapshot(name) => self.apply_snapshot(&name).await,
             Change::DeleteSnapshot(name) => self.delete_snapshot(&name).await,
@@ -31,7 +34,7 @@ impl Qcow2 {
         }
     }
 
-    fn find_snapshot(&self, name: &str) -> Result<Snapshot> {
+    pub(super) fn find_snapshot(&self, name: &str) -> Result<Snapshot> {
         let list = lock(&self.snapshots);
         let by_id = list.iter().find(|s| s.id == name);
         let found = by_id.or_else(|| list.iter().find(|s| s.name == name));
@@ -39,7 +42,7 @@ impl Qcow2 {
     }
 
     /// Adds or takes one reference to everything that an L1 table leads to.
-    async fn bump(&self, l1: &[u64], up: bool) -> Result<()> {
+    pub(super) async fn bump(&self, l1: &[u64], up: bool) -> Result<()> {
         let shape = self.shape;
         for word in l1 {
             let table = word & OFFSET;
@@ -80,7 +83,7 @@ impl Qcow2 {
     }
 
     /// Makes the copied marks of the active tables agree with the refcounts.
-    async fn refresh_copied(&self) -> Result<()> {
+    pub(super) async fn refresh_copied(&self) -> Result<()> {
         let shape = self.shape;
         let l1 = lock(&self.meta).l1.clone();
         for (i, word) in l1.iter().enumerate() {
@@ -156,7 +159,13 @@ impl Qcow2 {
         self.write_back(true).await
     }
 
-    async fn create_snapshot(&self, name: &str, date: (u32, u32), clock: u64) -> Result<()> {
+    pub(super) async fn create_snapshot(
+        &self,
+        name: &str,
+        date: (u32, u32),
+        clock: u64,
+        state: u64,
+    ) -> Result<()> {
         self.begin().await?;
         let _all = self.guest.acquire_all().await;
         self.close_all().await?;
@@ -184,7 +193,7 @@ impl Qcow2 {
             date_sec: date.0,
             date_nsec: date.1,
             vm_clock_nsec: clock,
-            vm_state_size: 0,
+            vm_state_size: state,
             disk_size: Some(self.len()),
             icount: Some(0),
             l1_offset: at,
@@ -194,7 +203,7 @@ impl Qcow2 {
         self.store_snapshots(list).await
     }
 
-    async fn apply_snapshot(&self, name: &str) -> Result<()> {
+    pub(super) async fn apply_snapshot(&self, name: &str) -> Result<()> {
         self.begin().await?;
         let _all = self.guest.acquire_all().await;
         self.close_all().await?;

@@ -26,6 +26,7 @@ mod read;
 mod resize;
 mod rewrite;
 mod snapshot;
+mod vmstate;
 
 mod write;
 
@@ -583,6 +584,10 @@ impl Image for Qcow2 {
 
     fn snapshots(&self) -> Vec<Snapshot> {
         lock(&self.snapshots).clone()
+    }
+
+    fn load_state(self: Arc<Self>, name: String) -> Op<Vec<u8>> {
+        Op::pending(async move { self.take_state(&name).await })
     }
 
     fn change(self: Arc<Self>, change: Change) -> Op<()> {

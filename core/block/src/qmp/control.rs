@@ -100,7 +100,7 @@ fn missing(path: &str) -> QmpError {
 }
 
 /// The version as clients are told: they expect a number of QEMU's.
-pub(super) fn version() -> Value {
+pub fn version() -> Value {
     json!({
         "qemu": {"micro": 2, "minor": 0, "major": 10},
         "package": concat!("orrery ", env!("CARGO_PKG_VERSION")),

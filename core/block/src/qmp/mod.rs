@@ -16,7 +16,8 @@ mod snapshot;
 mod tests;
 mod transaction;
 
-pub use session::Session;
+pub use control::version;
+pub use session::{Call, Session, Step};
 
 use crate::graph::{BlockGraph, Node};
 use crate::nbd::NbdServer;
@@ -40,8 +41,15 @@ pub struct QmpError {
 }
 
 impl QmpError {
-    pub(crate) fn generic(desc: impl Into<String>) -> Self {
+    /// An error of the class that says nothing.
+    pub fn generic(desc: impl Into<String>) -> Self {
         Self { class: "GenericError", desc: desc.into() }
+    }
+
+    /// There is no such command.
+    pub fn not_found(command: &str) -> Self {
+        let desc = format!("The command {command} has not been found");
+        Self { class: "CommandNotFound", desc }
     }
 }
 
@@ -56,7 +64,8 @@ impl From<BlockError> for QmpError {
     }
 }
 
-pub(crate) type Answer<T> = std::result::Result<T, QmpError>;
+/// What came of a command.
+pub type Answer<T> = std::result::Result<T, QmpError>;
 
 /// Carries commands out on a graph. Cheap to clone.
 #[derive(Clone)]
@@ -140,39 +149,44 @@ macro_rules! commands {
                         Ok(result(&done))
                     })*
                     "query-qmp-schema" => Ok(schema()),
-                    _ => Err(QmpError {
-                        class: "CommandNotFound",
-                        desc: format!("The command {command} has not been found"),
-                    }),
+                    _ => Err(QmpError::not_found(command)),
                 }
             }
         }
 
         /// Names of all commands.
-        pub(crate) const COMMANDS: &[&str] = &[$($name,)* "query-qmp-schema"];
+        pub const COMMANDS: &[&str] = &[$($name,)* "query-qmp-schema"];
 
-        fn schema() -> Value {
-            let mut registry = Registry::default();
+        /// Notes the types of commands and events; gives what is said of these.
+        pub fn describe(registry: &mut Registry) -> Vec<Value> {
             let mut out = vec![$({
-                let args = <$args as Schema>::define(&mut registry);
-                let ret = <$ret as Schema>::define(&mut registry);
+                let args = <$args as Schema>::define(registry);
+                let ret = <$ret as Schema>::define(registry);
                 registry.command($name, &args, &ret, false)
             }),*];
-            let (args, ret) = (<() as Schema>::define(&mut registry), Vec::<Value>::define(&mut registry));
+            let (args, ret) = (<() as Schema>::define(registry), Vec::<Value>::define(registry));
             out.push(registry.command("query-qmp-schema", &args, &ret, false));
-            out.extend(args::events(&mut registry));
-            out.extend(registry.into_types());
-            Value::Array(out)
+            out.extend(args::events(registry));
+            out
         }
     };
 }
 
-fn read<T: serde::de::DeserializeOwned>(arguments: Value) -> Answer<T> {
+fn schema() -> Value {
+    let mut registry = Registry::default();
+    let mut out = describe(&mut registry);
+    out.extend(registry.into_types());
+    Value::Array(out)
+}
+
+/// Reads the arguments of a command.
+pub fn read<T: serde::de::DeserializeOwned>(arguments: Value) -> Answer<T> {
     let arguments = if arguments.is_null() { json!({}) } else { arguments };
     qapi::parse(arguments).map_err(|error| QmpError::generic(error.to_string()))
 }
 
-fn result(value: &impl serde::Serialize) -> Value {
+/// A command's result as clients see it.
+pub fn result(value: &impl serde::Serialize) -> Value {
     match qapi::to_value(value) {
         Value::Null => json!({}),
         value => value,

@@ -7,8 +7,10 @@ use serde_json::{Map, Value, json};
 
 /// A conversation. The front end feeds it what comes and sends what it answers.
 pub struct Session {
-    monitor: Monitor,
+    monitor: Option<Monitor>,
     ready: bool,
+    oob: bool,
+    pretty: bool,
     pending: Vec<u8>,
     depth: usize,
     quote: Option<u8>,
@@ -23,9 +25,16 @@ const MAX_DEPTH: usize = 1024;
 impl Session {
     /// A conversation that has not begun.
     pub fn new(monitor: &Monitor) -> Self {
+        Self { monitor: Some(monitor.clone()), ..Self::unattached(false) }
+    }
+
+    /// A conversation whose commands somebody else runs ([`Session::begin`]).
+    pub fn unattached(pretty: bool) -> Self {
         Self {
-            monitor: monitor.clone(),
+            monitor: None,
             ready: false,
+            oob: false,
+            pretty,
             pending: Vec::new(),
             depth: 0,
             quote: None,
@@ -35,7 +44,7 @@ impl Session {
 
     /// What comes first.
     pub fn greeting(&self) -> String {
-        line(&json!({"QMP": {"version": version(), "capabilities": ["oob"]}}))
+        self.line(&json!({"QMP": {"version": version(), "capabilities": ["oob"]}}))
     }
 
     /// An event as a client hears it; nothing before the conversation has begun.
@@ -51,7 +60,7 @@ impl Session {
             if event.data.as_object().is_some_and(|data| !data.is_empty()) {
                 out.insert("data".into(), event.data.clone());
             }
-            line(&Value::Object(out))
+            self.line(&Value::Object(out))
         })
     }
 
@@ -101,6 +110,20 @@ impl Session {
 
     /// Answers one command.
     pub async fn answer(&mut self, command: Result<String, String>) -> String {
+        match self.begin(command) {
+            Step::Answer(line) => line,
+            Step::Run(call) => {
+                let result = match self.monitor.clone() {
+                    Some(monitor) => monitor.execute(&call.name, call.arguments.clone()).await,
+                    None => Err(QmpError::not_found(&call.name)),
+                };
+                self.finish(call, result)
+            }
+        }
+    }
+
+    /// Reads one command: what to run, or the answer where there is nothing to run.
+    pub fn begin(&mut self, command: Result<String, String>) -> Step {
         let parsed = command.and_then(|text| {
             serde_json::from_str::<Value>(&text)
                 .map_err(|_| "JSON parse error, invalid syntax".into())
@@ -109,10 +132,27 @@ impl Session {
             Err(text) => (None, Err(QmpError::generic(text))),
             Ok(Value::Object(mut command)) => {
                 let id = command.remove("id");
-                (id, self.run(command).await)
+                (id, self.call(command))
             }
             Ok(_) => (None, Err(QmpError::generic("QMP input must be a JSON object"))),
         };
+        match result {
+            Ok(call) => Step::Run(Call { id, ..call }),
+            Err(error) => Step::Answer(self.reply(id, Err(error))),
+        }
+    }
+
+    /// The answer to a command that was run.
+    pub fn finish(&mut self, call: Call, result: Result<Value, QmpError>) -> String {
+        if result.is_ok() && call.name == "qmp_capabilities" {
+            self.ready = true;
+            let enabled = call.arguments.get("enable").and_then(Value::as_array);
+            self.oob = enabled.is_some_and(|names| names.iter().any(|name| name == "oob"));
+        }
+        self.reply(call.id, result)
+    }
+
+    fn reply(&self, id: Option<Value>, result: Result<Value, QmpError>) -> String {
         let mut out = Map::new();
         match result {
             Ok(value) => out.insert("return".into(), value),
@@ -123,15 +163,19 @@ impl Session {
         if let Some(id) = id {
             out.insert("id".into(), id);
         }
-        line(&Value::Object(out))
+        self.line(&Value::Object(out))
     }
 
-    async fn run(&mut self, mut command: Map<String, Value>) -> Result<Value, QmpError> {
-        let name = match (command.remove("execute"), command.remove("exec-oob")) {
-            (Some(Value::String(name)), None) | (None, Some(Value::String(name))) => name,
+    fn call(&self, mut command: Map<String, Value>) -> Result<Call, QmpError> {
+        let (name, oob) = match (command.remove("execute"), command.remove("exec-oob")) {
+            (Some(Value::String(name)), None) => (name, false),
+            (None, Some(Value::String(name))) => (name, true),
             (None, None) => return Err(QmpError::generic("QMP input lacks member 'execute'")),
             _ => return Err(QmpError::generic("QMP input member 'execute' must be a string")),
         };
+        if oob && !self.oob {
+            return Err(QmpError::generic("QMP input member 'exec-oob' is unexpected"));
+        }
         let arguments = match command.remove("arguments") {
             Some(Value::Object(arguments)) => Value::Object(arguments),
             Some(_) => {
@@ -151,19 +195,85 @@ impl Session {
                 class: "CommandNotFound",
                 desc: "Capabilities negotiation is already complete, command ignored".into(),
             }),
-            (_, begins) => {
-                let result = self.monitor.execute(&name, arguments).await?;
-                self.ready |= begins;
-                Ok(result)
-            }
+            _ => Ok(Call { id: None, name, arguments, oob }),
         }
+    }
+
+    fn line(&self, value: &Value) -> String {
+        if !self.pretty {
+            return line(value);
+        }
+        let mut out = String::new();
+        pretty(value, 0, &mut out);
+        ascii(&out)
+    }
+}
+
+/// What a client's text came to.
+pub enum Step {
+    /// An answer to send.
+    Answer(String),
+    /// A command to run; [`Session::finish`] makes the answer.
+    Run(Call),
+}
+
+/// A command that a client wants run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    id: Option<Value>,
+    /// Its name.
+    pub name: String,
+    /// An object, or null.
+    pub arguments: Value,
+    /// It need not wait for the commands before it.
+    pub oob: bool,
+}
+
+/// As `-qmp-pretty` prints.
+fn pretty(value: &Value, depth: usize, out: &mut String) {
+    let indent = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.push_str(&" ".repeat(4 * depth));
+    };
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            out.push('{');
+            for (i, (key, value)) in map.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                indent(out, depth + 1);
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push_str(": ");
+                pretty(value, depth + 1, out);
+            }
+            indent(out, depth);
+            out.push('}');
+        }
+        Value::Array(list) if !list.is_empty() => {
+            out.push('[');
+            for (i, value) in list.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                indent(out, depth + 1);
+                pretty(value, depth + 1, out);
+            }
+            indent(out, depth);
+            out.push(']');
+        }
+        value => out.push_str(&value.to_string()),
     }
 }
 
 /// ASCII, one line.
 fn line(value: &Value) -> String {
+    ascii(&value.to_string())
+}
+
+fn ascii(text: &str) -> String {
     let mut out = String::new();
-    for c in value.to_string().chars() {
+    for c in text.chars() {
         if c.is_ascii() {
             out.push(c);
         } else {

@@ -33,7 +33,7 @@ struct Breakpoint {
 impl X86 {
     /// Whether any breakpoint is enabled.
     pub const fn breakpoints(&self) -> bool {
-        self.sys.dr[7] & DR7_ENABLES != 0
+        self.sys.dr[7] & DR7_ENABLES != 0 || !self.watch.list.is_empty()
     }
 
     fn enabled(&self) -> impl Iterator<Item = Breakpoint> + '_ {
@@ -111,13 +111,15 @@ impl X86 {
     /// Whether data of this page is watched, so that every access must come through the walk.
     pub fn watched_page(&self, linear: u64) -> bool {
         self.breakpoints()
-            && self.enabled().any(|b| {
-                matches!(b.kind, watch::WRITE | watch::ACCESS) && b.first >> 12 == linear >> 12
-            })
+            && (self.watch_covers_page(linear)
+                || self.enabled().any(|b| {
+                    matches!(b.kind, watch::WRITE | watch::ACCESS) && b.first >> 12 == linear >> 12
+                }))
     }
 
     /// Notes a data access; the debug exception follows the instruction.
     pub fn note_access(&mut self, linear: u64, access: Access) {
+        self.note_watch(linear, access == Access::Write);
         let hit = self
             .enabled()
             .filter(|b| match b.kind {

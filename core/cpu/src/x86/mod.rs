@@ -8,6 +8,7 @@ mod debug;
 pub mod decode;
 pub mod disasm;
 pub mod flags;
+pub mod gdb;
 pub mod helper;
 pub mod insn;
 pub mod interrupt;

@@ -65,6 +65,7 @@ impl X86 {
             model,
             index,
             reset_request: false,
+            watch: Default::default(),
         };
         cpu.frame.ints[var::MXCSR] = Mxcsr::default().0.into();
         cpu.start();

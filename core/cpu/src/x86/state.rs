@@ -602,4 +602,7 @@ pub struct X86 {
     pub index: usize,
     /// A triple fault asks the machine for a reset; the run loop takes it.
     pub reset_request: bool,
+    /// What a debugger watches; no part of the processor.
+    #[serde(skip)]
+    pub watch: super::gdb::Watches,
 }

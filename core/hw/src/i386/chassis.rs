@@ -15,7 +15,7 @@ use crate::intc::apic::{self, Apic};
 use crate::intc::i8259::{self, I8259};
 use crate::intc::ioapic::{self, IoApic};
 use crate::machine::{
-    BuildError, Built, DeviceSpec, Drive, Interface, MachineConfig, Netdev, Suspend,
+    BuildError, Built, DeviceSpec, Drive, Interface, MachineConfig, Named, Netdev, Suspend,
 };
 use crate::misc::debugcon::{self, DebugCon};
 use crate::misc::port::Ports;
@@ -99,6 +99,9 @@ pub(crate) struct Ends {
     pub(crate) nets: Vec<(String, NetPort)>,
     pub(crate) display: Option<DeviceId>,
     pub(crate) inputs: Vec<DeviceId>,
+    pub(crate) named: Vec<Named>,
+    pub(crate) irqs: Vec<IrqInput>,
+    pub(crate) pci: Option<pci::Bus>,
 }
 
 impl<'a> Chassis<'a> {
@@ -152,6 +155,35 @@ impl<'a> Chassis<'a> {
             parallels: [false; 3],
             board,
         })
+    }
+
+    /// A machine that runs, opened again to put a device in. Wires of the chipset are not at hand:
+    /// this is for devices on PCI.
+    pub(crate) fn reopen(config: &'a MachineConfig, board: Board) -> Self {
+        let layout = Layout { low: 0, high: 0 };
+        let isa = (0..16).map(|_| board.wire()).collect();
+        Self {
+            config,
+            layout,
+            ram: board.memory().clone(),
+            isa,
+            power_button: board.wire(),
+            suspend: None,
+            cmos: Cmos::new(0, 0, config.cpus, &config.boot_order),
+            items: Items::default(),
+            drives: config.drives.iter().cloned().map(Some).collect(),
+            seated: BTreeSet::new(),
+            boot: BTreeMap::new(),
+            netdevs: config.netdevs.iter().cloned().map(|(id, n)| (id, Some(n))).collect(),
+            cards: 0,
+            built: Ends::default(),
+            dma: IsaDma::new(board.dma(), std::array::from_fn(|_| IrqLine::open())),
+            int_ack: Vec::new(),
+            floppy: false,
+            serial: [false; 4],
+            parallels: [false; 3],
+            board,
+        }
     }
 
     /// Whether machine property `name` is on; `default` if it is not given.
@@ -291,6 +323,7 @@ impl<'a> Chassis<'a> {
         let id = board.reserve("ioapic");
         let window = board.regions().device("ioapic", 0x1000, id, 0);
         board.memory().add_priority(IOAPIC_BASE.into(), 1, &window);
+        self.built.irqs = inputs.iter().map(IrqInput::tap).collect();
         let input = |n: usize| match n {
             // The timer is on 2, where the 8259s cascade.
             0 => IrqInput::detached(),
@@ -497,6 +530,7 @@ impl<'a> Chassis<'a> {
     /// The devices asked for by type.
     pub(crate) fn devices(&mut self, bus: Option<&pci::Bus>) -> Result<(), BuildError> {
         let config = self.config;
+        self.built.pci = bus.cloned();
         if let Some(port) = config.debugcon {
             self.debug_console(port, "debugcon", debugcon::Config::default());
         }
@@ -619,6 +653,9 @@ impl<'a> Chassis<'a> {
             inputs: self.built.inputs,
             power_button: Some(self.power_button.pin()),
             suspend: self.suspend,
+            named: self.built.named,
+            irqs: self.isa.iter().map(IrqInput::tap).chain(self.built.irqs).collect(),
+            pci: self.built.pci,
             board: self.board,
         })
     }

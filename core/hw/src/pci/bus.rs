@@ -78,6 +78,11 @@ impl Bus {
         self.0.functions.lock().expect("no panic while held").insert(devfn, id);
     }
 
+    /// Takes the function at `devfn` out.
+    pub fn remove(&self, devfn: u8) {
+        self.0.functions.lock().expect("no panic while held").remove(&devfn);
+    }
+
     /// Puts a bus behind a bridge of this one. The bridge keeps its [`Bus::set_numbers`] true.
     pub fn insert_bus(&self, child: &Self) {
         self.0.children.lock().expect("no panic while held").push(child.clone());

@@ -4,12 +4,13 @@ mod isa;
 mod net;
 mod pci;
 
-use crate::i386::chassis::Chassis;
-use crate::machine::{BuildError, DeviceSpec};
-use crate::pci::{Bus, devfn};
+use crate::i386::chassis::{Chassis, Ends};
+use crate::machine::{BuildError, DeviceSpec, Drive, MachineConfig, Named};
+use crate::pci::{Bus, CONFIG_BANK, devfn};
 use crate::virtio;
-use orrery_system::IrqLine;
-use orrery_system::ports::CharPort;
+use orrery_system::board::{Board, BoardConfig};
+use orrery_system::ports::{CharPort, NetPort};
+use orrery_system::{DeviceId, IrqLine};
 
 /// A property of a device type.
 #[derive(Clone, Copy, Debug)]
@@ -219,7 +220,55 @@ pub(crate) fn build(
             return Err(BuildError::Property { kind: spec.kind.clone(), reason });
         }
     }
-    (kind.build)(&mut Place { chassis, bus, spec })
+    let before = chassis.board.devices().len();
+    (kind.build)(&mut Place { chassis, bus, spec })?;
+    // What else it takes comes after it.
+    let made = chassis.board.devices().into_iter().map(|d| d.0).skip(before);
+    if let Some(device) = made.min() {
+        let id = spec.props.iter().find(|p| p.0 == "id").map(|p| p.1.clone()).unwrap_or_default();
+        let (kind, props) = (spec.kind.clone(), spec.props.clone());
+        chassis.built.named.push(Named { id, kind, props, device });
+    }
+    Ok(())
+}
+
+/// What came with a device that was plugged.
+pub struct Plugged {
+    /// The device.
+    pub named: Vec<Named>,
+    /// Its cables.
+    pub nets: Vec<(String, NetPort)>,
+    /// Its character devices.
+    pub chars: Vec<(String, CharPort)>,
+}
+
+/// Puts a device on the PCI bus of a machine that runs.
+pub fn plug(
+    board: &mut Board,
+    bus: &Bus,
+    spec: &DeviceSpec,
+    drives: Vec<Drive>,
+) -> Result<Plugged, BuildError> {
+    let config = MachineConfig { drives, cpus: board.cpus(), ..MachineConfig::default() };
+    let settings = BoardConfig { ram_capacity: 0, ..BoardConfig::default() };
+    let open = std::mem::replace(board, Board::new(settings));
+    let mut chassis = Chassis::reopen(&config, open);
+    let result = build(&mut chassis, Some(bus), spec);
+    let Ends { named, nets, chars, .. } = std::mem::take(&mut chassis.built);
+    *board = chassis.board;
+    result.map(|()| Plugged { named, nets, chars })
+}
+
+/// Takes a function off the PCI bus of a machine that runs.
+pub fn unplug(board: &mut Board, bus: &Bus, place: u8, device: DeviceId) {
+    bus.remove(place);
+    if let Some(d) = board.device(device) {
+        d.reset();
+    }
+    // The windows and bus mastering go with the command register.
+    board.device_write(device, CONFIG_BANK, 4, 2, 0);
+    drop(board.detach(device));
+    board.settle();
 }
 
 /// How many letters to change, add or drop.

@@ -56,6 +56,30 @@ impl Host {
     }
 }
 
+/// What this host lends to the disks of a machine: sockets and time, waited for on a thread.
+pub(crate) struct Lent {
+    host: Host,
+}
+
+impl Lent {
+    /// Begins to wait.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        let host = Host::new()?;
+        let reactor = host.reactor.clone();
+        std::thread::spawn(move || {
+            loop {
+                reactor.turn();
+            }
+        });
+        Ok(Self { host })
+    }
+
+    /// The graph to which all of it is lent.
+    pub(crate) fn graph(&self) -> BlockGraph {
+        self.host.graph.clone()
+    }
+}
+
 /// Runs one of the programs, when the name under which this one was started or its first argument
 /// asks for it.
 pub(crate) fn program(name: &str, args: &[String]) -> Option<ExitCode> {

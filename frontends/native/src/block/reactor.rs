@@ -18,6 +18,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// An epoll instance and a list of alarms.
 pub(super) struct Reactor {
     epoll: OwnedFd,
+    /// Written to when an alarm is set while somebody waits.
+    kick: Arc<OwnedFd>,
     start: Instant,
     state: Arc<Mutex<State>>,
 }
@@ -40,11 +42,11 @@ pub(super) struct Source {
 
 impl Reactor {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self {
-            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            start: Instant::now(),
-            state: Arc::default(),
-        })
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+        let kick = Arc::new(rustix::event::eventfd(0, flags)?);
+        epoll::add(&epoll, &kick, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        Ok(Self { epoll, kick, start: Instant::now(), state: Arc::default() })
     }
 
     /// Watches a descriptor, which does not block.
@@ -75,6 +77,8 @@ impl Reactor {
         let waited =
             epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref());
         if waited.is_ok() {
+            let mut count = [0; 8];
+            let _ = rustix::io::read(&self.kick, &mut count);
             for event in &events {
                 let source = lock(&self.state).sources.get(&event.data.u64()).cloned();
                 let Some(source) = source else { continue };
@@ -162,7 +166,8 @@ impl HostClock for Reactor {
 
     fn sleep(&self, ns: u64) -> Op<()> {
         let start = self.start;
-        let mut alarm = Alarm { state: self.state.clone(), at: self.now() + ns, key: None };
+        let (state, kick) = (self.state.clone(), self.kick.clone());
+        let mut alarm = Alarm { state, kick, at: self.now() + ns, key: None };
         Op::pending(async move {
             poll_fn(|cx| {
                 if start.elapsed().as_nanos() as u64 >= alarm.at {
@@ -180,6 +185,7 @@ impl HostClock for Reactor {
 /// A place in the list of alarms; leaves it when dropped.
 struct Alarm {
     state: Arc<Mutex<State>>,
+    kick: Arc<OwnedFd>,
     at: u64,
     key: Option<(u64, u64)>,
 }
@@ -193,6 +199,8 @@ impl Alarm {
             (at, state.last)
         });
         state.alarms.insert(key, waker.clone());
+        drop(state);
+        let _ = rustix::io::write(&self.kick, &1_u64.to_ne_bytes());
     }
 }
 

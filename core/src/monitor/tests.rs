@@ -1,0 +1,208 @@
+use super::*;
+use crate::launch::{Host, launch};
+use crate::options::Options;
+use orrery_block::host::{HostFs, MemFs};
+use serde_json::json;
+
+struct Empty(MemFs);
+
+impl Host for Empty {
+    fn fs(&self) -> &dyn HostFs {
+        &self.0
+    }
+    fn firmware_dirs(&self) -> Vec<String> {
+        Vec::new()
+    }
+    fn epoch_secs(&self) -> i64 {
+        0
+    }
+}
+
+struct Bench {
+    machine: Machine,
+    control: Control,
+    client: ClientId,
+}
+
+impl Bench {
+    fn new(args: &str) -> Self {
+        let options = Options::parse(&args.split_whitespace().collect::<Vec<_>>()).unwrap();
+        let host = Empty(MemFs::new());
+        let work = orrery_block::exec::Executor::new();
+        let launched = work.run_in_place(launch(&options, &host)).expect("in memory").unwrap();
+        let machine = launched.machine;
+        machine.blocks.context().set_fs(Arc::new(MemFs::new()));
+        let mut control =
+            Control::new(&machine, Settings { prelaunch: options.paused, ..Settings::default() });
+        let client = control.open(Mode::Control { pretty: false });
+        let mut bench = Self { machine, control, client };
+        let greeting = bench.lines();
+        assert!(greeting[0]["QMP"]["version"]["qemu"]["major"].is_u64());
+        bench.send(json!({"execute": "qmp_capabilities"}));
+        assert_eq!(bench.lines(), [json!({"return": {}})]);
+        bench
+    }
+
+    fn send(&mut self, command: Value) {
+        self.control.feed(self.client, command.to_string().as_bytes());
+        self.control.step(&mut self.machine);
+    }
+
+    fn lines(&mut self) -> Vec<Value> {
+        let text = String::from_utf8(self.control.take(self.client)).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+
+    /// The answer to a command; events are dropped.
+    fn run(&mut self, name: &str, arguments: Value) -> Value {
+        self.send(json!({"execute": name, "arguments": arguments}));
+        let mut lines = self.lines();
+        lines.retain(|l| l.get("event").is_none());
+        assert_eq!(lines.len(), 1, "{name}: {lines:?}");
+        lines.remove(0)
+    }
+
+    fn ok(&mut self, name: &str, arguments: Value) -> Value {
+        let answer = self.run(name, arguments);
+        answer.get("return").unwrap_or_else(|| panic!("{name}: {answer}")).clone()
+    }
+
+    fn hmp(&mut self, line: &str) -> String {
+        let text = self.ok("human-monitor-command", json!({"command-line": line}));
+        text.as_str().unwrap().replace("\r\n", "\n")
+    }
+}
+
+#[test]
+fn stopping_and_going_on_is_told_before_the_answer() {
+    let mut b = Bench::new("-S");
+    assert_eq!(b.ok("query-status", json!({}))["status"], "prelaunch");
+    b.send(json!({"execute": "cont", "id": 7}));
+    let lines = b.lines();
+    assert_eq!(lines[0]["event"], "RESUME");
+    assert_eq!(lines[1], json!({"return": {}, "id": 7}));
+    b.send(json!({"execute": "stop"}));
+    assert_eq!(b.lines()[0]["event"], "STOP");
+    assert_eq!(b.ok("query-status", json!({})), json!({"running": false, "status": "paused"}));
+}
+
+#[test]
+fn commands_that_only_ask_all_have_an_answer() {
+    let mut b = Bench::new("-S");
+    for name in table::names().into_iter().filter(|n| n.starts_with("query-")) {
+        let arguments = match name {
+            "query-cpu-model-expansion" => json!({"type": "static", "model": {"name": "max"}}),
+            _ => json!({}),
+        };
+        b.ok(name, arguments);
+    }
+}
+
+#[test]
+fn the_schema_names_every_command_and_every_type_that_it_uses() {
+    let mut b = Bench::new("-S");
+    let schema = b.ok("query-qmp-schema", json!({}));
+    let all = schema.as_array().unwrap();
+    let names: Vec<&str> = all.iter().map(|e| e["name"].as_str().unwrap()).collect();
+    for name in table::names() {
+        assert!(names.contains(&name), "{name}");
+    }
+    for entry in all {
+        for key in ["arg-type", "ret-type", "element-type"] {
+            if let Some(kind) = entry.get(key) {
+                assert!(names.contains(&kind.as_str().unwrap()), "{entry}");
+            }
+        }
+        for list in ["members", "variants"] {
+            for member in entry.get(list).and_then(Value::as_array).into_iter().flatten() {
+                if let Some(kind) = member.get("type") {
+                    assert!(names.contains(&kind.as_str().unwrap()), "{entry}");
+                }
+            }
+        }
+    }
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    assert_eq!(sorted.len(), names.len(), "every name once");
+}
+
+#[test]
+fn a_disk_is_plugged_found_on_the_bus_and_taken_away() {
+    let mut b = Bench::new("-S");
+    b.ok("blockdev-add", json!({"driver": "null-co", "node-name": "n0", "size": 1 << 20}));
+    b.ok("device_add", json!({"driver": "virtio-blk-pci", "drive": "n0", "id": "d0"}));
+    let pci = b.ok("query-pci", json!({}));
+    let found = |pci: &Value| {
+        let devices = pci[0]["devices"].as_array().unwrap();
+        devices.iter().any(|d| d["qdev_id"] == "d0" && d["id"]["vendor"] == 0x1af4)
+    };
+    assert!(found(&pci), "{pci}");
+    let error = b.run("device_add", json!({"driver": "virtio-blk-pci", "drive": "n0", "id": "d1"}));
+    assert!(error["error"]["desc"].as_str().unwrap().contains("already in use"));
+    b.send(json!({"execute": "device_del", "arguments": {"id": "d0"}}));
+    assert_eq!(b.lines()[0]["event"], "DEVICE_DELETED");
+    assert!(!found(&b.ok("query-pci", json!({}))));
+    b.ok("blockdev-del", json!({"node-name": "n0"}));
+}
+
+#[test]
+fn errors_name_what_is_wrong() {
+    let mut b = Bench::new("-S");
+    let mut desc = |name: &str, arguments: Value| {
+        let answer = b.run(name, arguments);
+        answer["error"]["desc"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(desc("frob", json!({})), "The command frob has not been found");
+    assert_eq!(desc("stop", json!({"x": 1})), "Parameter 'x' is unexpected");
+    assert_eq!(desc("device_add", json!({})), "Parameter 'driver' is missing");
+    assert_eq!(
+        desc("device_add", json!({"driver": "frob"})),
+        "'frob' is not a valid device model name"
+    );
+    assert_eq!(
+        desc("send-key", json!({"keys": [{"type": "qcode", "data": "frob"}]})),
+        "Parameter 'data' does not accept value 'frob'"
+    );
+}
+
+#[test]
+fn a_snapshot_in_a_disk_brings_memory_back() {
+    let mut b = Bench::new("-S -icount shift=0");
+    let at = 0x10_0000;
+    let node = b.machine.blocks.backends()[0].name().unwrap();
+    assert_eq!(node, "diagnostic");
+    b.machine.board.poke(at, b"before");
+    assert_eq!(b.hmp("savevm one"), "");
+    b.machine.board.poke(at, b"after!");
+    let list = b.hmp("info snapshots");
+    assert!(list.contains("one"), "{list}");
+    assert_eq!(b.hmp("loadvm one"), "");
+    let mut now = [0; 6];
+    b.machine.board.peek(at, &mut now);
+    assert_eq!(&now, b"before");
+    assert_eq!(b.hmp("delvm one"), "");
+    assert_eq!(b.hmp("info snapshots"), "There is no snapshot available.\n");
+    assert!(b.hmp("loadvm one").starts_with("Error: "));
+}
+
+#[test]
+fn people_get_registers_memory_and_help() {
+    let mut b = Bench::new("-S");
+    assert!(b.hmp("info registers").contains("EIP=0000fff0"));
+    b.machine.board.poke(0x1000, &[0x78, 0x56, 0x34, 0x12, 0x90]);
+    assert_eq!(b.hmp("xp /2xh 0x1000"), "00001000: 0x5678 0x1234\n");
+    assert!(b.hmp("xp /1i 0x1004").contains("nop"));
+    assert_eq!(b.hmp("p /d 6*7"), "42\n");
+    assert_eq!(b.hmp("frob"), "unknown command: 'frob'\n");
+    for command in hmp::COMMANDS {
+        assert!(b.hmp("help").contains(command.names[0]));
+    }
+    assert_eq!(complete("info reg"), ["registers"]);
+}
+
+#[test]
+fn the_page_of_commands_is_what_the_definitions_say() {
+    let page = include_str!("../../../docs/commands.md");
+    assert!(page == reference(), "make it again: orrery -qmp help > docs/commands.md");
+}
