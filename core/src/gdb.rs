@@ -448,9 +448,9 @@ mod tests {
     use super::*;
     use crate::monitor::Settings;
     use orrery_block::graph::BlockGraph;
+    use orrery_cpu::Cluster;
     use orrery_cpu::x86::cpuid::Model;
     use orrery_cpu::x86::{X86, X86Isa};
-    use orrery_cpu::{Cluster, DebugCpus as _};
     use orrery_system::Board;
 
     struct Bench {
