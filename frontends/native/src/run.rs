@@ -7,7 +7,7 @@ use crate::host::NativeFs;
 use crate::runner::{Line, Runner};
 use crate::sound;
 use crate::terminal;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use orrery_block::exec::Executor;
 use orrery_block::graph::BlockGraph;
 use orrery_block::host::HostFs;
@@ -200,7 +200,7 @@ fn in_window(options: &Options, mut runner: Runner, sender: Sender<Event>) -> Re
 
 #[cfg(not(feature = "window"))]
 fn in_window(_: &Options, _: Runner, _: Sender<Event>) -> Result<Stop> {
-    bail!("this build has no window; use -nographic or -display none")
+    anyhow::bail!("this build has no window; use -nographic or -display none")
 }
 
 /// Gives each line of the machine its place on the host.
