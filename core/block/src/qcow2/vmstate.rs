@@ -75,7 +75,7 @@ impl Qcow2 {
             let n = (len - done).min(PIECE as u64).next_multiple_of(512);
             match self.read_any(at + done, IoBuf::zeroed(n as usize)).await {
                 Ok(bytes) => {
-                    out.iter_mut().for_each(|out: &mut Vec<u8>| out.extend_from_slice(&bytes))
+                    out.iter_mut().for_each(|out: &mut Vec<u8>| out.extend_from_slice(&bytes));
                 }
                 Err(error) => {
                     out = Err(error);
