@@ -71,7 +71,7 @@ impl Desk<'_> {
                 }
                 if let Some(id) = trimmed.strip_prefix("/chardevs/") {
                     let found = self.state.settings.chardevs.iter().any(|c| c.label == id);
-                    return found.then(|| Place::Chardev).ok_or_else(|| missing(path));
+                    return found.then_some(Place::Chardev).ok_or_else(|| missing(path));
                 }
                 let index = trimmed.strip_prefix("/machine/unattached/device[");
                 let index = index.and_then(|t| t.strip_suffix(']')).and_then(|t| t.parse().ok());
