@@ -14,6 +14,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// Seconds below which a kernel is too short for the clock of processor time to tell engines apart.
+const SHORTEST: f64 = 0.01;
+
 /// The longest that one run may take.
 const LIMIT: Duration = Duration::from_secs(900);
 /// The time from power-on to the guest's first line, among the kernels.
@@ -255,11 +258,15 @@ fn print_table(group: &Group, all: &BTreeMap<&str, Vec<Figures>>) {
         print!("  ");
         for e in &engines[1..] {
             if let (Some(other), Some(own)) = (of(e, kernel), of(engines[0], kernel)) {
-                let ratio = other / own.max(1e-6);
+                if other < SHORTEST || own < SHORTEST {
+                    print!("{:>7}", "-");
+                    continue;
+                }
+                let ratio = other / own;
                 print!("{ratio:>7.2}");
                 if kernel != BOOT {
                     let p = products.entry(e).or_insert((0.0, 0));
-                    *p = (p.0 + ratio.max(1e-6).ln(), p.1 + 1);
+                    *p = (p.0 + ratio.ln(), p.1 + 1);
                 }
             }
         }
