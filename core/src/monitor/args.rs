@@ -1,19 +1,9 @@
 //! Arguments and results of the machine's commands. Names and meanings are those of QEMU's reference.
 
+pub(crate) use orrery_block::qapi::Nothing;
 use orrery_block::qapi::{Registry, Schema};
 use orrery_block::qapi_types;
 use serde_json::{Map, Value, json};
-
-/// No arguments, or no result.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Nothing {}
-
-impl Schema for Nothing {
-    fn define(registry: &mut Registry) -> String {
-        registry.object("Nothing", |_| Vec::new())
-    }
-}
 
 /// Members that depend on a device's type.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]

@@ -8,7 +8,7 @@ mod schema;
 
 pub(crate) use crate::qapi_types as qapi;
 pub use loose::{nest, parse};
-pub use schema::{Member, Registry, Schema, Variant};
+pub use schema::{Member, Nothing, Registry, Schema, Variant};
 
 use serde::Serialize;
 use serde_json::Value;

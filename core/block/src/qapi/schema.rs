@@ -12,6 +12,17 @@ pub trait Schema {
     fn define(registry: &mut Registry) -> String;
 }
 
+/// No arguments, or no result.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+impl Schema for Nothing {
+    fn define(registry: &mut Registry) -> String {
+        registry.object("Nothing", |_| Vec::new())
+    }
+}
+
 /// The member of an object.
 pub struct Member {
     /// As clients spell it.

@@ -3,6 +3,7 @@
 use crate::backend::OnError;
 use crate::job::{BitmapMode, CopyMode, SyncMode};
 use crate::options::{BitmapRef, NodeRef, SocketAddress};
+pub(crate) use crate::qapi::Nothing;
 use crate::qapi::{Member, Registry, Schema, Variant, qapi};
 use serde::de::{self, Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
@@ -27,17 +28,6 @@ impl Schema for BitmapSource {
         registry.alternate("BlockDirtyBitmapOrStr", |registry| {
             vec![String::define(registry), BitmapRef::define(registry)]
         })
-    }
-}
-
-/// A string, or null.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Nothing {}
-
-impl Schema for Nothing {
-    fn define(registry: &mut Registry) -> String {
-        registry.object("Nothing", |_| Vec::new())
     }
 }
 

@@ -131,14 +131,23 @@ impl<'a> Chassis<'a> {
             let high = regions.alias("ram-above-4g", &ram, layout.low, layout.high);
             board.memory().add(1 << 32, &high);
         }
-        let isa = (0..16).map(|_| board.wire()).collect();
-        let power_button = board.wire();
-        Ok(Self {
+        Ok(Self::empty(config, board, layout, ram))
+    }
+
+    /// A machine that runs, opened again to put a device in. Wires of the chipset are not at hand:
+    /// this is for devices on PCI.
+    pub(crate) fn reopen(config: &'a MachineConfig, board: Board) -> Self {
+        let ram = board.memory().clone();
+        Self::empty(config, board, Layout { low: 0, high: 0 }, ram)
+    }
+
+    /// Nothing is built yet.
+    fn empty(config: &'a MachineConfig, board: Board, layout: Layout, ram: Region) -> Self {
+        Self {
             config,
-            layout,
             ram,
-            isa,
-            power_button,
+            isa: (0..16).map(|_| board.wire()).collect(),
+            power_button: board.wire(),
             suspend: None,
             cmos: Cmos::new(layout.low, layout.high, config.cpus, &config.boot_order),
             items: Items::default(),
@@ -153,35 +162,7 @@ impl<'a> Chassis<'a> {
             floppy: false,
             serial: [false; 4],
             parallels: [false; 3],
-            board,
-        })
-    }
-
-    /// A machine that runs, opened again to put a device in. Wires of the chipset are not at hand:
-    /// this is for devices on PCI.
-    pub(crate) fn reopen(config: &'a MachineConfig, board: Board) -> Self {
-        let layout = Layout { low: 0, high: 0 };
-        let isa = (0..16).map(|_| board.wire()).collect();
-        Self {
-            config,
             layout,
-            ram: board.memory().clone(),
-            isa,
-            power_button: board.wire(),
-            suspend: None,
-            cmos: Cmos::new(0, 0, config.cpus, &config.boot_order),
-            items: Items::default(),
-            drives: config.drives.iter().cloned().map(Some).collect(),
-            seated: BTreeSet::new(),
-            boot: BTreeMap::new(),
-            netdevs: config.netdevs.iter().cloned().map(|(id, n)| (id, Some(n))).collect(),
-            cards: 0,
-            built: Ends::default(),
-            dma: IsaDma::new(board.dma(), std::array::from_fn(|_| IrqLine::open())),
-            int_ack: Vec::new(),
-            floppy: false,
-            serial: [false; 4],
-            parallels: [false; 3],
             board,
         }
     }
