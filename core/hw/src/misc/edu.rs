@@ -3,11 +3,10 @@
 //! Reference: QEMU's specification of its educational device: a liveness register, a factorial
 //! that takes a moment, interrupts that software raises, and DMA to a 4 KiB buffer inside.
 
-use crate::pci;
-use orrery_system::bus::{BusError, BusResult, Registers};
-use orrery_system::device::Device;
+use crate::pci::{self, Chip, Slot};
+use orrery_system::bus::{BusError, BusResult};
 use orrery_system::reg_map::Access;
-use orrery_system::{Board, Clock, DeviceId, RestoreError, State as _, StateBlob, Timer, VmTime};
+use orrery_system::{Board, Clock, DeviceId, Dma, RestoreError, Timer, VmTime};
 use serde::{Deserialize, Serialize};
 
 orrery_system::reg_map! {
@@ -73,18 +72,15 @@ pub const TIMER_DMA: u32 = 1;
 
 /// Pins and services the machine wires up.
 pub struct Wires {
-    /// Configuration space, interrupt and memory.
-    pub pci: pci::Function,
     /// Virtual time.
     pub clock: Clock,
     /// Wake-ups, in the order of [`TIMER_FACTORIAL`], [`TIMER_DMA`].
     pub timers: [Timer; 2],
 }
 
-/// Everything the guest can observe, and nothing else.
+/// Everything the guest can observe, but for the configuration space.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    pci: pci::ConfigState,
     live: u32,
     factorial: u32,
     status: u32,
@@ -93,11 +89,6 @@ pub struct State {
     factorial_at: Option<VmTime>,
     dma_at: Option<VmTime>,
     buffer: Vec<u8>,
-}
-
-impl orrery_system::State for State {
-    const KIND: &'static str = "edu";
-    const VERSION: u16 = 1;
 }
 
 /// The device.
@@ -112,7 +103,7 @@ pub fn build(board: &mut Board, bus: &pci::Bus, devfn: u8) -> DeviceId {
     let pci = function(board, bus, devfn, id);
     let timers = [TIMER_FACTORIAL, TIMER_DMA].map(|i| board.timer(id, i));
     let clock = board.clock();
-    board.attach(id, Box::new(Edu::new(Wires { pci, clock, timers })));
+    board.attach(id, Box::new(pci::Card::new(pci, Edu::new(Wires { clock, timers }))));
     id
 }
 
@@ -129,9 +120,8 @@ fn factorial(n: u32) -> u32 {
 }
 
 impl State {
-    fn power_on(pci: pci::ConfigState) -> Self {
+    fn power_on() -> Self {
         Self {
-            pci,
             live: 0,
             factorial: 0,
             status: 0,
@@ -190,24 +180,21 @@ impl State {
 }
 
 impl Edu {
-    /// Builds the device in its power-on state.
+    /// The chip in its power-on state.
     pub fn new(wires: Wires) -> Self {
-        let state = State::power_on(wires.pci.power_on());
-        let mut edu = Self { wires, state };
-        edu.drive();
-        edu
+        Self { wires, state: State::power_on() }
     }
 
     /// Moves the data. A transfer out of the buffer's bounds or of memory moves nothing.
-    fn transfer(&mut self) {
+    fn transfer(&mut self, dma: &Dma) {
         let [source, destination, count, command] = self.state.dma;
         if command & DMA_OUT != 0 {
             if let Some(range) = State::range(source, count) {
-                _ = self.wires.pci.dma().write(destination & REACH, &self.state.buffer[range]);
+                _ = dma.write(destination & REACH, &self.state.buffer[range]);
             }
         } else if let Some(range) = State::range(destination, count) {
             let mut data = vec![0; range.len()];
-            if self.wires.pci.dma().read(source & REACH, &mut data).is_ok() {
+            if dma.read(source & REACH, &mut data).is_ok() {
                 self.state.buffer[range].copy_from_slice(&data);
             }
         }
@@ -218,7 +205,7 @@ impl Edu {
     }
 
     /// Finishes what has been due since.
-    fn catch_up(&mut self) -> VmTime {
+    fn catch_up(&mut self, slot: &Slot<'_>) -> VmTime {
         let now = self.wires.clock.now();
         if self.state.factorial_at.take_if(|t| *t <= now).is_some() {
             let s = &mut self.state;
@@ -229,84 +216,69 @@ impl Edu {
             }
         }
         if self.state.dma_at.take_if(|t| *t <= now).is_some() {
-            self.transfer();
+            self.transfer(slot.function.dma());
         }
         now
     }
-
-    fn drive(&mut self) {
-        let level = self.state.interrupts != 0;
-        self.wires.pci.drive(&mut self.state.pci, level);
-        let [factorial, dma] = &self.wires.timers;
-        factorial.set(self.state.factorial_at);
-        dma.set(self.state.dma_at);
-    }
 }
 
-impl Device for Edu {
-    fn name(&self) -> &'static str {
-        State::KIND
-    }
+impl Chip for Edu {
+    type State = State;
+    const NAME: &'static str = "edu";
+    const VERSION: u16 = 2;
 
     fn reset(&mut self) {
-        self.state = State::power_on(self.wires.pci.power_on());
-        self.drive();
+        self.state = State::power_on();
     }
 
-    fn save(&self) -> StateBlob {
-        StateBlob::encode(&self.state)
+    fn save(&self) -> State {
+        self.state.clone()
     }
 
-    fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
-        let state: State = blob.decode()?;
-        self.wires.pci.check(&state.pci)?;
+    fn restore(&mut self, state: State) -> Result<(), RestoreError> {
         if state.buffer.len() != BUFFER_LEN {
             return Err(RestoreError::Invalid("buffer is not 4 KiB"));
         }
         self.state = state;
-        self.drive();
         Ok(())
     }
 
-    fn wake(&mut self, _timer: u32, _now: VmTime) {
-        self.catch_up();
-        self.drive();
+    fn drive(&mut self, _: &mut Slot<'_>) -> bool {
+        let [factorial, dma] = &self.wires.timers;
+        factorial.set(self.state.factorial_at);
+        dma.set(self.state.dma_at);
+        self.state.interrupts != 0
     }
 
-    fn registers(&mut self) -> Option<&mut dyn Registers> {
-        Some(self)
-    }
-}
-
-impl Registers for Edu {
-    fn read(&mut self, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
-        if let Some(result) = self.wires.pci.read(&self.state.pci, bank, offset, width) {
-            return result;
-        }
+    fn read(&mut self, slot: &mut Slot<'_>, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
         if bank != REGISTERS {
             return Err(BusError::NoRegister);
         }
         let (reg, access) = decode(offset, width)?;
-        self.catch_up();
+        self.catch_up(slot);
         let value = if access == Access::Wo { 0 } else { self.state.read(reg) };
-        self.drive();
         Ok(value & orrery_system::bus::open_bus(width))
     }
 
-    fn write(&mut self, bank: u32, offset: u64, width: u8, value: u64) -> BusResult<()> {
-        if let Some(result) = self.wires.pci.write(&mut self.state.pci, bank, offset, width, value)
-        {
-            self.drive();
-            return result;
-        }
+    fn write(
+        &mut self,
+        slot: &mut Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+        value: u64,
+    ) -> BusResult<()> {
         if bank != REGISTERS {
             return Err(BusError::NoRegister);
         }
         let (reg, _) = decode(offset, width)?;
-        let now = self.catch_up();
+        let now = self.catch_up(slot);
         self.state.write(reg, value, now);
-        self.drive();
         Ok(())
+    }
+
+    fn wake(&mut self, slot: &mut Slot<'_>, _: VmTime) {
+        self.catch_up(slot);
     }
 }
 
@@ -319,10 +291,11 @@ fn decode(offset: u64, width: u8) -> BusResult<(Reg, Access)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use orrery_system::IrqInput;
+    use crate::pci::Card;
+    use orrery_system::{Device as _, IrqInput, Registers as _};
 
     struct Bench {
-        dev: Edu,
+        dev: Card<Edu>,
         board: Board,
         bus: pci::Bus,
         clock: Clock,
@@ -335,7 +308,7 @@ mod tests {
             let pci = function(&board, &bus, 8, DeviceId(0));
             let clock = board.clock();
             let timers = [0, 1].map(|i| board.timer(DeviceId(0), i));
-            let mut dev = Edu::new(Wires { pci, clock: clock.clone(), timers });
+            let mut dev = Card::new(pci, Edu::new(Wires { clock: clock.clone(), timers }));
             dev.write(pci::CONFIG_BANK, 4, 2, 6).unwrap();
             Self { dev, board, bus, clock }
         }
@@ -419,12 +392,12 @@ mod tests {
     mod suite {
         use super::*;
 
-        fn fresh() -> Edu {
+        fn fresh() -> Card<Edu> {
             let mut board = Board::with_ram(0x1_0000);
             let bus = pci::Bus::simple(&board);
             let pci = function(&board, &bus, 8, DeviceId(0));
             let timers = [0, 1].map(|i| board.timer(DeviceId(0), i));
-            Edu::new(Wires { pci, clock: board.clock(), timers })
+            Card::new(pci, Edu::new(Wires { clock: board.clock(), timers }))
         }
 
         orrery_system::conformance!(fresh(), [(REGISTERS, Reg::TABLE), (pci::CONFIG_BANK, &[])]);

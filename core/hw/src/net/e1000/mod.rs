@@ -17,13 +17,10 @@ mod tests;
 
 use super::eeprom::{self, Eeprom};
 use super::frame::Mac;
-use crate::pci;
-use orrery_system::bus::{BusError, BusResult, Registers};
-use orrery_system::device::{Device, HostIo};
+use crate::pci::{self, Chip, Slot};
+use orrery_system::bus::{BusError, BusResult};
 use orrery_system::ports::NetPort;
-use orrery_system::{
-    Board, Clock, DeviceId, Dma, RestoreError, State as _, StateBlob, Timer, VmTime,
-};
+use orrery_system::{Board, Clock, DeviceId, RestoreError, Timer, VmTime};
 use phy::{Asks, Phy};
 pub use regs::Reg;
 use regs::{ADDRESS_VALID, ADDRESSES, ARRAYS, Ctrl, Eecd, Mdic, Rctl, cause};
@@ -61,8 +58,6 @@ pub struct Config {
 
 /// Pins and services the machine wires up.
 pub struct Wires {
-    /// Configuration space, interrupt and memory.
-    pub pci: pci::Function,
     /// The cable.
     pub cable: NetPort,
     /// Virtual time.
@@ -71,10 +66,9 @@ pub struct Wires {
     pub timer: Timer,
 }
 
-/// Everything the guest can observe, and nothing else.
+/// Everything the guest can observe, but for the configuration space.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    pci: pci::ConfigState,
     /// The register space, four bytes each.
     regs: Vec<u32>,
     /// Register that the data port reaches.
@@ -89,11 +83,6 @@ pub struct State {
     throttle: VmTime,
     /// Negotiation is over.
     negotiated_at: Option<VmTime>,
-}
-
-impl orrery_system::State for State {
-    const KIND: &'static str = "e1000";
-    const VERSION: u16 = 1;
 }
 
 /// The device.
@@ -113,8 +102,8 @@ pub fn build(
 ) -> DeviceId {
     let id = board.reserve("e1000");
     let pci = function(board, bus, devfn, id);
-    let wires = Wires { pci, cable, clock: board.clock(), timer: board.timer(id, 0) };
-    board.attach(id, Box::new(E1000::new(config, wires)));
+    let wires = Wires { cable, clock: board.clock(), timer: board.timer(id, 0) };
+    board.attach(id, Box::new(pci::Card::new(pci, E1000::new(config, wires))));
     id
 }
 
@@ -148,10 +137,9 @@ fn eeprom(mac: Mac) -> Eeprom {
 }
 
 impl State {
-    fn power_on(config: &Config, pci: pci::ConfigState) -> Self {
+    fn power_on(config: &Config) -> Self {
         let eeprom = eeprom(config.mac);
         let mut state = Self {
-            pci,
             regs: Vec::new(),
             io_address: 0,
             eeprom,
@@ -435,23 +423,17 @@ impl Delay {
 }
 
 impl E1000 {
-    /// Builds the device in its power-on state.
+    /// The chip in its power-on state.
     pub fn new(config: Config, wires: Wires) -> Self {
-        let state = State::power_on(&config, wires.pci.power_on());
-        let mut chip = Self { config, wires, state };
-        chip.drive();
-        chip
-    }
-
-    fn dma(&self) -> Dma {
-        self.wires.pci.dma().clone()
+        let state = State::power_on(&config);
+        Self { config, wires, state }
     }
 
     /// Sends what the transmit ring holds, and hands received frames to memory.
-    fn work(&mut self) {
+    fn work(&mut self, slot: &Slot<'_>) {
         let now = self.wires.clock.now();
-        let dma = self.dma();
-        let sent = self.state.transmit(&dma, now);
+        let dma = slot.function.dma();
+        let sent = self.state.transmit(dma, now);
         let looped = self.state.phy.loopback() || self.state.rctl().loopback() != 0;
         for frame in sent {
             if looped {
@@ -460,7 +442,7 @@ impl E1000 {
                 self.wires.cable.send(frame);
             }
         }
-        self.state.store(&dma, now);
+        self.state.store(dma, now);
     }
 
     fn catch_up(&mut self) -> VmTime {
@@ -468,8 +450,37 @@ impl E1000 {
         self.state.catch_up(now);
         now
     }
+}
 
-    fn drive(&mut self) {
+fn in_array(offset: u64) -> bool {
+    ARRAYS.iter().any(|&(first, last)| (first..=last).contains(&offset))
+}
+
+impl Chip for E1000 {
+    type State = State;
+    const NAME: &'static str = "e1000";
+    const VERSION: u16 = 2;
+    const HOST_IO: bool = true;
+
+    fn reset(&mut self) {
+        self.state = State::power_on(&self.config);
+    }
+
+    fn save(&self) -> State {
+        self.state.clone()
+    }
+
+    fn restore(&mut self, state: State) -> Result<(), RestoreError> {
+        if state.regs.len() != SPACE as usize / 4 || !state.eeprom.is_whole() {
+            return Err(RestoreError::Invalid("register space of another size"));
+        }
+        state.tx.check()?;
+        state.rx.check()?;
+        self.state = state;
+        Ok(())
+    }
+
+    fn drive(&mut self, _: &mut Slot<'_>) -> bool {
         let now = self.wires.clock.now();
         let state = &mut self.state;
         if !state.wants_interrupt() {
@@ -478,85 +489,11 @@ impl E1000 {
             state.interrupting = true;
             state.throttle = now.after(u64::from(state.get(Reg::Itr)) * THROTTLE_NS);
         }
-        let level = state.interrupting;
-        self.wires.pci.drive(&mut state.pci, level);
         self.wires.timer.set(state.next_event());
-    }
-}
-
-impl Device for E1000 {
-    fn name(&self) -> &'static str {
-        State::KIND
+        state.interrupting
     }
 
-    fn reset(&mut self) {
-        self.state = State::power_on(&self.config, self.wires.pci.power_on());
-        self.drive();
-    }
-
-    fn save(&self) -> StateBlob {
-        StateBlob::encode(&self.state)
-    }
-
-    fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
-        let state: State = blob.decode()?;
-        self.wires.pci.check(&state.pci)?;
-        if state.regs.len() != SPACE as usize / 4 || !state.eeprom.is_whole() {
-            return Err(RestoreError::Invalid("register space of another size"));
-        }
-        state.tx.check()?;
-        state.rx.check()?;
-        self.state = state;
-        self.drive();
-        Ok(())
-    }
-
-    fn wake(&mut self, _timer: u32, _now: VmTime) {
-        self.catch_up();
-        self.work();
-        self.drive();
-    }
-
-    fn registers(&mut self) -> Option<&mut dyn Registers> {
-        Some(self)
-    }
-
-    fn host_io(&mut self) -> Option<&mut dyn HostIo> {
-        Some(self)
-    }
-}
-
-impl HostIo for E1000 {
-    fn due(&self) -> Option<VmTime> {
-        None
-    }
-
-    fn ready(&self) -> bool {
-        self.wires.cable.has_input() && self.state.rx.has_room()
-    }
-
-    fn deliver(&mut self, _now: VmTime) {
-        self.catch_up();
-        while self.state.rx.has_room() {
-            let Some(frame) = self.wires.cable.receive() else { break };
-            if self.state.link() && !self.state.phy.loopback() {
-                self.state.arrive(frame);
-            }
-        }
-        self.work();
-        self.drive();
-    }
-}
-
-fn in_array(offset: u64) -> bool {
-    ARRAYS.iter().any(|&(first, last)| (first..=last).contains(&offset))
-}
-
-impl Registers for E1000 {
-    fn read(&mut self, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
-        if let Some(result) = self.wires.pci.read(&self.state.pci, bank, offset, width) {
-            return result;
-        }
+    fn read(&mut self, _: &mut Slot<'_>, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
         let offset = match bank {
             REGISTERS => offset,
             PORTS if width == 4 && offset == 0 => return Ok(self.state.io_address.into()),
@@ -569,19 +506,17 @@ impl Registers for E1000 {
         }
         let (reg, _) = Reg::decode(offset, width)?;
         self.catch_up();
-        let value = self.state.read(reg);
-        self.drive();
-        Ok(value.into())
+        Ok(self.state.read(reg).into())
     }
 
-    fn write(&mut self, bank: u32, offset: u64, width: u8, value: u64) -> BusResult<()> {
-        if let Some(result) = self.wires.pci.write(&mut self.state.pci, bank, offset, width, value)
-        {
-            // Bus mastering may have come on.
-            self.work();
-            self.drive();
-            return result;
-        }
+    fn write(
+        &mut self,
+        slot: &mut Slot<'_>,
+        bank: u32,
+        offset: u64,
+        width: u8,
+        value: u64,
+    ) -> BusResult<()> {
         let value = value as u32;
         let offset = match bank {
             REGISTERS => offset,
@@ -603,9 +538,33 @@ impl Registers for E1000 {
             self.state.write(reg, value, now);
         }
         if matches!(reg, Reg::Tdt | Reg::Tctl | Reg::Rdt | Reg::Rctl) {
-            self.work();
+            self.work(slot);
         }
-        self.drive();
         Ok(())
+    }
+
+    fn configured(&mut self, _: &pci::ConfigState, slot: &mut Slot<'_>) {
+        // Bus mastering may have come on.
+        self.work(slot);
+    }
+
+    fn wake(&mut self, slot: &mut Slot<'_>, _: VmTime) {
+        self.catch_up();
+        self.work(slot);
+    }
+
+    fn ready(&self) -> bool {
+        self.wires.cable.has_input() && self.state.rx.has_room()
+    }
+
+    fn deliver(&mut self, slot: &mut Slot<'_>, _: VmTime) {
+        self.catch_up();
+        while self.state.rx.has_room() {
+            let Some(frame) = self.wires.cable.receive() else { break };
+            if self.state.link() && !self.state.phy.loopback() {
+                self.state.arrive(frame);
+            }
+        }
+        self.work(slot);
     }
 }

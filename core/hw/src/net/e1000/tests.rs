@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::net::{FIRST_MAC, frame};
-use orrery_system::IrqInput;
+use crate::pci::Card;
+use orrery_system::{Device as _, IrqInput, Registers as _};
 
 const TX_RING: u64 = 0x1000;
 const RX_RING: u64 = 0x2000;
@@ -10,7 +11,8 @@ const TX_DATA: u64 = 0x8000;
 const RX_DATA: u64 = 0x1_0000;
 
 struct Bench {
-    dev: E1000,
+    dev: Card<E1000>,
+    timer: Timer,
     board: Board,
     bus: pci::Bus,
     clock: Clock,
@@ -24,10 +26,10 @@ impl Bench {
         let pci = function(&board, &bus, 3 << 3, DeviceId(0));
         let clock = board.clock();
         let cable = NetPort::default();
-        let wires =
-            Wires { pci, cable: cable.clone(), clock: clock.clone(), timer: Timer::default() };
-        let dev = E1000::new(Config { mac: FIRST_MAC }, wires);
-        Self { dev, board, bus, clock, cable }
+        let timer = Timer::default();
+        let wires = Wires { cable: cable.clone(), clock: clock.clone(), timer: timer.clone() };
+        let dev = Card::new(pci, E1000::new(Config { mac: FIRST_MAC }, wires));
+        Self { dev, timer, board, bus, clock, cable }
     }
 
     /// A card that a driver has set up, with eight descriptors each way.
@@ -67,9 +69,9 @@ impl Bench {
 
     fn run(&mut self, ns: u64) {
         let end = self.clock.now().after(ns);
-        while let Some(t) = self.dev.wires.timer.deadline().filter(|&t| t <= end) {
+        while let Some(t) = self.timer.deadline().filter(|&t| t <= end) {
             self.clock.advance_to(t);
-            self.dev.wires.timer.disarm();
+            self.timer.disarm();
             self.dev.wake(0, t);
         }
         self.clock.advance_to(end);
