@@ -180,7 +180,7 @@ impl Machine {
         if bytes.len() != ones as usize * PAGE_SIZE {
             return Err(SnapshotError::Damaged);
         }
-        let mut stored = bytes.chunks_exact(PAGE_SIZE);
+        let mut stored = bytes.as_chunks::<PAGE_SIZE>().0.iter();
         let zero = [0u8; PAGE_SIZE];
         for i in 0..pages {
             let page = if saved.present[i / 8] >> (i % 8) & 1 != 0 {

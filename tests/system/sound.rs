@@ -35,7 +35,7 @@ fn beep() -> Result<()> {
     ensure!(field(24) == 48000, "{} Hz", field(24));
     ensure!(field(40) as usize == file.len() - 44, "the header says {} bytes", field(40));
     let left: Vec<i16> =
-        file[44..].chunks_exact(4).map(|f| i16::from_le_bytes([f[0], f[1]])).collect();
+        file[44..].as_chunks::<4>().0.iter().map(|f| i16::from_le_bytes([f[0], f[1]])).collect();
     let loud = |s: &&i16| s.unsigned_abs() > 1000;
     let first = left.iter().position(|s| loud(&s)).context("silence")?;
     let last = left.iter().rposition(|s| loud(&s)).context("silence")?;

@@ -101,10 +101,9 @@ fn toolchain() -> Result<()> {
 }
 
 fn documentation() -> Result<()> {
-    shell::cargo_with(
-        &["doc", "--workspace", "--no-deps", "--quiet"],
-        &[("RUSTDOCFLAGS", "-D warnings")],
-    )
+    let strict = run::warnings_are_errors().then_some(("RUSTDOCFLAGS", "-D warnings"));
+    let strict: Vec<(&str, &str)> = strict.into_iter().collect();
+    shell::cargo_with(&["doc", "--workspace", "--no-deps", "--quiet"], &strict)
 }
 
 /// qemu-img times its key derivation by its own CPU clock, and gives up on an encrypted image when that clock does not

@@ -78,7 +78,9 @@ fn state(body: &[u8]) -> State {
                     }
                 }
             }
-            b"RAM " => s.ram = b[4..].chunks_exact(5).map(|c| (u32_at(c, 0), c[4])).collect(),
+            b"RAM " => {
+                s.ram = b[4..].as_chunks::<5>().0.iter().map(|c| (u32_at(c, 0), c[4])).collect();
+            }
             _ => {}
         }
     }

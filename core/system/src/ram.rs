@@ -274,8 +274,8 @@ impl Ram {
             out[i] = self.read_u8(off + i);
             i += 1;
         }
-        for word in out[i..].chunks_exact_mut(8) {
-            word.copy_from_slice(&self.read_u64(off + i).to_le_bytes());
+        for word in out[i..].as_chunks_mut().0 {
+            *word = self.read_u64(off + i).to_le_bytes();
             i += 8;
         }
         for b in &mut out[i..] {
@@ -296,8 +296,8 @@ impl Ram {
             self.write_fast_u8(off + i, bytes[i]);
             i += 1;
         }
-        for word in bytes[i..].chunks_exact(8) {
-            self.write_fast_u64(off + i, u64::from_le_bytes(word.try_into().expect("eight bytes")));
+        for word in bytes[i..].as_chunks().0 {
+            self.write_fast_u64(off + i, u64::from_le_bytes(*word));
             i += 8;
         }
         for &b in &bytes[i..] {

@@ -371,7 +371,7 @@ impl Inner {
                 }
                 let mut t = u128::from_le_bytes(tweak.try_into().expect("sixteen bytes"));
                 let mut tweaks = [0; SECTOR];
-                for chunk in tweaks.chunks_exact_mut(16) {
+                for chunk in tweaks.as_chunks_mut::<16>().0 {
                     chunk.copy_from_slice(&t.to_le_bytes());
                     t = t << 1 ^ if t >> 127 != 0 { 0x87 } else { 0 };
                 }

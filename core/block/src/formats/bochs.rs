@@ -56,7 +56,7 @@ pub(crate) async fn open(file: &Arc<Node>, _args: &OpenArgs) -> Result<Bochs> {
         return bad("the bitmap of an extent is too small");
     }
     let raw = read_exactly(file, "catalog", header, entries * 4).await?;
-    let catalog = raw.chunks_exact(4).map(|word| le32(word, 0)).collect();
+    let catalog = raw.as_chunks().0.iter().copied().map(u32::from_le_bytes).collect();
     let data = header + entries * 4;
     let file = Edge::attach(Role::File, file, Perm::CONSISTENT_READ, Perm::all())?;
     Ok(Bochs { file, len: len / 512 * 512, catalog, data, extent, bitmap_len })

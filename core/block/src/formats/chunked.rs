@@ -160,7 +160,7 @@ pub(crate) async fn open_dmg(file: &Arc<Node>, _args: &OpenArgs) -> Result<Chunk
     let mut chunks = Vec::new();
     for table in tables.iter().filter(|table| table.len() >= 204 && &table[..4] == b"mish") {
         let (first, offset) = (be64(table, 8), be64(table, 24));
-        for row in table[204..].chunks_exact(40) {
+        for row in table[204..].as_chunks::<40>().0 {
             let codec = match be32(row, 0) {
                 0 | 2 => Codec::Zero,
                 1 => Codec::Raw,

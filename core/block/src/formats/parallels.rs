@@ -97,7 +97,7 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Arc<Mapped
     while at < table_end {
         let n = (table_end - at).min(1 << 20);
         let part = file.read(at, IoBuf::zeroed(n as usize)).await?;
-        for word in part.chunks_exact(4).map(|word| u64::from(le32(word, 0))) {
+        for word in part.as_chunks().0.iter().map(|w| u64::from(u32::from_le_bytes(*w))) {
             let place = word * unit;
             if word != 0 && place + cluster > file.len().next_multiple_of(cluster) {
                 outside = true;

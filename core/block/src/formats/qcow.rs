@@ -69,7 +69,7 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Mapped<Qco
         return Err(BlockError::corrupt("the L1 table is beyond the end of the file"));
     }
     let raw = file.read(l1_at, IoBuf::zeroed(l1_bytes as usize)).await?;
-    let tables = raw.chunks_exact(8).map(|word| be64(word, 0)).collect();
+    let tables = raw.as_chunks().0.iter().copied().map(u64::from_be_bytes).collect();
     let mut backing = None;
     if backing_at != 0 {
         if backing_len > 1023 {

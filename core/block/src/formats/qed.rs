@@ -102,7 +102,7 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Arc<Mapped
         file.flush().await?;
     }
     let raw = file.read(l1_at, IoBuf::zeroed(table as usize)).await?;
-    let mut tables: Vec<u64> = raw.chunks_exact(8).map(|word| le64(word, 0)).collect();
+    let mut tables: Vec<u64> = raw.as_chunks().0.iter().copied().map(u64::from_le_bytes).collect();
     let span = table / 8 * cluster;
     tables.truncate(size.div_ceil(span) as usize);
     if !args.for_check
@@ -161,7 +161,8 @@ impl Qed {
         add(0, 1);
         add(this.layout.l1_at, this.layout.table_clusters);
         let raw = file.read(this.layout.l1_at, IoBuf::zeroed(table as usize)).await?;
-        for word in raw.chunks_exact(8).map(|word| le64(word, 0)).filter(|at| *at != 0) {
+        for word in raw.as_chunks().0.iter().copied().map(u64::from_le_bytes).filter(|at| *at != 0)
+        {
             let inside = word.is_multiple_of(cluster)
                 && word.checked_add(table).is_some_and(|end| end <= file.len());
             if !inside || !add(word, this.layout.table_clusters) {

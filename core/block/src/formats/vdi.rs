@@ -231,7 +231,7 @@ pub(crate) async fn create(
     while at < data {
         let n = (data - at).min(1 << 20);
         let mut bytes = IoBuf::zeroed(n as usize);
-        for word in bytes.chunks_exact_mut(4) {
+        for word in bytes.as_chunks_mut::<4>().0 {
             let value = match u64::from(block) < blocks {
                 true if options.preallocated => block,
                 true => UNALLOCATED,

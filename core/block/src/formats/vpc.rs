@@ -131,7 +131,7 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs, rule: SizeRule) -> R
     while at < table_len {
         let n = (table_len - at).min(1 << 20);
         let part = file.read(table_at + at, IoBuf::zeroed(n as usize)).await?;
-        for word in part.chunks_exact(4).map(|word| be32(word, 0)) {
+        for word in part.as_chunks().0.iter().copied().map(u32::from_be_bytes) {
             if word != UNALLOCATED {
                 end = end.max(u64::from(word) * 512 + bitmap + block);
             }

@@ -47,7 +47,7 @@ use crate::sync::{RangeGuard, RangeLock, lock};
 use crate::table::Cache;
 use crate::{BlockError, IoBuf, Op, Result};
 use entry::Shape;
-use header::{Header, autoclear, be64, incompatible};
+use header::{Header, autoclear, incompatible};
 use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 use snapshot::read_snapshots;
@@ -470,7 +470,7 @@ async fn read_table(file: &Node, what: &str, offset: u64, len: u64) -> Result<Ve
     let bytes =
         usize::try_from(bytes).map_err(|_| BlockError::corrupt(format!("{what} is too large")))?;
     let raw = file.read(offset, IoBuf::zeroed(bytes)).await?;
-    Ok(raw.chunks_exact(8).map(|word| be64(word, 0)).collect())
+    Ok(raw.as_chunks().0.iter().copied().map(u64::from_be_bytes).collect())
 }
 
 impl Driver for Qcow2 {

@@ -91,7 +91,7 @@ struct Recording {
 fn sector(tag: u64) -> [u8; GRAIN] {
     let mut bytes = [0; GRAIN];
     if tag != 0 {
-        for chunk in bytes.chunks_exact_mut(8) {
+        for chunk in bytes.as_chunks_mut::<8>().0 {
             // Taken for a table, it would point anywhere.
             chunk.copy_from_slice(&tag.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
         }

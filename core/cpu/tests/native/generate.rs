@@ -296,7 +296,7 @@ impl Case {
         c.flags = flags;
         let mut data = vec![0u8; DATA_LEN];
         if self.uses_memory() {
-            for chunk in data.chunks_exact_mut(8) {
+            for chunk in data.as_chunks_mut::<8>().0 {
                 chunk.copy_from_slice(&rng.value().to_le_bytes());
             }
             // Comparisons should find equal values now and then.

@@ -179,7 +179,7 @@ impl Builder {
 #[cfg(test)]
 pub(crate) fn link(files: &Files, base: u32) -> (Vec<u8>, Vec<u8>) {
     let (mut tables, mut rsdp) = (files.tables.clone(), files.rsdp.clone());
-    for c in files.loader.chunks_exact(128) {
+    for c in files.loader.as_chunks::<128>().0 {
         let n = |at: usize| u32::from_le_bytes(c[at..at + 4].try_into().unwrap()) as usize;
         let dest = if c[4..].starts_with(b"etc/acpi/tables\0") { &mut tables } else { &mut rsdp };
         match n(0) {

@@ -208,7 +208,7 @@ mod tests {
     fn a_character_from_the_port_interrupts() {
         let (mut dev, port, bus) = bench();
         dev.write(UART, 1, 1, 0x01).unwrap();
-        port.push([b'y']);
+        port.push(*b"y");
         assert!(HostIo::ready(&dev));
         dev.deliver(VmTime(0));
         assert!(bus.wires().iter().any(IrqInput::level));

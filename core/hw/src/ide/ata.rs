@@ -703,10 +703,8 @@ impl Drive {
 
     fn trim_list(&mut self, list: &[u8]) {
         let mut ranges = Vec::new();
-        for entry in list.chunks_exact(8) {
-            let mut e = [0; 8];
-            e.copy_from_slice(entry);
-            let e = u64::from_le_bytes(e);
+        for entry in list.as_chunks().0 {
+            let e = u64::from_le_bytes(*entry);
             let (lba, count) = (e & 0xffff_ffff_ffff, e >> 48);
             if count == 0 {
                 continue;

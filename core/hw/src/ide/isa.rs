@@ -207,9 +207,8 @@ mod tests {
         }
 
         fn data_out(&mut self, data: &[u8]) {
-            for w in data.chunks_exact(4) {
-                let v = u32::from_le_bytes([w[0], w[1], w[2], w[3]]);
-                self.dev.write(COMMAND_BANK, 0, 4, v.into()).unwrap();
+            for w in data.as_chunks().0 {
+                self.dev.write(COMMAND_BANK, 0, 4, u32::from_le_bytes(*w).into()).unwrap();
             }
         }
 

@@ -68,7 +68,7 @@ impl Frame {
             return data;
         }
         let mut out = Vec::with_capacity(data.len() / BLOCK as usize * RAW_FRAME);
-        for (i, block) in data.chunks_exact(BLOCK as usize).enumerate() {
+        for (i, block) in data.as_chunks::<{ BLOCK as usize }>().0.iter().enumerate() {
             out.push(0);
             out.extend([0xff; 10]);
             out.push(0);

@@ -201,7 +201,7 @@ impl State {
             let n = u32::from_le_bytes(data.get(..4)?.try_into().ok()?) as usize;
             let bytes = data.get(4..n.checked_mul(6)?.checked_add(4)?)?;
             *data = &data[4 + bytes.len()..];
-            Some(bytes.chunks_exact(6).filter_map(|m| m.try_into().ok()).collect::<Vec<Mac>>())
+            Some(bytes.as_chunks::<6>().0.to_vec())
         };
         let mut rest = data;
         let (unicast, multicast) = (list(&mut rest)?, list(&mut rest)?);

@@ -255,7 +255,7 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Mapped<Vhd
     while at < entries * 8 {
         let n = (entries * 8 - at).min(MIB);
         let part = file.read(bat.at + at, IoBuf::zeroed(n as usize)).await?;
-        for (i, word) in part.chunks_exact(8).map(|word| le64(word, 0)).enumerate() {
+        for (i, word) in part.as_chunks().0.iter().copied().map(u64::from_le_bytes).enumerate() {
             let number = at / 8 + i as u64;
             if number % (chunk + 1) == chunk || word & 7 != 6 {
                 continue;

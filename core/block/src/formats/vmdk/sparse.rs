@@ -114,13 +114,14 @@ pub(super) async fn open(file: &Arc<Node>, read_only: bool, no_io: bool) -> Resu
     };
     let gd_at = sector(gd)?;
     let raw = read_exactly(file, "grain directory", gd_at, tables * 4).await?;
-    let offsets: Vec<u64> = raw.chunks_exact(4).map(|w| u64::from(le32(w, 0)) * 512).collect();
+    let offsets: Vec<u64> =
+        raw.as_chunks().0.iter().map(|w| u64::from(u32::from_le_bytes(*w)) * 512).collect();
     let mut mirrors = BTreeMap::new();
     let mut rgd_at = None;
     if let Some(rgd) = rgd {
         let at = sector(rgd)?;
         let raw = read_exactly(file, "grain directory", at, tables * 4).await?;
-        for (table, word) in offsets.iter().zip(raw.chunks_exact(4)) {
+        for (table, word) in offsets.iter().zip(raw.as_chunks::<4>().0) {
             if *table != 0 && le32(word, 0) != 0 {
                 mirrors.insert(*table, u64::from(le32(word, 0)) * 512);
             }
@@ -166,7 +167,8 @@ async fn open_cowd(file: &Arc<Node>, h: &[u8], read_only: bool) -> Result<Mapped
         return bad("the grain directory is too small for the disk");
     }
     let raw = read_exactly(file, "grain directory", gd, tables * 4).await?;
-    let tables = raw.chunks_exact(4).map(|w| u64::from(le32(w, 0)) * 512).collect();
+    let tables =
+        raw.as_chunks().0.iter().map(|w| u64::from(u32::from_le_bytes(*w)) * 512).collect();
     let shape = Shape { block: grain * 512, per_table: 4096, entry: 4, align: 512, lead: 0 };
     let layout = Sparse {
         kind: Kind::Cowd,
@@ -209,7 +211,7 @@ async fn open_se(file: &Arc<Node>, h: &[u8], read_only: bool) -> Result<Mapped<S
     }
     let raw = read_exactly(file, "grain directory", gd, tables * 8).await?;
     let mut offsets = Vec::new();
-    for word in raw.chunks_exact(8).map(|w| le64(w, 0)) {
+    for word in raw.as_chunks().0.iter().copied().map(u64::from_le_bytes) {
         offsets.push(match word >> 32 {
             0 if word == 0 => 0,
             0x1000_0000 => tables_at + (word & 0xffff_ffff) * table * 512,

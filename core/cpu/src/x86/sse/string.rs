@@ -59,7 +59,14 @@ fn compare(
             // Equal any: y[j] is one of x.
             0 => j < y_len && x[..x_len].contains(&y[j]),
             // Ranges: pairs of x bound y[j]; a pair of which the second is missing does not count.
-            1 => j < y_len && x[..x_len & !1].chunks_exact(2).any(|p| p[0] <= y[j] && y[j] <= p[1]),
+            1 => {
+                j < y_len
+                    && x[..x_len & !1]
+                        .as_chunks::<2>()
+                        .0
+                        .iter()
+                        .any(|p| p[0] <= y[j] && y[j] <= p[1])
+            }
             // Equal each: both past the end count as equal.
             2 => match (j < x_len, j < y_len) {
                 (true, true) => x[j] == y[j],

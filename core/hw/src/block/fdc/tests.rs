@@ -55,7 +55,7 @@ impl Bench {
     /// A 1.44 MB disk whose every sector begins with its number.
     fn new() -> Self {
         let mut bytes = vec![0; 1440 * 1024];
-        for (i, sector) in bytes.chunks_exact_mut(512).enumerate() {
+        for (i, sector) in bytes.as_chunks_mut::<512>().0.iter_mut().enumerate() {
             sector[..4].copy_from_slice(&(i as u32).to_le_bytes());
         }
         let mut b = Self::with(BlockBackend::ram(bytes));

@@ -430,8 +430,8 @@ impl Vga {
             match bpp {
                 8 => out.iter_mut().zip(&line).for_each(|(p, &c)| *p = s.pixel(c)),
                 15 | 16 => {
-                    for (p, c) in out.iter_mut().zip(line.chunks_exact(2)) {
-                        *p = widen16(u16::from_le_bytes([c[0], c[1]]), bpp);
+                    for (p, c) in out.iter_mut().zip(line.as_chunks().0) {
+                        *p = widen16(u16::from_le_bytes(*c), bpp);
                     }
                 }
                 _ => {

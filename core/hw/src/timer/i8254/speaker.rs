@@ -121,7 +121,7 @@ impl Channel2 {
         let span = u128::from(to.since(from));
         let steps = frames * OVERSAMPLE;
         let mut segment = Segment { from: 0, counter: s.counter, data: false };
-        for (i, frame) in out.chunks_exact_mut(2).enumerate() {
+        for (i, frame) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
             let mut high = 0;
             for k in 0..OVERSAMPLE {
                 let step = u128::from(i as u64 * OVERSAMPLE + k);
