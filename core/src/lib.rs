@@ -9,6 +9,8 @@
 #[cfg(all(test, target_arch = "wasm32"))]
 #[macro_use]
 extern crate orrery_browser_test;
+#[cfg(all(test, target_arch = "wasm32"))]
+wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_browser);
 
 pub mod audio;
 pub mod gdb;

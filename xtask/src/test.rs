@@ -211,7 +211,6 @@ fn in_browser() -> Result<()> {
     let variables = [
         ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", runner.as_str()),
         ("CHROMEDRIVER", "chromedriver"),
-        ("WASM_BINDGEN_USE_BROWSER", "1"),
         ("WASM_BINDGEN_TEST_TIMEOUT", "600"),
     ];
     shell::cargo_with(&args, &variables)
