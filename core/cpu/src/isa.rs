@@ -138,14 +138,14 @@ pub trait Isa: Sized + 'static {
 
     /// Runs helper `f`. See [`Fx`](crate::ir::Fx) for what it may do.
     fn helper(f: u16, env: &mut Env<'_, Self>, args: &[u64; 6]) -> Result<u64, Self::Trap>;
-    /// Appends ops that do `d = pure(f, args)` where that is quicker in compiled code than the call,
-    /// with temporaries from 240 on and labels from `label` on. False: there are none.
-    fn expand(f: u16, d: Var, args: &Args, label: u16, out: &mut Vec<Op>) -> bool {
-        let _ = (f, d, args, label, out);
-        false
-    }
     /// Pure function `f` of its arguments.
     fn pure(f: u16, args: &[u64; 6]) -> u64;
+    /// Appends ops that do the same as [`Op::Pure`](crate::ir::Op::Pure), without labels and with
+    /// temporaries from `first` on, where compiled code has more of that than of a call. False: there are none.
+    fn expand(f: u16, d: Var, args: &Args, first: u8, out: &mut Vec<Op>) -> bool {
+        let _ = (f, d, args, first, out);
+        false
+    }
     /// Pure vector function `kind`.
     fn vec_op(kind: u16, a: u128, b: u128, imm: u8) -> u128;
     /// The same from memory to memory, for where vectors are better not taken apart.

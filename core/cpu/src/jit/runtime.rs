@@ -12,7 +12,7 @@
 //!   [`abi`](super::abi). The back ends are trusted for that, as Cranelift is.
 #![expect(unsafe_code, reason = "compiled code is called, and calls back with raw pointers")]
 
-use super::abi::{Context, Entry, Shims, stop};
+use super::abi::{Context, Entry, Link, Shims, stop};
 use crate::interp::{Core, Run, Stop, env, load_rmw_slow, load_slow, probe, store_slow};
 use crate::interp::{vload, vstore};
 use crate::ir::{VecVar, Width};
@@ -31,7 +31,7 @@ struct Engine<I: Isa> {
 pub(crate) fn enter<I: Isa>(
     core: &mut Core<I>,
     run: &mut Run<'_>,
-    code: Entry,
+    mut code: Entry,
     pages: u32,
     tag: u64,
 ) -> Stop<I> {
@@ -51,9 +51,23 @@ pub(crate) fn enter<I: Isa>(
             ..Context::new()
         }
     };
-    // SAFETY: `code` was made by a back end for this interface and is not freed while it runs
-    // (that is done between runs); the context is complete.
-    let why = unsafe { code(&raw mut ctx) };
+    let why = loop {
+        let before = ctx.left;
+        // SAFETY: `code` was made by a back end for this interface and is not freed while it runs
+        // (that is done between runs); the context is complete.
+        let why = unsafe { code(&raw mut ctx) };
+        if why != stop::LOOKUP || ctx.left == before {
+            break why;
+        }
+        // SAFETY: as above; the code has returned. Links hold while their tag does.
+        let link = unsafe { &(&*core).links }[Link::slot(ctx.pc)];
+        match link.code {
+            Some(next) if link.pc == ctx.pc && link.tag == ctx.tag => {
+                (code, ctx.pages) = (next, u32::MAX);
+            }
+            _ => break why,
+        }
+    };
     // SAFETY: as above; the code has returned.
     let (core, run) = unsafe { (&mut *core, &mut *run) };
     run.left = ctx.left;

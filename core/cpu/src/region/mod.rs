@@ -272,7 +272,8 @@ impl Region {
         }
         opt::optimise(b.ops_mut(), |v| I::var_bits(self.mode, v));
         leave_behind_helpers(b.ops_mut());
-        for op in b.ops() {
+        let ops = expand::<I>(b.ops());
+        for op in &ops {
             if let Op::VecOp { kind, .. } = *op
                 && let Some(known) = I::vec_kind(kind)
             {
@@ -288,22 +289,9 @@ impl Region {
         }
         place.reach = place.reach.max(chunk.linear - place.linear + pos as u64);
         self.starts.insert(start, self.blocks.len());
-        let (ops, insns) = (expanded::<I>(b.ops()), b.insns().into());
+        let insns = b.insns().into();
         self.blocks.push(RBlock { pc: start, page, insns, ops, dirty_in: 0 });
     }
-}
-
-/// The ops with pure functions in the form that compiled code is quicker with.
-fn expanded<I: Isa>(ops: &[Op]) -> Vec<Op> {
-    let mut out = Vec::with_capacity(ops.len());
-    let mut label = 0x7000;
-    for op in ops {
-        match *op {
-            Op::Pure { f, d, ref args } if I::expand(f, d, args, label, &mut out) => label += 16,
-            op => out.push(op),
-        }
-    }
-    out
 }
 
 /// What goes on behind a helper that ends its block does so through the run loop.
@@ -317,6 +305,22 @@ fn leave_behind_helpers(ops: &mut [Op]) {
             _ => {}
         }
     }
+}
+
+/// The ops of a block, with operations for the pure functions that have some.
+fn expand<I: Isa>(ops: &[Op]) -> Vec<Op> {
+    let mut first = FIRST_TEMP;
+    for op in ops {
+        first = first.max(opt::dest(op).map_or(0, |d| d.0 + 1));
+    }
+    let mut out = Vec::with_capacity(ops.len());
+    for op in ops {
+        match op {
+            Op::Pure { f, d, args } if I::expand(*f, *d, args, first, &mut out) => {}
+            op => out.push(*op),
+        }
+    }
+    out
 }
 
 /// Where the call that ends a block comes back to: the address behind the block, stored by its

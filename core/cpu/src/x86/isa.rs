@@ -242,16 +242,16 @@ impl Isa for X86Isa {
         result
     }
 
-    fn expand(f: u16, d: Var, args: &Args, label: u16, out: &mut Vec<Op>) -> bool {
-        lift::expand(f, d, args, label, out)
-    }
-
     fn pure(f: u16, args: &[u64; 6]) -> u64 {
         lift::pure(f, args)
     }
 
     fn vec_op(kind: u16, a: u128, b: u128, imm: u8) -> u128 {
         lift::vec_op(kind, a, b, imm)
+    }
+
+    fn expand(f: u16, d: Var, args: &Args, first: u8, out: &mut Vec<Op>) -> bool {
+        lift::expand(f, d, args, first, out)
     }
 
     fn vec_kind(kind: u16) -> Option<VecKind> {

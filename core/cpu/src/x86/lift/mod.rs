@@ -9,6 +9,7 @@ mod arith;
 mod bits;
 mod control;
 mod data;
+mod expand;
 pub mod ext;
 mod flag;
 mod pure;
@@ -26,7 +27,8 @@ use super::state::{Fault, X86, key, seg, var, vector};
 use crate::ir::{self, Addr, BinOp, Builder, Cmp, Cond, Fx, Val, Var, Width};
 use crate::isa::Lift;
 
-pub use pure::{expand, pure, vec_op};
+pub use expand::expand;
+pub use pure::{pure, vec_op};
 
 /// The flag in a trap id that says the argument is an error code.
 const WITH_CODE: u16 = 0x100;

@@ -1,9 +1,7 @@
 //! Functions of their arguments alone that IR calls: flags, decimal adjustment, wide division,
 //! rotates through carry, bit gathering.
 
-use crate::frame::Var;
-use crate::ir::{Args, BinOp, Cmp, Cond, Label, Op, Val, Width};
-use crate::x86::flags::{self, Kind};
+use crate::x86::flags;
 use crate::x86::mmx::mmx;
 use crate::x86::sse::{Mxcsr, SimdOp, crc32c, simd};
 use crate::x86::state::flag;
@@ -106,40 +104,6 @@ pub fn pure(f: u16, args: &[u64; 6]) -> u64 {
     }
 }
 
-/// `CARRY` in ops: of the kinds that are met most as a comparison of the operands, a bit, or 0.
-pub fn expand(f: u16, d: Var, args: &Args, label: u16, out: &mut Vec<Op>) -> bool {
-    if f != CARRY {
-        return false;
-    }
-    let [op, dst, src, ..] = *args;
-    let t = |n: u8| Var(240 + n);
-    let bit = |kinds: &[Kind]| Val::Imm(kinds.iter().map(|&k| 1u64 << k as u32).sum());
-    let w = Width::W64;
-    let bin = |op, d, a, b| Op::Bin { op, w, d, a, b };
-    let (kind, kinds, up, a, b, less) = (t(0), t(1), t(2), t(3), t(4), t(5));
-    let done = Label(label);
-    let of = |kinds_: &[Kind]| Cmp::new(Cond::TestNz, w, kinds, bit(kinds_));
-    out.extend([
-        Op::Extract { d: kind, a: op, pos: 2, len: 6 },
-        bin(BinOp::Shl, kinds, 1u64.into(), kind.into()),
-        // How far the operands' top bits are from bit 63: 56, 48, 32, 0.
-        Op::Extract { d: up, a: op, pos: 0, len: 2 },
-        bin(BinOp::Shl, up, 8u64.into(), up.into()),
-        bin(BinOp::Sub, up, 64u64.into(), up.into()),
-        bin(BinOp::Shl, a, dst, up.into()),
-        bin(BinOp::Shl, b, src, up.into()),
-        Op::Set { d: less, cmp: Cmp::new(Cond::LtU, w, a, b) },
-        bin(BinOp::And, a, src, 1u64.into()),
-        Op::Select { w, d: a, cmp: of(&[Kind::Add, Kind::Sub]), x: less.into(), y: a.into() },
-        Op::Select { w, d: a, cmp: of(&[Kind::Logic]), x: 0u64.into(), y: a.into() },
-        Op::Branch { cmp: of(&[Kind::Adc, Kind::Sbb, Kind::Shl]).negate(), label: done },
-        Op::Pure { f, d: a, args: *args },
-        Op::Label { label: done },
-        Op::Mov { w, d, a: a.into() },
-    ]);
-    true
-}
-
 /// Runs a pure vector function: a vector operation that does not look at MXCSR.
 #[inline]
 pub fn vec_op(kind: u16, a: u128, b: u128, imm: u8) -> u128 {
@@ -223,63 +187,6 @@ mod tests {
         let mut all = [0; 6];
         all[..args.len()].copy_from_slice(args);
         pure(f, &all)
-    }
-
-    /// Runs ops; variables hold what `ints` says.
-    fn run_ops(ops: &[Op], ints: &mut [u64; 256]) {
-        use crate::ir::opt::{eval_bin, eval_extract};
-        let mut skip = None;
-        for op in ops {
-            let get = |v: Val, ints: &[u64; 256]| match v {
-                Val::Var(v) => ints[usize::from(v.0)],
-                Val::Imm(n) => n,
-            };
-            let holds =
-                |c: Cmp, ints: &[u64; 256]| c.cond.eval(c.w, get(c.a, ints), get(c.b, ints));
-            let (d, v) = match *op {
-                Op::Label { label } => {
-                    skip = skip.filter(|&l| l != label);
-                    continue;
-                }
-                _ if skip.is_some() => continue,
-                Op::Branch { cmp, label } => {
-                    skip = holds(cmp, ints).then_some(label);
-                    continue;
-                }
-                Op::Mov { w, d, a } => (d, get(a, ints) & w.mask()),
-                Op::Bin { op, w, d, a, b } => (d, eval_bin(op, w, get(a, ints), get(b, ints))),
-                Op::Extract { d, a, pos, len } => (d, eval_extract(get(a, ints), pos, len)),
-                Op::Set { d, cmp } => (d, holds(cmp, ints).into()),
-                Op::Select { d, cmp, x, y, .. } => {
-                    (d, get(if holds(cmp, ints) { x } else { y }, ints))
-                }
-                Op::Pure { f, d, args } => (d, pure(f, &args.map(|a| get(a, ints)))),
-                _ => panic!("{op:?}"),
-            };
-            ints[usize::from(d.0)] = v;
-        }
-    }
-
-    #[test]
-    fn the_carry_in_ops_is_the_carry_of_every_kind_and_width() {
-        let args: Args =
-            [Var(1).into(), Var(2).into(), Var(3).into(), Var(4).into(), 0u64.into(), 0u64.into()];
-        let mut ops = Vec::new();
-        assert!(expand(CARRY, Var(3), &args, 0, &mut ops));
-        let numbers = [0u64, 1, 2, 0x7f, 0x80, 0xff, 0x1234_5678, 0x8000_0000, u64::MAX, 1 << 63];
-        for op in Kind::ALL.iter().flat_map(|k| [1, 2, 4, 8].map(|n| k.op(n))) {
-            for dst in numbers {
-                for src in numbers {
-                    for src2 in [0, 1] {
-                        let mut ints = [0; 256];
-                        ints[1..5].copy_from_slice(&[op, dst, src, src2]);
-                        run_ops(&ops, &mut ints);
-                        let want = run(CARRY, &[op, dst, src, src2]);
-                        assert_eq!(ints[3], want, "{op:#x} {dst:#x} {src:#x} {src2}");
-                    }
-                }
-            }
-        }
     }
 
     #[test]

@@ -40,6 +40,9 @@ fn format(shape: Shape) -> Option<Format> {
     })
 }
 
+/// Exact results are not told from others.
+const NEVER: Option<fn(&mut Emit<'_, '_>) -> Value> = None;
+
 impl Emit<'_, '_> {
     fn lane0(&mut self, t: Type, v: VecVar) -> Value {
         self.b.ins().load(t, own(), self.frame, vec_offset(v.0) as i32)
@@ -80,26 +83,82 @@ impl Emit<'_, '_> {
         self.b.ins().icmp_imm_u(IntCC::Equal, u, 0)
     }
 
-    /// Whether rounding is the host's and inexact results need no note.
-    fn guard(&mut self, op: FloatOp) -> Option<Value> {
-        let (var, mask, value) = self.region.guard;
-        op.guarded().then(|| {
-            let v = self.b.ins().load(I64, own(), self.frame, int_offset(var.0) as i32);
-            let v = self.b.ins().band_imm_s(v, mask as i64);
-            self.b.ins().icmp_imm_s(IntCC::Equal, v, value as i64)
-        })
-    }
-
-    /// Goes on where `fine`; answers the cold block for where not.
-    fn unless(&mut self, op: FloatOp, fine: Value) -> Block {
-        let fine = match self.guard(op) {
-            Some(guard) => self.b.ins().band(fine, guard),
-            None => fine,
-        };
+    /// Goes on where `fine`; answers the cold block for where not. `exact` says whether the result
+    /// is exact: then it may also be that no inexact result was noted so far.
+    fn unless(
+        &mut self,
+        op: FloatOp,
+        fine: Value,
+        exact: Option<impl FnOnce(&mut Self) -> Value>,
+    ) -> Block {
         let (on, helper) = (self.b.create_block(), self.cold());
-        self.b.ins().brif(fine, on, &[], helper, &[]);
+        if !op.guarded() {
+            self.b.ins().brif(fine, on, &[], helper, &[]);
+            self.b.switch_to_block(on);
+            return helper;
+        }
+        let (var, mask, value) = self.region.guard;
+        let inexact = self.region.inexact;
+        let v = self.b.ins().load(I64, own(), self.frame, int_offset(var.0) as i32);
+        let v = self.b.ins().band_imm_s(v, mask as i64);
+        let noted = self.b.ins().icmp_imm_s(IntCC::Equal, v, value as i64);
+        match exact {
+            Some(exact) if inexact != 0 => {
+                let (next, rest) = (self.b.create_block(), self.b.create_block());
+                self.b.ins().brif(fine, next, &[], helper, &[]);
+                self.b.switch_to_block(next);
+                self.b.ins().brif(noted, on, &[], rest, &[]);
+                self.b.switch_to_block(rest);
+                let clear = self.b.ins().icmp_imm_s(IntCC::Equal, v, (value & !inexact) as i64);
+                let exact = exact(self);
+                let both = self.b.ins().band(clear, exact);
+                self.b.ins().brif(both, on, &[], helper, &[]);
+            }
+            _ => {
+                let fine = self.b.ins().band(fine, noted);
+                self.b.ins().brif(fine, on, &[], helper, &[]);
+            }
+        }
         self.b.switch_to_block(on);
         helper
+    }
+
+    /// Whether `r`, the rounded result of operands that passed the checks, is exact; not certain to
+    /// find all that are.
+    fn exact(&mut self, kind: Arith, f: &Format, x: Value, y: Value, r: Value) -> Value {
+        match kind {
+            // What is lost in a sum is itself a number (Knuth's two-sum).
+            Arith::Add | Arith::Sub => {
+                let y = if kind == Arith::Sub { self.b.ins().fneg(y) } else { y };
+                let part = self.b.ins().fsub(r, x);
+                let rest = self.b.ins().fsub(r, part);
+                let (dx, dy) = (self.b.ins().fsub(x, rest), self.b.ins().fsub(y, part));
+                let lost = self.b.ins().fadd(dx, dy);
+                self.zero(f, lost)
+            }
+            // Significands that are short enough have an exact product.
+            Arith::Mul => self.short(f, x, y),
+            _ => {
+                let short = self.short(f, r, y);
+                let back = self.b.ins().fmul(r, y);
+                let same = self.b.ins().fcmp(FloatCC::Equal, back, x);
+                self.b.ins().band(short, same)
+            }
+        }
+    }
+
+    /// Whether the significands of `x` and `y` have no more bits together than one has room for.
+    fn short(&mut self, f: &Format, x: Value, y: Value) -> Value {
+        let mut zeros = |v| {
+            let bits = self.b.ins().bitcast(f.int, MemFlagsData::new(), v);
+            let hidden = self.k(f, 1 << (f.precision - 1));
+            let bits = self.b.ins().bor(bits, hidden);
+            self.b.ins().ctz(bits)
+        };
+        let (a, b) = (zeros(x), zeros(y));
+        let sum = self.b.ins().iadd(a, b);
+        let least = i64::from(f.precision);
+        self.b.ins().icmp_imm_u(IntCC::UnsignedGreaterThanOrEqual, sum, least)
     }
 
     /// Lane 0 of `d` = `r`, the others those of `a`.
@@ -119,6 +178,7 @@ impl Emit<'_, '_> {
             FloatOp::Arith(kind, shape) => {
                 let f = format(shape)?;
                 let y = self.lane0(f.float, b);
+                let mut first = y;
                 let (r, fine) = if kind == Arith::Sqrt {
                     let plain = self.plain(&f, y);
                     let zero = if f.float == F32 {
@@ -130,6 +190,7 @@ impl Emit<'_, '_> {
                     (self.b.ins().sqrt(y), self.b.ins().band(plain, sign))
                 } else {
                     let x = self.lane0(f.float, a);
+                    first = x;
                     let (px, py) = (self.plain(&f, x), self.plain(&f, y));
                     let both = self.b.ins().band(px, py);
                     let r = match kind {
@@ -165,7 +226,9 @@ impl Emit<'_, '_> {
                     };
                     (r, fine)
                 };
-                let helper = self.unless(op, fine);
+                let exact =
+                    (kind != Arith::Sqrt).then_some(|e: &mut Self| e.exact(kind, &f, first, y, r));
+                let helper = self.unless(op, fine, exact);
                 self.put0(d, a, r);
                 Some(helper)
             }
@@ -174,7 +237,7 @@ impl Emit<'_, '_> {
                 let n = self.lane0(if w == Width::W64 { I64 } else { I32 }, b);
                 let r = self.b.ins().fcvt_from_sint(f.float, n);
                 let yes = self.b.ins().iconst(super::I8, 1);
-                let helper = self.unless(op, yes);
+                let helper = self.unless(op, yes, NEVER);
                 self.put0(d, a, r);
                 Some(helper)
             }
@@ -183,7 +246,7 @@ impl Emit<'_, '_> {
                 let y = self.lane0(F32, b);
                 let fine = self.plain(&from, y);
                 let r = self.b.ins().fpromote(F64, y);
-                let helper = self.unless(op, fine);
+                let helper = self.unless(op, fine, NEVER);
                 self.put0(d, a, r);
                 Some(helper)
             }
@@ -195,7 +258,11 @@ impl Emit<'_, '_> {
                     (self.plain(&from, y), self.inside(&to, r), self.zero(&from, y));
                 let result = self.b.ins().bor(inside, zero);
                 let fine = self.b.ins().band(plain, result);
-                let helper = self.unless(op, fine);
+                let exact = |e: &mut Self| {
+                    let back = e.b.ins().fpromote(F64, r);
+                    e.b.ins().fcmp(FloatCC::Equal, back, y)
+                };
+                let helper = self.unless(op, fine, Some(exact));
                 self.put0(d, a, r);
                 Some(helper)
             }
@@ -216,7 +283,7 @@ impl Emit<'_, '_> {
                 let (x, y) = (self.lane0(f.float, a), self.lane0(f.float, b));
                 let (px, py) = (self.plain(&f, x), self.plain(&f, y));
                 let fine = self.b.ins().band(px, py);
-                let helper = self.unless(op, fine);
+                let helper = self.unless(op, fine, NEVER);
                 let less = self.b.ins().fcmp(FloatCC::LessThan, x, y);
                 let same = self.b.ins().fcmp(FloatCC::Equal, x, y);
                 let (less, same) = (self.wide(less), self.wide(same));
@@ -239,7 +306,11 @@ impl Emit<'_, '_> {
                     (self.wide(low), self.b.ins().icmp(IntCC::Equal, back, n))
                 };
                 let fine = self.b.ins().band(plain, fits);
-                let helper = self.unless(op, fine);
+                let exact = |e: &mut Self| {
+                    let back = e.b.ins().fcvt_from_sint(f.float, n);
+                    e.b.ins().fcmp(FloatCC::Equal, back, y)
+                };
+                let helper = self.unless(op, fine, Some(exact));
                 Some((r, helper))
             }
             _ => None,
