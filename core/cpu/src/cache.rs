@@ -57,6 +57,10 @@ pub(crate) struct Slot {
     /// What it replaced at the start of the block.
     first: Uop,
     pub(crate) alive: bool,
+    /// It is compiled for the best code.
+    pub(crate) best: bool,
+    /// How often it was found running.
+    pub(crate) heat: u8,
     /// For this CPU in this epoch, all its pages were found in place.
     pub(crate) checked: Cell<(usize, u64)>,
 }
@@ -294,7 +298,7 @@ impl CodeCache {
     }
 
     /// Enters a region formed at a block, without code as yet.
-    pub(crate) fn add_region(&mut self, block: u32, pages: Vec<RPage>) -> u32 {
+    pub(crate) fn add_region(&mut self, block: u32, pages: Vec<RPage>, best: bool) -> u32 {
         let region = self.slots.len() as u32;
         for (at, len) in pages.iter().flat_map(|p| p.bytes.iter().copied()) {
             let page = self.map.page(at / PAGE);
@@ -304,19 +308,48 @@ impl CodeCache {
             page.cover(at, len);
         }
         let (first, checked) = (Uop::Enter { region, len: 0 }, Cell::new((usize::MAX, 0)));
-        self.slots.push(Slot { block, pages, code: None, first, alive: true, checked });
+        let (code, alive, heat) = (None, true, 0);
+        self.slots.push(Slot { block, pages, code, first, alive, best, heat, checked });
         region
     }
 
-    /// Puts a region's code in place of its first block.
-    pub(crate) fn publish(&mut self, region: u32, code: Entry) {
-        let slot = &mut self.slots[region as usize];
+    /// Puts a region's code in place of its first block. Answers the program counter and the code that was
+    /// there before, which is not to be entered any more.
+    pub(crate) fn publish(&mut self, region: u32, code: Entry) -> Option<(u64, Entry)> {
+        let slot = &self.slots[region as usize];
         let block = &self.blocks[slot.block as usize];
-        if slot.alive && block.alive {
-            slot.code = Some(code);
-            slot.first = self.code[block.start as usize];
-            self.code[block.start as usize] = Uop::Enter { region, len: block.insns };
+        if !(slot.alive && block.alive) {
+            return None;
         }
+        let (best, start, pc) = (slot.best, block.start as usize, block.key.pc);
+        let (mut first, mut before) = (self.code[start], None);
+        if let Uop::Enter { region: old, .. } = first {
+            let loser = if self.slots[old as usize].best && !best { region } else { old };
+            let slot = &mut self.slots[loser as usize];
+            slot.alive = false;
+            self.dead.push(loser);
+            if loser == region {
+                return None;
+            }
+            (first, before) = (slot.first, slot.code.take().map(|code| (pc, code)));
+        }
+        let slot = &mut self.slots[region as usize];
+        (slot.code, slot.first) = (Some(code), first);
+        self.code[start] = Uop::Enter { region, len: block.insns };
+        before
+    }
+
+    /// A region was found running; answers how often that was, and its block. Nothing when it is the
+    /// best there is.
+    pub(crate) fn warm(&mut self, region: u32) -> Option<(u8, u32)> {
+        let slot = self.slots.get_mut(region as usize).filter(|s| s.alive && !s.best)?;
+        slot.heat = slot.heat.saturating_add(1);
+        Some((slot.heat, slot.block))
+    }
+
+    /// A region is compiled for the best code: not again.
+    pub(crate) fn set_best(&mut self, region: u32) {
+        self.slots[region as usize].best = true;
     }
 
     /// Puts the first operation of a region's first block back.

@@ -208,7 +208,7 @@ impl<I: Isa> Cluster<I> {
                 break;
             }
             self.sync(board);
-            let mode = I::block_key(&self.cores[index].cpu);
+            let mut mode = I::block_key(&self.cores[index].cpu);
             let one = I::one_insn(mode);
             let mut single = one;
             // The exit that led here, to be linked.
@@ -220,7 +220,7 @@ impl<I: Isa> Cluster<I> {
                 }
                 let emptied = self.stats.emptied;
                 let known = match via {
-                    None if !single => self.known(index, mode),
+                    None if single == one => self.known(index, mode),
                     _ => None,
                 };
                 let (start, insns) = match known {
@@ -261,14 +261,14 @@ impl<I: Isa> Cluster<I> {
                 left -= i64::from(insns);
                 let stop = if single || self.tier.is_none() || !self.debugger.breaks.is_empty() {
                     let core = &mut self.cores[index];
-                    let epoch = core.tlb.epoch().wrapping_add(self.cache.epoch());
+                    let epoch = epoch::<I>(core, &self.cache, mode);
                     let cache = &self.cache;
                     let mut run = Run { index, board, cache, mode, epoch, total, left, single };
                     let stop = exec(core, &mut run, &ram, start);
                     left = run.left;
                     stop
                 } else {
-                    self.run_mixed(index, board, &ram, mode, total, &mut left, start)
+                    self.run_mixed(index, board, &ram, &mut mode, total, &mut left, start)
                 };
                 let core = &mut self.cores[index];
                 match stop {
@@ -340,26 +340,26 @@ impl<I: Isa> Cluster<I> {
     /// number of instructions.
     fn known(&self, index: usize, mode: u64) -> Option<(u32, u8)> {
         let core = &self.cores[index];
-        let epoch = core.tlb.epoch().wrapping_add(self.cache.epoch());
-        core.recall(I::pc(&core.cpu), mode, epoch)
+        core.recall(I::pc(&core.cpu), mode, epoch::<I>(core, &self.cache, mode))
     }
 
     /// Runs from the block at operation `start`, whose instructions are charged: compiled regions
-    /// where there are some, the interpreter elsewhere.
+    /// where there are some, the interpreter elsewhere. Goes on where an instruction changed `mode`.
     #[expect(clippy::too_many_arguments, reason = "the state of a run, in one place")]
     fn run_mixed(
         &mut self,
         index: usize,
         board: &mut Board,
         ram: &Ram,
-        mode: u64,
+        mode_of: &mut u64,
         total: i64,
         left: &mut i64,
         mut start: u32,
     ) -> Stop<I> {
         loop {
+            let mode = *mode_of;
             let core = &mut self.cores[index];
-            let epoch = core.tlb.epoch().wrapping_add(self.cache.epoch());
+            let epoch = epoch::<I>(core, &self.cache, mode);
             let Some(tier) = &mut self.tier else { unreachable!("called with one") };
             let mut covered = None;
             if let Uop::Enter { region, len } = self.cache.code[start as usize] {
@@ -391,30 +391,45 @@ impl<I: Isa> Cluster<I> {
                     let tag = tier.tag(mode, epoch);
                     if pages == u32::MAX {
                         let pc = cache.block(slot.block).key.pc;
-                        core.links[abi::Link::slot(pc)] = abi::Link { pc, tag, code: Some(code) };
+                        core.links[abi::Link::slot(pc)] =
+                            abi::Link { pc, tag, code: Some(code), region };
                     }
-                    let stop = runtime::enter(core, &mut run, code, pages, tag);
+                    let mut last = region;
+                    let stop = runtime::enter(core, &mut run, code, pages, tag, &mut last);
                     *left = run.left;
                     tier.stats.entered += 1;
-                    tier.stats.run += (before - *left) as u64;
+                    if tier.ran(before - *left) {
+                        self.warm(index, board, mode, last);
+                    }
                     match stop {
-                        Stop::Lookup => {}
+                        // Too few instructions are left for it.
+                        Stop::Lookup if *left == before => *left -= i64::from(len),
+                        Stop::Lookup => match self.next(index, mode, left) {
+                            Some(to) => {
+                                start = to;
+                                continue;
+                            }
+                            None => return Stop::Lookup,
+                        },
+                        Stop::Leave if self.goes_on(index, board, *left, mode_of) => {
+                            match self.next(index, *mode_of, left) {
+                                Some(to) => {
+                                    start = to;
+                                    continue;
+                                }
+                                None => return Stop::Lookup,
+                            }
+                        }
                         stop => return stop,
                     }
-                    match core.recall(I::pc(&core.cpu), mode, epoch) {
-                        Some((to, len)) if i64::from(len) <= *left => {
-                            *left -= i64::from(len);
-                            start = to;
-                            continue;
-                        }
-                        _ => return Stop::Lookup,
-                    }
                 }
+                let Some(tier) = &mut self.tier else { unreachable!("called with one") };
                 tier.stats.refused += 1;
                 self.cache.uncover(region);
                 covered = Some(region);
             }
             // What only ever runs a block at a time between regions is not met below.
+            let Some(tier) = &mut self.tier else { unreachable!("called with one") };
             if tier.since >= SAMPLE {
                 tier.since = 0;
                 self.heat(index, board, mode, start);
@@ -459,16 +474,73 @@ impl<I: Isa> Cluster<I> {
                     *left -= insns;
                     start = to;
                 }
+                Stop::Leave if self.goes_on(index, board, *left, mode_of) => {
+                    match self.next(index, *mode_of, left) {
+                        Some(to) => start = to,
+                        None => return Stop::Lookup,
+                    }
+                }
                 stop => return stop,
             }
         }
+    }
+
+    /// The block at the program counter, its instructions charged, if execution was there before and
+    /// they are left.
+    fn next(&self, index: usize, mode: u64, left: &mut i64) -> Option<u32> {
+        let (to, len) = self.known(index, mode)?;
+        (i64::from(len) <= *left).then(|| {
+            *left -= i64::from(len);
+            to
+        })
+    }
+
+    /// Whether execution goes on at once behind an instruction that may have changed anything:
+    /// nothing is pending. `mode` is then what it is now.
+    fn goes_on(&mut self, index: usize, board: &Board, left: i64, mode: &mut u64) -> bool {
+        let cpu = &mut self.cores[index].cpu;
+        if left <= 0 || board.attention() || !I::is_quiet(cpu, index, board) {
+            return false;
+        }
+        let now = I::block_key(cpu);
+        if I::one_insn(now) {
+            return false;
+        }
+        *mode = now;
+        self.sync(board);
+        true
     }
 
     /// Puts compiled code that is ready where it belongs.
     fn publish(&mut self) {
         let Some(tier) = &mut self.tier else { return };
         for (region, code) in tier.poll() {
-            self.cache.publish(region, code);
+            if let Some((pc, before)) = self.cache.publish(region, code) {
+                for link in self.cores.iter_mut().map(|c| &mut c.links[abi::Link::slot(pc)]) {
+                    if link.code.is_some_and(|c| c as usize == before as usize) {
+                        *link = abi::Link::NONE;
+                    }
+                }
+            }
+        }
+        self.cache.take_dead().into_iter().for_each(|region| tier.release(region));
+    }
+
+    /// Compiled code of this region was found to be running.
+    fn warm(&mut self, index: usize, board: &Board, mode: u64, region: u32) {
+        let Some(tier) = &self.tier else { return };
+        let Some(best) = tier.policy.best else { return };
+        if I::block_key(&self.cores[index].cpu) != mode {
+            return;
+        }
+        if let Some((heat, block)) = self.cache.warm(region)
+            && heat >= best
+            && self.cache.block(block).key.mode == mode
+            && self.cache.block(block).alive
+            && !tier.busy(true)
+        {
+            self.cache.set_best(region);
+            self.form(index, board, mode, block, false, true);
         }
     }
 
@@ -476,10 +548,11 @@ impl<I: Isa> Cluster<I> {
     fn heat(&mut self, index: usize, board: &Board, mode: u64, start: u32) {
         let Some(tier) = &self.tier else { return };
         let Uop::Block { id } = self.cache.code[start as usize - 1] else { return };
+        let only = tier.policy.best.is_none();
         let block = self.cache.block_mut(id);
         block.heat = block.heat.saturating_add(1);
-        if block.heat >= tier.policy.heat && !block.formed && block.alive && !tier.busy() {
-            self.form(index, board, mode, id, false);
+        if block.heat >= tier.policy.heat && !block.formed && block.alive && !tier.busy(false) {
+            self.form(index, board, mode, id, false, only);
         }
     }
 
@@ -487,15 +560,17 @@ impl<I: Isa> Cluster<I> {
     #[cold]
     fn form_eagerly(&mut self, index: usize, board: &Board, mode: u64, id: u32) {
         let block = self.cache.block(id);
+        // Both kinds of code are to be seen.
+        let best = self.cache.regions() % 2 == 0;
         if !block.formed && block.alive {
-            self.form(index, board, mode, id, true);
+            self.form(index, board, mode, id, true, best);
             self.publish();
         }
     }
 
     /// Forms the region that starts at a block and has it compiled. `whole`: also where nothing
-    /// was run yet.
-    fn form(&mut self, index: usize, board: &Board, mode: u64, id: u32, whole: bool) {
+    /// was run yet. `best`: for the best code.
+    fn form(&mut self, index: usize, board: &Board, mode: u64, id: u32, whole: bool, best: bool) {
         let Some(tier) = &mut self.tier else { return };
         let core = &self.cores[index];
         let cache = &mut self.cache;
@@ -521,7 +596,7 @@ impl<I: Isa> Cluster<I> {
             board.ram().read_bytes(at, &mut bytes);
             Some(Chunk { linear: window.linear, at, bytes })
         };
-        let limits = tier.policy.limits;
+        let limits = if best { tier.policy.limits } else { tier.policy.quick };
         let Some(region) =
             Region::form::<I>(&core.cpu, mode, start, &limits, &mut self.builder, fetch)
         else {
@@ -535,8 +610,8 @@ impl<I: Isa> Cluster<I> {
             .filter(|p| !p.bytes.is_empty())
             .map(|p| p.offset / PAGE as usize)
             .collect();
-        let number = self.cache.add_region(id, region.pages.clone());
-        tier.submit(number, region);
+        let number = self.cache.add_region(id, region.pages.clone(), best);
+        tier.submit(number, region, best);
         for page in pages {
             self.mark_code(board, page);
         }
@@ -590,8 +665,8 @@ impl<I: Isa> Cluster<I> {
             let fits = u64::from(block.bytes) <= window.len;
             match second {
                 None if fits => {
-                    if !single && self.debugger.breaks.is_empty() {
-                        let epoch = core.tlb.epoch().wrapping_add(self.cache.epoch());
+                    if single == I::one_insn(mode) && self.debugger.breaks.is_empty() {
+                        let epoch = epoch::<I>(core, &self.cache, mode);
                         core.remember(pc, mode, epoch, start, insns);
                     }
                     return Ok(id);
@@ -736,6 +811,11 @@ fn env<'a, I: Isa>(
     done: u64,
 ) -> Env<'a, I> {
     Env { cpu: &mut core.cpu, index, board, tlb: &mut core.tlb, done, code: Some(&cache.map) }
+}
+
+/// What places found in this mode hold for.
+fn epoch<I: Isa>(core: &Core<I>, cache: &CodeCache, mode: u64) -> u64 {
+    core.tlb.epoch(I::fetch_mmu(mode)).wrapping_add(cache.epoch())
 }
 
 /// Which pages of a region are where they were when it was formed, a bit each; all ones for all. The

@@ -116,6 +116,11 @@ pub trait Isa: Sized + 'static {
         let _ = key;
         false
     }
+    /// [`CodeWindow::mmu`] of this key.
+    fn fetch_mmu(key: u64) -> u8 {
+        let _ = key;
+        0
+    }
     /// Where `pc` fetches from, or the trap when nothing may be fetched there.
     fn code_window(cpu: &Self::Cpu, pc: u64) -> Result<CodeWindow, Self::Trap>;
     /// Emits the instruction at `pc`, whose bytes are at the start of `code`.
@@ -166,6 +171,11 @@ pub trait Isa: Sized + 'static {
     /// Called between blocks when something may have changed: takes interrupts, resets, start-up
     /// messages; applies A20.
     fn poll(env: &mut Env<'_, Self>) -> Poll;
+    /// Whether [`Isa::poll`] would change nothing and answer [`Poll::Run`]. May say no when in doubt.
+    fn is_quiet(cpu: &mut Self::Cpu, index: usize, board: &Board) -> bool {
+        let _ = (cpu, index, board);
+        false
+    }
     /// Called after an instruction of a block with [`Isa::one_insn`] completed without a trap:
     /// single-step exceptions, the end of an interrupt shadow.
     fn stepped(env: &mut Env<'_, Self>) {

@@ -30,6 +30,8 @@ pub struct Fast {
 /// Pages that instructions are fetched from have a table of their own, so that which data pages
 /// are known does not depend on how code is looked up: every engine walks alike.
 const CODE_ENTRIES: usize = 2048;
+/// Bits that pages fetched from are remembered by.
+const FETCHED: usize = 1 << 14;
 
 #[derive(Clone, Copy)]
 struct Slow {
@@ -66,8 +68,13 @@ pub struct Tlb {
     used: Vec<u16>,
     /// The same for code.
     code_used: Vec<u16>,
-    /// Changes whenever an entry was flushed, so that caches of fetch addresses are void.
-    epoch: u64,
+    /// Changes whenever a page that instructions may have been fetched from was flushed, so that
+    /// caches of fetch addresses are void: one for each MMU index.
+    epochs: [u64; 4],
+    /// Pages fetched from since everything was flushed, by a hash: a bit each.
+    fetched: Box<[u64; FETCHED / 64]>,
+    /// Pages that are not global are among them, by MMU index.
+    local: [bool; 4],
     /// Host address of the arena.
     base: u64,
 }
@@ -99,7 +106,9 @@ impl Tlb {
                 .unwrap_or_else(|_| unreachable!("of that length")),
             used: Vec::with_capacity(ENTRIES),
             code_used: Vec::with_capacity(CODE_ENTRIES),
-            epoch: 0,
+            epochs: [0; 4],
+            fetched: Box::new([0; FETCHED / 64]),
+            local: [false; 4],
             base: 0,
         }
     }
@@ -152,6 +161,9 @@ impl Tlb {
 
     /// Remembers a page that instructions were fetched from.
     pub fn insert_code(&mut self, linear: u64, mmu: u8, entry: Entry) {
+        let bit = (linear / PAGE) as usize % FETCHED;
+        self.fetched[bit / 64] |= 1 << (bit % 64);
+        self.local[usize::from(mmu & 3)] |= !entry.map.global;
         let i = index(linear) % CODE_ENTRIES;
         if self.code[i].0 == NONE {
             // Single pages that come and go leave their index here more than once.
@@ -197,7 +209,9 @@ impl Tlb {
         for i in self.code_used.drain(..) {
             self.code[usize::from(i)].0 = NONE;
         }
-        self.epoch += 1;
+        self.fetched.fill(0);
+        self.local = [false; 4];
+        self.flush_jumps();
     }
 
     /// Forgets everything not marked global.
@@ -219,7 +233,9 @@ impl Tlb {
             }
             *tag != NONE
         });
-        self.epoch += 1;
+        for (epoch, local) in self.epochs.iter_mut().zip(&mut self.local) {
+            *epoch += u64::from(core::mem::take(local));
+        }
     }
 
     /// Forgets the page of `linear`, for every MMU index.
@@ -228,7 +244,10 @@ impl Tlb {
         self.slow[i].tag = NONE;
         self.fast[i] = NO_FAST;
         self.code[i % CODE_ENTRIES].0 = NONE;
-        self.epoch += 1;
+        let bit = (linear / PAGE) as usize % FETCHED;
+        if self.fetched[bit / 64] >> (bit % 64) & 1 != 0 {
+            self.flush_jumps();
+        }
     }
 
     /// Takes back direct writes where `keep` denies the arena page.
@@ -245,12 +264,12 @@ impl Tlb {
 
     /// Voids caches of fetch addresses without forgetting translations.
     pub fn flush_jumps(&mut self) {
-        self.epoch += 1;
+        self.epochs.iter_mut().for_each(|epoch| *epoch += 1);
     }
 
-    /// Changes whenever a fetch address found earlier may be void.
+    /// Changes whenever a fetch address found earlier with this MMU index may be void.
     #[inline(always)]
-    pub fn epoch(&self) -> u64 {
-        self.epoch
+    pub fn epoch(&self, mmu: u8) -> u64 {
+        self.epochs[usize::from(mmu & 3)]
     }
 }

@@ -63,7 +63,7 @@ impl Host for Native {
 
     #[cfg(all(feature = "jit", target_os = "linux"))]
     fn compiler(&self, shims: Shims, wait: bool) -> Option<Box<dyn Compiler>> {
-        match orrery_cpu::jit::native::Native::new(shims, !wait) {
+        match orrery_cpu::jit::native::Native::listed(shims, !wait, listing()) {
             Ok(native) => Some(Box::new(native)),
             Err(e) => {
                 tracing::warn!("{e}: everything is interpreted");
@@ -83,6 +83,26 @@ impl Host for Native {
         // Without a folder of its own the count is kept in memory; that is no reason to fail.
         std::fs::create_dir_all(&folder).ok()?;
         Some(folder.join("diagnostic.qcow2").to_string_lossy().into_owned())
+    }
+}
+
+/// What `ORRERY_PERF_MAP` (any value) and `ORRERY_OUT_ASM` (a file) ask for: the places of compiled
+/// code for `perf`, and the code itself.
+#[cfg(all(feature = "jit", target_os = "linux"))]
+fn listing() -> orrery_cpu::jit::native::Listing {
+    let create = |name: std::path::PathBuf| -> Option<Box<dyn std::io::Write + Send>> {
+        match std::fs::File::create(&name) {
+            Ok(file) => Some(Box::new(std::io::BufWriter::new(file))),
+            Err(e) => {
+                tracing::warn!("cannot write '{}': {e}", name.display());
+                None
+            }
+        }
+    };
+    let map = format!("/tmp/perf-{}.map", std::process::id());
+    orrery_cpu::jit::native::Listing {
+        map: std::env::var_os("ORRERY_PERF_MAP").and_then(|_| create(map.into())),
+        code: std::env::var_os("ORRERY_OUT_ASM").and_then(|name| create(name.into())),
     }
 }
 

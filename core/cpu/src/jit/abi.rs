@@ -11,9 +11,9 @@
 //! [`Context::pages`]: what might is the last instruction of its block, which ends in
 //! [`Op::Leave`](crate::ir::Op::Leave).
 //!
-//! **What it must do**: at the start of each block charge [`RBlock::insns`] to the budget; if that
-//! leaves less than nothing, give it back and stop with [`stop::LOOKUP`] at the block's program
-//! counter. Before a block in a page other than that of the block it comes from
+//! **What it must do**: at the start of each block charge [`RBlock::insns`] to the budget, which must
+//! not fall below nothing: stop with [`stop::LOOKUP`] at the block's program counter before it does,
+//! also some way ahead ([`flow::budget`](crate::region::flow::budget)), and even on entry. Before a block in a page other than that of the block it comes from
 //! ([`Region::edge`]), stop with `LOOKUP` there when the page's bit in [`Context::pages`] is
 //! clear. On every stop: write back the variables that changed, [`Context::left`] and
 //! [`Context::pc`]. Where an instruction does not complete ([`stop::FAULT`], [`stop::RESTART`]), the
@@ -93,11 +93,13 @@ pub struct Link {
     pub tag: u64,
     /// The region.
     pub code: Option<Entry>,
+    /// Its number, for the runtime.
+    pub region: u32,
 }
 
 impl Link {
     /// A link that never holds.
-    pub const NONE: Self = Self { pc: 0, tag: u64::MAX, code: None };
+    pub const NONE: Self = Self { pc: 0, tag: u64::MAX, code: None, region: 0 };
     /// Offset of the program counter.
     pub const PC: u32 = offset_of!(Self, pc) as u32;
     /// Offset of the tag.

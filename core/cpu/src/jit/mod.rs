@@ -23,6 +23,8 @@ pub struct Job {
     pub id: u64,
     /// The region.
     pub region: Region,
+    /// The best code, in however much time, in place of code made quickly. Back ends may have one kind.
+    pub best: bool,
 }
 
 /// A compiled region, or one that could not be compiled.
@@ -59,8 +61,12 @@ pub struct Policy {
     pub heat: u8,
     /// Every block that is looked up becomes a region at once, and is waited for: for tests.
     pub eager: bool,
+    /// How often a region must be found running to be compiled again, for the best code. `None`: never.
+    pub best: Option<u8>,
     /// How far a region may go.
     pub limits: Limits,
+    /// How far one may go that is compiled again if need be.
+    pub quick: Limits,
     /// Most bytes of code in use before everything is forgotten.
     pub bytes: usize,
 }
@@ -68,8 +74,10 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         // The browser's compiler takes part of the machine's own thread.
-        let heat = if cfg!(target_arch = "wasm32") { 32 } else { 3 };
-        Self { heat, eager: false, limits: Limits::default(), bytes: 64 << 20 }
+        let (heat, best) = if cfg!(target_arch = "wasm32") { (32, None) } else { (2, Some(60)) };
+        let limits = Limits::default();
+        let quick = Limits { blocks: 32, insns: 300, ..limits };
+        Self { heat, eager: false, best, limits, quick, bytes: 64 << 20 }
     }
 }
 
@@ -80,6 +88,8 @@ pub struct JitStats {
     pub formed: u64,
     /// Guest instructions in them.
     pub insns: u64,
+    /// How many of them for the best code.
+    pub best: u64,
     /// Regions whose code is in use or was.
     pub compiled: u64,
     /// Bytes of code made.
@@ -100,8 +110,12 @@ pub struct JitStats {
 
 /// Instructions the interpreter runs before it is looked at.
 pub(crate) const SAMPLE: i64 = 4096;
+/// Guest instructions compiled code runs before it is looked at.
+const SAMPLE_COMPILED: i64 = 32 << 10;
 /// Most jobs waiting for the compiler: what is hot then stays so.
-const MAX_PENDING: usize = 32;
+const MAX_PENDING: usize = 40;
+/// Most of them when one for the best code is added.
+const MAX_PENDING_BEST: usize = 16;
 
 /// A compiler with what it is working on.
 pub(crate) struct Tier {
@@ -117,13 +131,15 @@ pub(crate) struct Tier {
     live: usize,
     /// Instructions interpreted since the last look.
     pub(crate) since: i64,
+    /// Those run in compiled code since the last look at that.
+    ran: i64,
 }
 
 impl Tier {
     pub(crate) fn new(compiler: Box<dyn Compiler>, policy: Policy) -> Self {
         let stats = JitStats::default();
         let (modes, sizes) = (Vec::new(), FxHashMap::default());
-        Self { compiler, policy, stats, generation: 0, modes, sizes, live: 0, since: 0 }
+        Self { compiler, policy, stats, generation: 0, modes, sizes, live: 0, since: 0, ran: 0 }
     }
 
     /// What links hold for in this mode and epoch: no other mode or epoch has the same.
@@ -144,18 +160,30 @@ impl Tier {
         self.live >= self.policy.bytes
     }
 
-    pub(crate) fn busy(&self) -> bool {
-        self.compiler.pending() >= MAX_PENDING
+    pub(crate) fn busy(&self, best: bool) -> bool {
+        self.compiler.pending() >= if best { MAX_PENDING_BEST } else { MAX_PENDING }
+    }
+
+    /// Compiled code ran so many instructions; answers whether to look at it.
+    pub(crate) fn ran(&mut self, insns: i64) -> bool {
+        self.stats.run += insns as u64;
+        self.ran += insns;
+        let look = self.ran >= SAMPLE_COMPILED;
+        if look {
+            self.ran = 0;
+        }
+        look
     }
 
     fn id(&self, region: u32) -> u64 {
         u64::from(self.generation) << 32 | u64::from(region)
     }
 
-    pub(crate) fn submit(&mut self, number: u32, region: Region) {
+    pub(crate) fn submit(&mut self, number: u32, region: Region, best: bool) {
         self.stats.formed += 1;
+        self.stats.best += u64::from(best);
         self.stats.insns += u64::from(region.insns());
-        self.compiler.submit(Job { id: self.id(number), region });
+        self.compiler.submit(Job { id: self.id(number), region, best });
     }
 
     /// The regions that are ready.

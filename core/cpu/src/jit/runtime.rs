@@ -27,13 +27,14 @@ struct Engine<I: Isa> {
 }
 
 /// Runs a compiled region whose pages in `pages` are in place. `run.left` is at least what its
-/// first block needs.
+/// first block needs. `region` is its number, and then that of the last one that was entered from here.
 pub(crate) fn enter<I: Isa>(
     core: &mut Core<I>,
     run: &mut Run<'_>,
     mut code: Entry,
     pages: u32,
     tag: u64,
+    region: &mut u32,
 ) -> Stop<I> {
     let (core, run) = (&raw mut *core, &raw mut *run);
     let mut engine = Engine::<I> { core, run: run.cast(), trap: None };
@@ -63,7 +64,7 @@ pub(crate) fn enter<I: Isa>(
         let link = unsafe { &(&*core).links }[Link::slot(ctx.pc)];
         match link.code {
             Some(next) if link.pc == ctx.pc && link.tag == ctx.tag => {
-                (code, ctx.pages) = (next, u32::MAX);
+                (code, ctx.pages, *region) = (next, u32::MAX, link.region);
             }
             _ => break why,
         }

@@ -5,7 +5,7 @@
 
 use super::Region;
 use crate::frame::FIRST_TEMP;
-use crate::ir::{Fx, Op, Var, opt};
+use crate::ir::{Fx, Op, Val, Var, opt};
 
 /// A guest variable as a bit; nothing for a temporary.
 pub const fn bit(v: Var) -> u64 {
@@ -53,5 +53,110 @@ pub(crate) fn dirty(region: &mut Region) {
                 *d |= changed;
             }
         }
+    }
+}
+
+/// Where a back end looks at the budget: on entry, and on ways to blocks that are so marked. Every loop has
+/// one, and from one look to the next there are not many instructions.
+pub struct Budget {
+    /// At least so many instructions must be left when a block that is looked before is entered:
+    /// enough to get to the next look.
+    pub need: Vec<u32>,
+    /// Ways to the block look at the budget first.
+    pub look: Vec<bool>,
+}
+
+/// Most instructions between two looks, except within one block: what is left of a slice when a look
+/// fails is interpreted.
+const MOST: u32 = 128;
+
+/// Finds where to look at the budget.
+pub fn budget(region: &Region) -> Budget {
+    let n = region.blocks.len();
+    let ways: Vec<Vec<usize>> = region
+        .blocks
+        .iter()
+        .map(|b| {
+            let mut to = Vec::new();
+            for op in &b.ops {
+                match *op {
+                    Op::ExitIf { pc, .. } | Op::Goto { pc } => to.extend(region.block_at(pc)),
+                    Op::GotoVar { pc: Val::Imm(pc) } => to.extend(region.block_at(pc)),
+                    Op::GotoVar { .. } => to.extend(&region.returns),
+                    _ => {}
+                }
+            }
+            to
+        })
+        .collect();
+    let mut b = Budget { need: vec![0; n], look: vec![false; n] };
+    // Depth first: a way to a block that is not done yet closes a loop.
+    let (mut open, mut done) = (vec![false; n], vec![false; n]);
+    for root in 0..n {
+        if done[root] {
+            continue;
+        }
+        let mut stack = vec![(root, 0)];
+        open[root] = true;
+        while let Some((at, next)) = stack.last_mut() {
+            let at = *at;
+            if let Some(&to) = ways[at].get(*next) {
+                *next += 1;
+                if open[to] {
+                    b.look[to] = true;
+                } else if !done[to] {
+                    open[to] = true;
+                    stack.push((to, 0));
+                }
+                continue;
+            }
+            let own = region.blocks[at].insns;
+            let far = |b: &Budget| {
+                let after = ways[at].iter().filter(|&&to| !b.look[to]).map(|&to| b.need[to]);
+                own + after.max().unwrap_or(0)
+            };
+            b.need[at] = far(&b);
+            if b.need[at] > MOST {
+                ways[at].iter().for_each(|&to| b.look[to] = true);
+                b.need[at] = own;
+            }
+            (open[at], done[at]) = (false, true);
+            stack.pop();
+        }
+    }
+    b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::region::RBlock;
+
+    fn region(blocks: &[(u32, &[u64])]) -> Region {
+        let block = |(n, &(insns, ways)): (usize, &(u32, &[u64]))| {
+            let (last, rest) = ways.split_last().expect("a way out");
+            let cmp = crate::ir::Cmp::new(crate::ir::Cond::Eq, crate::ir::Width::W64, Var(0), 0u64);
+            let mut ops: Vec<Op> = rest.iter().map(|&pc| Op::ExitIf { cmp, pc }).collect();
+            ops.push(Op::Goto { pc: *last });
+            RBlock { pc: n as u64, page: 0, insns, ops, dirty_in: 0 }
+        };
+        Region::of_blocks([64; FIRST_TEMP as usize], blocks.iter().enumerate().map(block).collect())
+    }
+
+    #[test]
+    fn every_loop_has_a_look_and_no_way_between_two_is_longer_than_said() {
+        // 0 -> 1 -> 2 -> 1, 2 -> 3, 0 -> 3, 3 -> out
+        let r = region(&[(5, &[3, 1]), (10, &[2]), (20, &[1, 3]), (7, &[99])]);
+        let b = budget(&r);
+        assert_eq!(b.look, [false, true, false, false]);
+        assert_eq!(b.need, [12, 37, 27, 7]);
+    }
+
+    #[test]
+    fn long_ways_have_looks_on_them() {
+        let r = region(&[(60, &[1]), (60, &[2]), (60, &[3]), (60, &[9])]);
+        let b = budget(&r);
+        assert_eq!(b.look, [false, false, true, false]);
+        assert_eq!(b.need, [120, 60, 120, 60]);
     }
 }

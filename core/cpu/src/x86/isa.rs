@@ -183,6 +183,10 @@ impl Isa for X86Isa {
         key & key::SINGLE != 0
     }
 
+    fn fetch_mmu(key: u64) -> u8 {
+        u8::from(key & key::USER != 0)
+    }
+
     fn code_window(cpu: &X86, pc: u64) -> Result<CodeWindow, Fault> {
         let mmu = cpu.fetch_rights() as u8;
         let cs = &cpu.sys.seg[seg::CS];
@@ -304,6 +308,32 @@ impl Isa for X86Isa {
             env.code_window_changed();
         }
         poll
+    }
+
+    fn is_quiet(cpu: &mut X86, index: usize, board: &Board) -> bool {
+        let pins = board.pins(index);
+        let s = &cpu.sys;
+        let rest = cpu.frame.ints[var::EFLAGS_REST];
+        let edges = pins.init.has_edge() | pins.nmi.has_edge() | pins.smi.has_edge();
+        let pending = edges
+            | pins.sipi.is_pending()
+            | (pins.a20.level() != s.a20)
+            | cpu.x87.pending()
+            | s.ignore_error
+            | pins.ferr.level()
+            | s.init_pending
+            | s.nmi_pending
+            | s.smi_pending
+            | (s.shadow != 0)
+            | (s.debug_pending != 0)
+            | s.yielding
+            | cpu.reset_request
+            | cpu.breakpoints();
+        !pending
+            && s.activity == Activity::Running
+            && rest & flag::TF == 0
+            && !s.step_armed
+            && (rest & flag::IF == 0 || !pins.intr.level())
     }
 
     fn stepped(env: &mut Env<'_, Self>) {

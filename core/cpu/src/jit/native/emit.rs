@@ -71,6 +71,7 @@ pub(super) struct Emit<'a, 'f> {
     /// Guest variables that the region reads or writes.
     used: u64,
     blocks: Vec<Block>,
+    budget: flow::Budget,
     /// The block being emitted, and the number of the instruction in it, from 1.
     at: usize,
     insn: u32,
@@ -146,6 +147,7 @@ impl<'a, 'f> Emit<'a, 'f> {
             trap: b.import_signature(signature(conv, &[PTR, I32, I64], &[])),
         };
         let blocks = region.blocks.iter().map(|_| b.create_block()).collect();
+        let looks = flow::budget(region);
         let mut e = Self {
             b,
             region,
@@ -157,6 +159,7 @@ impl<'a, 'f> Emit<'a, 'f> {
             vars: [None; INTS],
             used,
             blocks,
+            budget: looks,
             at: 0,
             insn: 0,
             pc: 0,
@@ -167,6 +170,7 @@ impl<'a, 'f> Emit<'a, 'f> {
             done: false,
             sigs,
         };
+        e.look(0, budget);
         e.read_all();
         let first = e.blocks[0];
         e.b.ins().jump(first, &[]);
@@ -189,16 +193,8 @@ impl<'a, 'f> Emit<'a, 'f> {
         self.b.switch_to_block(self.blocks[n]);
         self.done = false;
         self.most.fill(u64::MAX);
-        // The budget.
         let before = self.b.use_var(self.left);
         let after = self.b.ins().iadd_imm_s(before, -i64::from(block.insns));
-        let (out, on) = (self.cold(), self.b.create_block());
-        let over = self.b.ins().icmp_imm_s(IntCC::SignedLessThan, after, 0);
-        self.b.ins().brif(over, out, &[], on, &[]);
-        self.b.switch_to_block(out);
-        let pc = self.konst(block.pc);
-        self.leave(stop::LOOKUP, pc, before);
-        self.b.switch_to_block(on);
         self.b.def_var(self.left, after);
         for op in &block.ops {
             self.op(op);
@@ -318,6 +314,19 @@ impl<'a, 'f> Emit<'a, 'f> {
         self.b.ins().return_(&[status]);
     }
 
+    /// Stops before block `to` unless enough is left to get to the next look. What only the stop needs is
+    /// computed nowhere else, as it would be if the block did this itself.
+    fn look(&mut self, to: usize, left: Value) {
+        let (pc, need) = (self.region.blocks[to].pc, self.budget.need[to]);
+        let (out, on) = (self.cold(), self.b.create_block());
+        let short = self.b.ins().icmp_imm_s(IntCC::SignedLessThan, left, i64::from(need));
+        self.b.ins().brif(short, out, &[], on, &[]);
+        self.b.switch_to_block(out);
+        let pc = self.konst(pc);
+        self.leave(stop::LOOKUP, pc, left);
+        self.b.switch_to_block(on);
+    }
+
     /// Goes on at `pc` with `back` instructions given back.
     fn go(&mut self, pc: u64, back: u32) {
         let mut left = self.b.use_var(self.left);
@@ -337,6 +346,9 @@ impl<'a, 'f> Emit<'a, 'f> {
             let pc = self.konst(pc);
             self.leave(stop::LOOKUP, pc, left);
             self.b.switch_to_block(on);
+        }
+        if self.budget.look[to] {
+            self.look(to, left);
         }
         self.b.def_var(self.left, left);
         let to = self.blocks[to];

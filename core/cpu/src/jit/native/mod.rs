@@ -5,7 +5,8 @@
 mod emit;
 mod memory;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -22,6 +23,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
 use super::abi::{Context, Shims};
 use super::{Compiler, Done, Job};
+use crate::ir::text::dump;
 use crate::region::Region;
 use emit::{Emit, PTR, Targets, signature};
 use memory::{Arena, entry};
@@ -45,39 +47,77 @@ pub enum NativeError {
 
 /// Makes functions of regions.
 struct Maker {
+    /// For the best code.
     isa: OwnedTargetIsa,
+    /// For code made quickly: a fifth of the time, and half as fast again in the worst case.
+    quick: OwnedTargetIsa,
     targets: Targets,
     frontend: FunctionBuilderContext,
     codegen: Codegen,
+    listing: Listing,
+}
+
+/// What is said about the code as it is made, for those who profile it.
+#[derive(Default)]
+pub struct Listing {
+    /// Where each region's code is, in the form of `perf`'s `/tmp/perf-PID.map`.
+    pub map: Option<Box<dyn Write + Send>>,
+    /// The operations of each region, and its code disassembled.
+    pub code: Option<Box<dyn Write + Send>>,
+}
+
+impl Listing {
+    fn region(&mut self, region: &Region, place: usize, bytes: usize, text: Option<&str>) {
+        let pc = region.pc();
+        // What cannot be written is not said.
+        if let Some(map) = &mut self.map {
+            let _ = writeln!(map, "{place:x} {bytes:x} guest_{pc:x}");
+            let _ = map.flush();
+        }
+        if let Some(code) = &mut self.code {
+            let _ = writeln!(code, "== region {pc:#x} at {place:#x}, {bytes} bytes");
+            for block in &region.blocks {
+                let ops = dump(&block.ops);
+                let _ = writeln!(code, "-- block {:#x}, {} insns\n{ops}", block.pc, block.insns);
+            }
+            let _ = writeln!(code, "{}", text.unwrap_or("(no text)"));
+        }
+    }
 }
 
 impl Maker {
     fn new(shims: Shims) -> Result<Self, NativeError> {
         let host = |e: &dyn std::fmt::Display| NativeError::Host(e.to_string());
-        let mut flags = settings::builder();
-        for (name, value) in [
-            ("opt_level", "speed"),
-            ("is_pic", "false"),
-            ("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" }),
-            ("enable_probestack", "false"),
-            ("unwind_info", "false"),
-        ] {
-            flags.set(name, value).map_err(|e| host(&e))?;
-        }
-        let isa = cranelift_native::builder()
-            .map_err(|e| host(&e))?
-            .finish(settings::Flags::new(flags))
-            .map_err(|e| host(&e))?;
+        let isa = |opt: &str, allocator: &str| {
+            let mut flags = settings::builder();
+            for (name, value) in [
+                ("opt_level", opt),
+                ("regalloc_algorithm", allocator),
+                ("is_pic", "false"),
+                ("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" }),
+                ("enable_probestack", "false"),
+                ("unwind_info", "false"),
+            ] {
+                flags.set(name, value).map_err(|e| host(&e))?;
+            }
+            let isa = cranelift_native::builder().map_err(|e| host(&e))?;
+            isa.finish(settings::Flags::new(flags)).map_err(|e| host(&e))
+        };
+        let (quick, isa) = (isa("none", "single_pass")?, isa("speed", "backtracking")?);
         let targets = Targets { shims, load: 0, store: 0, probe: 0, vload: 0, vstore: 0, call: 0 };
         let (frontend, codegen) = (FunctionBuilderContext::new(), Codegen::new());
-        Ok(Self { isa, targets, frontend, codegen })
+        Ok(Self { isa, quick, targets, frontend, codegen, listing: Listing::default() })
     }
 
     /// Compiles what is in `codegen.func`.
-    fn finish(&mut self) -> Result<Vec<u8>, String> {
-        let made = self.codegen.compile(&*self.isa, &mut ControlPlane::default());
+    fn finish(&mut self, best: bool) -> Result<(Vec<u8>, Option<String>), String> {
+        let isa = if best { &self.isa } else { &self.quick };
+        self.codegen.set_disasm(self.listing.code.is_some());
+        let made = self.codegen.compile(&**isa, &mut ControlPlane::default());
         let result = match made {
-            Ok(code) if code.buffer.relocs().is_empty() => Ok(code.buffer.data().to_vec()),
+            Ok(code) if code.buffer.relocs().is_empty() => {
+                Ok((code.buffer.data().to_vec(), code.vcode.clone()))
+            }
             Ok(_) => Err("code with relocations".to_string()),
             Err(e) => Err(match e.inner {
                 CodegenError::Verifier(v) => format!("{v}"),
@@ -111,17 +151,17 @@ impl Maker {
         b.ins().return_(&[]);
         b.seal_all_blocks();
         b.finalize(self.isa.frontend_config());
-        self.finish()
+        self.finish(true).map(|(code, _)| code)
     }
 
-    fn region(&mut self, region: &Region) -> Result<Vec<u8>, String> {
+    fn region(&mut self, region: &Region, best: bool) -> Result<(Vec<u8>, Option<String>), String> {
         let conv = self.isa.default_call_conv();
         let sig = signature(conv, &[PTR], &[I32]);
         self.codegen.func = Function::with_name_signature(UserFuncName::default(), sig);
         let b = FunctionBuilder::new(&mut self.codegen.func, &mut self.frontend);
         let b = Emit::new(b, region, &self.targets, conv).run();
         b.finalize(self.isa.frontend_config());
-        self.finish()
+        self.finish(best)
     }
 }
 
@@ -154,6 +194,11 @@ impl Native {
     /// A compiler for the clusters whose shims these are, on a thread of its own, or in the thread
     /// of its caller.
     pub fn new(shims: Shims, threaded: bool) -> Result<Self, NativeError> {
+        Self::listed(shims, threaded, Listing::default())
+    }
+
+    /// The same, saying what it makes.
+    pub fn listed(shims: Shims, threaded: bool, listing: Listing) -> Result<Self, NativeError> {
         let mut maker = Maker::new(shims)?;
         let mut arena = Arena::new(ARENA)?;
         let (three, four) = ([PTR, I64, I32], [PTR, I64, I64, I32]);
@@ -168,6 +213,7 @@ impl Native {
         let vload = stub(s.vload as usize, &three)?;
         let vstore = stub(s.vstore as usize, &three)?;
         let call = stub(s.call as usize, &[PTR, I32])?;
+        maker.listing = listing;
         maker.targets = Targets { shims, load, store, probe, vload, vstore, call };
         let shared = Arc::new(Shared {
             arena: Mutex::new(arena),
@@ -182,10 +228,22 @@ impl Native {
             let (shared, failed) = (shared.clone(), failed.clone());
             #[expect(clippy::disallowed_methods, reason = "compiled code changes no result")]
             let thread = std::thread::spawn(move || {
-                for job in todo {
+                // What is wanted soon goes before what is wanted good.
+                let mut waiting: [VecDeque<Job>; 2] = Default::default();
+                loop {
+                    if waiting.iter().all(VecDeque::is_empty) {
+                        let Ok(job) = todo.recv() else { break };
+                        waiting[usize::from(job.best)].push_back(job);
+                    }
+                    for job in todo.try_iter() {
+                        waiting[usize::from(job.best)].push_back(job);
+                    }
                     if shared.stop.load(Relaxed) {
                         break;
                     }
+                    let Some(job) = waiting.iter_mut().find_map(VecDeque::pop_front) else {
+                        continue;
+                    };
                     let done = make(&mut maker, &shared, &failed, &job);
                     if finished.send(done).is_err() {
                         break;
@@ -206,9 +264,12 @@ impl Native {
 fn make(maker: &mut Maker, shared: &Shared, failed: &Mutex<Vec<String>>, job: &Job) -> Done {
     let start = clock();
     let mut done = Done { id: job.id, code: None, bytes: 0, nanos: 0 };
-    match maker.region(&job.region) {
-        Ok(code) => {
+    match maker.region(&job.region, job.best) {
+        Ok((code, text)) => {
             let place = shared.arena.lock().expect("no panic while held").put(&code);
+            if let Some(place) = place {
+                maker.listing.region(&job.region, place, code.len(), text.as_deref());
+            }
             done.code = place.map(entry);
             done.bytes = code.len();
         }
