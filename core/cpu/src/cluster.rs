@@ -98,7 +98,9 @@ impl<I: Isa> Cluster<I> {
 
     /// What came of compiling, if a compiler was lent.
     pub fn jit_stats(&self) -> Option<JitStats> {
-        self.tier.as_ref().map(Tier::stats)
+        let Stats { singles, polls, lookups, traps, .. } = self.stats;
+        let stats = self.tier.as_ref().map(Tier::stats)?;
+        Some(JitStats { singles, polls, lookups, traps, ..stats })
     }
 
     /// A CPU's state.

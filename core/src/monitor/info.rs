@@ -29,7 +29,39 @@ const TOPICS: &[(&str, &str, Show)] =
         ("history", "show the command line history", |_, _| say(String::new())),
         ("irq", "show the interrupts statistics", |_, _| say(String::new())),
         ("jit", "show dynamic compiler info", |d, _| {
-            say(format!("instructions executed  {}\n", d.machine.board.icount()))
+            let insns = d.machine.board.icount();
+            let mut text = format!("instructions executed  {insns}\n");
+            if let Some(s) = d.machine.cpus.jit_stats() {
+                let ms = s.nanos / 1_000_000;
+                text += &format!(
+                    "... in compiled code   {}\n\
+                     regions                {} ({} for the best code), {} instructions\n\
+                     compiled               {} in {ms} ms, {} bytes, {} failed\n\
+                     dropped                {}\n\
+                     bytes in use           {}\n\
+                     entered                {}, refused {}\n\
+                     looks at pins          {}\n\
+                     lookups                {}\n\
+                     single instructions    {}\n\
+                     traps                  {}\n",
+                    s.run,
+                    s.formed,
+                    s.best,
+                    s.insns,
+                    s.compiled,
+                    s.bytes,
+                    s.failed,
+                    s.dropped,
+                    s.live,
+                    s.entered,
+                    s.refused,
+                    s.polls,
+                    s.lookups,
+                    s.singles,
+                    s.traps
+                );
+            }
+            say(text)
         }),
         ("kvm", "show KVM information", |_, _| say("kvm support: not compiled\n".into())),
         ("mem", "show the active virtual memory mappings", |d, _| d.info_mem()),

@@ -104,8 +104,18 @@ pub struct JitStats {
     pub run: u64,
     /// Times a region could not be entered.
     pub refused: u64,
+    /// Regions that could not be compiled.
+    pub failed: u64,
     /// Bytes of code in use.
     pub live: usize,
+    /// Instructions run on their own (devices, code changes, end of a slice).
+    pub singles: u64,
+    /// Times the run loop looked at pins and attention.
+    pub polls: u64,
+    /// Block lookups past links and remembered jumps.
+    pub lookups: u64,
+    /// Traps delivered.
+    pub traps: u64,
 }
 
 /// Instructions the interpreter runs before it is looked at.
@@ -199,6 +209,8 @@ impl Tier {
                 self.live += done.bytes;
                 self.sizes.insert(done.id as u32, done.bytes);
                 ready.push((done.id as u32, code));
+            } else {
+                self.stats.failed += 1;
             }
         }
         ready

@@ -84,6 +84,11 @@ pub(super) struct Emit<'a, 'f> {
     /// At most this is in a variable, as far as the instruction says.
     most: [u64; INTS],
     labels: Vec<(Label, Block)>,
+    /// Guest variables are kept in the frame: stored when set, and loaded once in a block. Much
+    /// less to compile.
+    quick: bool,
+    /// Guest variables loaded in this block, or set.
+    known: u64,
     /// The current Cranelift block has its terminator.
     done: bool,
     sigs: Sigs,
@@ -126,10 +131,12 @@ impl<'a, 'f> Emit<'a, 'f> {
         region: &'a Region,
         targets: &'a Targets,
         conv: CallConv,
+        quick: bool,
     ) -> Self {
         let entry = b.create_block();
         b.append_block_params_for_function_params(entry);
         b.switch_to_block(entry);
+        b.seal_block(entry);
         let ctx = b.block_params(entry)[0];
         let frame = b.ins().load(PTR, fixed(), ctx, Context::FRAME as i32);
         let tlb = b.ins().load(PTR, fixed(), ctx, Context::TLB as i32);
@@ -167,6 +174,8 @@ impl<'a, 'f> Emit<'a, 'f> {
             skipped: 0,
             most: [u64::MAX; INTS],
             labels: Vec::new(),
+            quick,
+            known: 0,
             done: false,
             sigs,
         };
@@ -192,6 +201,7 @@ impl<'a, 'f> Emit<'a, 'f> {
         (self.at, self.insn, self.pc, self.dirty) = (n, 0, block.pc, block.dirty_in);
         self.b.switch_to_block(self.blocks[n]);
         self.done = false;
+        self.known = 0;
         self.most.fill(u64::MAX);
         let before = self.b.use_var(self.left);
         let after = self.b.ins().iadd_imm_s(before, -i64::from(block.insns));
@@ -212,6 +222,12 @@ impl<'a, 'f> Emit<'a, 'f> {
             let left = self.b.use_var(self.left);
             self.leave(stop::LOOKUP, pc, left);
         }
+    }
+
+    /// Goes on in a block that all ways to are there.
+    fn begin(&mut self, block: Block) {
+        self.b.switch_to_block(block);
+        self.b.seal_block(block);
     }
 
     fn cold(&mut self) -> Block {
@@ -235,13 +251,23 @@ impl<'a, 'f> Emit<'a, 'f> {
     }
 
     fn get(&mut self, v: Var) -> Value {
-        let v = self.variable(v);
-        self.b.use_var(v)
+        let bit = flow::bit(v);
+        let slot = self.variable(v);
+        if self.quick && bit & !self.known != 0 {
+            let value = self.b.ins().load(I64, own(), self.frame, int_offset(v.0) as i32);
+            self.b.def_var(slot, value);
+            self.known |= bit;
+        }
+        self.b.use_var(slot)
     }
 
     fn set(&mut self, d: Var, value: Value) {
         let v = self.variable(d);
         self.b.def_var(v, value);
+        if self.quick && !d.is_temp() {
+            self.b.ins().store(own(), value, self.frame, int_offset(d.0) as i32);
+            self.known |= flow::bit(d);
+        }
         self.most[usize::from(d.0)] = u64::MAX;
     }
 
@@ -272,8 +298,12 @@ impl<'a, 'f> Emit<'a, 'f> {
         if self.b.func.dfg.value_type(v) == I64 { v } else { self.b.ins().uextend(I64, v) }
     }
 
-    /// Loads every variable from the frame.
+    /// Loads every variable from the frame, or forgets what was loaded.
     fn read_all(&mut self) {
+        self.known = 0;
+        if self.quick {
+            return;
+        }
         let used = self.used;
         for v in (0..FIRST_TEMP).filter(|v| used >> v & 1 != 0) {
             let value = self.b.ins().load(I64, own(), self.frame, int_offset(v) as i32);
@@ -283,6 +313,9 @@ impl<'a, 'f> Emit<'a, 'f> {
 
     /// Stores the variables that changed; they still count as changed where the hot path goes on.
     fn write_back(&mut self) {
+        if self.quick {
+            return;
+        }
         let dirty = self.dirty;
         for v in (0..FIRST_TEMP).filter(|v| dirty >> v & 1 != 0) {
             let value = self.get(Var(v));
@@ -321,10 +354,10 @@ impl<'a, 'f> Emit<'a, 'f> {
         let (out, on) = (self.cold(), self.b.create_block());
         let short = self.b.ins().icmp_imm_s(IntCC::SignedLessThan, left, i64::from(need));
         self.b.ins().brif(short, out, &[], on, &[]);
-        self.b.switch_to_block(out);
+        self.begin(out);
         let pc = self.konst(pc);
         self.leave(stop::LOOKUP, pc, left);
-        self.b.switch_to_block(on);
+        self.begin(on);
     }
 
     /// Goes on at `pc` with `back` instructions given back.
@@ -342,10 +375,10 @@ impl<'a, 'f> Emit<'a, 'f> {
             let there = self.b.ins().band_imm_u(pages, 1 << page);
             let (out, on) = (self.cold(), self.b.create_block());
             self.b.ins().brif(there, on, &[], out, &[]);
-            self.b.switch_to_block(out);
+            self.begin(out);
             let pc = self.konst(pc);
             self.leave(stop::LOOKUP, pc, left);
-            self.b.switch_to_block(on);
+            self.begin(on);
         }
         if self.budget.look[to] {
             self.look(to, left);
@@ -367,9 +400,9 @@ impl<'a, 'f> Emit<'a, 'f> {
             let same = self.b.ins().icmp(IntCC::Equal, target, c);
             let (hit, miss) = (self.b.create_block(), self.b.create_block());
             self.b.ins().brif(same, hit, &[], miss, &[]);
-            self.b.switch_to_block(hit);
+            self.begin(hit);
             self.go(pc, 0);
-            self.b.switch_to_block(miss);
+            self.begin(miss);
         }
         let left = self.b.use_var(self.left);
         self.leave(stop::LOOKUP, target, left);
@@ -653,7 +686,7 @@ impl<'a, 'f> Emit<'a, 'f> {
         let hit = self.b.ins().icmp(IntCC::Equal, known, tag);
         let (on, miss) = (self.b.create_block(), self.cold());
         self.b.ins().brif(hit, on, &[], miss, &[]);
-        self.b.switch_to_block(on);
+        self.begin(on);
         let host = self.b.ins().load(I64, own(), entry, fast::HOST as i32);
         (self.b.ins().iadd(linear, host), miss)
     }
@@ -674,7 +707,7 @@ impl<'a, 'f> Emit<'a, 'f> {
         let status = self.b.ins().load(I32, own(), self.ctx, Context::STATUS as i32);
         let out = self.cold();
         self.b.ins().brif(status, out, &[], on, &[]);
-        self.b.switch_to_block(out);
+        self.begin(out);
         self.leave_here(status);
     }
 
@@ -687,16 +720,16 @@ impl<'a, 'f> Emit<'a, 'f> {
         let on = self.b.create_block();
         let result = self.b.append_block_param(on, I64);
         self.b.ins().jump(on, &[BlockArg::Value(v)]);
-        self.b.switch_to_block(miss);
+        self.begin(miss);
         self.store_left();
         let how = self.b.ins().iconst(I32, i64::from(access(w.bytes(), mem.mmu, rmw, 0)));
         self.shim(self.sigs.three, self.targets.load, &[self.ctx, linear, how]);
         let fine = self.cold();
         self.check_status(fine);
-        self.b.switch_to_block(fine);
+        self.begin(fine);
         let v = self.b.ins().load(I64, own(), self.ctx, Context::ARGS as i32);
         self.b.ins().jump(on, &[BlockArg::Value(v)]);
-        self.b.switch_to_block(on);
+        self.begin(on);
         result
     }
 
@@ -708,12 +741,12 @@ impl<'a, 'f> Emit<'a, 'f> {
         self.b.ins().store(guest(), low, host, 0);
         let on = self.b.create_block();
         self.b.ins().jump(on, &[]);
-        self.b.switch_to_block(miss);
+        self.begin(miss);
         self.store_left();
         let how = self.b.ins().iconst(I32, i64::from(access(w.bytes(), mem.mmu, false, 0)));
         self.shim(self.sigs.four, self.targets.store, &[self.ctx, linear, v, how]);
         self.check_status(on);
-        self.b.switch_to_block(on);
+        self.begin(on);
     }
 
     /// A vector access, or a probe: `f` is the fast path.
@@ -733,12 +766,12 @@ impl<'a, 'f> Emit<'a, 'f> {
         f(self, host);
         let on = self.b.create_block();
         self.b.ins().jump(on, &[]);
-        self.b.switch_to_block(miss);
+        self.begin(miss);
         self.store_left();
         let how = self.b.ins().iconst(I32, i64::from(access(size, mem.mmu, false, vec)));
         self.shim(self.sigs.three, target, &[self.ctx, linear, how]);
         self.check_status(on);
-        self.b.switch_to_block(on);
+        self.begin(on);
     }
 
     fn store_args(&mut self, args: &Args) {
@@ -769,7 +802,7 @@ impl<'a, 'f> Emit<'a, 'f> {
         if fx.has(Fx::FAULTS) {
             let on = if rare { self.cold() } else { self.b.create_block() };
             self.check_status(on);
-            self.b.switch_to_block(on);
+            self.begin(on);
         }
         if fx.has(Fx::WRITES) {
             self.read_all();
@@ -784,10 +817,10 @@ impl<'a, 'f> Emit<'a, 'f> {
     fn or_helper(&mut self, helper: Block, f: u16, d: Option<Var>, args: &Args) {
         let on = self.b.create_block();
         self.b.ins().jump(on, &[]);
-        self.b.switch_to_block(helper);
+        self.begin(helper);
         self.call(f, d, args, Fx::FAULTS, true);
         self.b.ins().jump(on, &[]);
-        self.b.switch_to_block(on);
+        self.begin(on);
     }
 
     fn label(&mut self, label: Label) -> Block {
@@ -996,6 +1029,7 @@ impl<'a, 'f> Emit<'a, 'f> {
                 }
                 self.b.switch_to_block(block);
                 self.done = false;
+                self.known = 0;
                 self.most.fill(u64::MAX);
             }
             Op::Jump { label } => {
@@ -1007,15 +1041,17 @@ impl<'a, 'f> Emit<'a, 'f> {
                 let c = self.cmp(&cmp);
                 let (to, on) = (self.label(label), self.b.create_block());
                 self.b.ins().brif(c, to, &[], on, &[]);
-                self.b.switch_to_block(on);
+                self.begin(on);
             }
             Op::TrapIf { cmp, id, arg } => {
                 let c = self.cmp(&cmp);
                 let (out, on) = (self.cold(), self.b.create_block());
                 self.b.ins().brif(c, out, &[], on, &[]);
-                self.b.switch_to_block(out);
+                self.begin(out);
+                let known = self.known;
                 self.trap(id, arg);
-                self.b.switch_to_block(on);
+                self.known = known;
+                self.begin(on);
             }
             Op::Trap { id, arg } => {
                 self.trap(id, arg);
@@ -1028,9 +1064,9 @@ impl<'a, 'f> Emit<'a, 'f> {
                     self.b.set_cold_block(out);
                 }
                 self.b.ins().brif(c, out, &[], on, &[]);
-                self.b.switch_to_block(out);
+                self.begin(out);
                 self.go(pc, self.region.blocks[self.at].insns - self.insn);
-                self.b.switch_to_block(on);
+                self.begin(on);
             }
             Op::Goto { pc } => {
                 self.go(pc, 0);

@@ -159,7 +159,7 @@ impl Maker {
         let sig = signature(conv, &[PTR], &[I32]);
         self.codegen.func = Function::with_name_signature(UserFuncName::default(), sig);
         let b = FunctionBuilder::new(&mut self.codegen.func, &mut self.frontend);
-        let b = Emit::new(b, region, &self.targets, conv).run();
+        let b = Emit::new(b, region, &self.targets, conv, !best).run();
         b.finalize(self.isa.frontend_config());
         self.finish(best)
     }

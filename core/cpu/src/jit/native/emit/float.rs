@@ -94,7 +94,7 @@ impl Emit<'_, '_> {
         let (on, helper) = (self.b.create_block(), self.cold());
         if !op.guarded() {
             self.b.ins().brif(fine, on, &[], helper, &[]);
-            self.b.switch_to_block(on);
+            self.begin(on);
             return helper;
         }
         let (var, mask, value) = self.region.guard;
@@ -106,9 +106,9 @@ impl Emit<'_, '_> {
             Some(exact) if inexact != 0 => {
                 let (next, rest) = (self.b.create_block(), self.b.create_block());
                 self.b.ins().brif(fine, next, &[], helper, &[]);
-                self.b.switch_to_block(next);
+                self.begin(next);
                 self.b.ins().brif(noted, on, &[], rest, &[]);
-                self.b.switch_to_block(rest);
+                self.begin(rest);
                 let clear = self.b.ins().icmp_imm_s(IntCC::Equal, v, (value & !inexact) as i64);
                 let exact = exact(self);
                 let both = self.b.ins().band(clear, exact);
@@ -119,7 +119,7 @@ impl Emit<'_, '_> {
                 self.b.ins().brif(fine, on, &[], helper, &[]);
             }
         }
-        self.b.switch_to_block(on);
+        self.begin(on);
         helper
     }
 
