@@ -563,7 +563,7 @@ impl<I: Isa> Cluster<I> {
     fn form_eagerly(&mut self, index: usize, board: &Board, mode: u64, id: u32) {
         let block = self.cache.block(id);
         // Both kinds of code are to be seen.
-        let best = self.cache.regions() % 2 == 0;
+        let best = self.cache.regions().is_multiple_of(2);
         if !block.formed && block.alive {
             self.form(index, board, mode, id, true, best);
             self.publish();

@@ -145,7 +145,7 @@ pub trait Isa: Sized + 'static {
     fn helper(f: u16, env: &mut Env<'_, Self>, args: &[u64; 6]) -> Result<u64, Self::Trap>;
     /// Pure function `f` of its arguments.
     fn pure(f: u16, args: &[u64; 6]) -> u64;
-    /// Appends ops that do the same as [`Op::Pure`](crate::ir::Op::Pure), without labels and with
+    /// Appends ops that do the same as [`Op::Pure`], without labels and with
     /// temporaries from `first` on, where compiled code has more of that than of a call. False: there are none.
     fn expand(f: u16, d: Var, args: &Args, first: u8, out: &mut Vec<Op>) -> bool {
         let _ = (f, d, args, first, out);

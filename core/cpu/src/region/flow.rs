@@ -111,11 +111,8 @@ pub fn budget(region: &Region) -> Budget {
                 continue;
             }
             let own = region.blocks[at].insns;
-            let far = |b: &Budget| {
-                let after = ways[at].iter().filter(|&&to| !b.look[to]).map(|&to| b.need[to]);
-                own + after.max().unwrap_or(0)
-            };
-            b.need[at] = far(&b);
+            let after = ways[at].iter().filter(|&&to| !b.look[to]).map(|&to| b.need[to]);
+            b.need[at] = own + after.max().unwrap_or(0);
             if b.need[at] > MOST {
                 ways[at].iter().for_each(|&to| b.look[to] = true);
                 b.need[at] = own;
