@@ -453,7 +453,8 @@ impl<I: Isa> Cluster<I> {
             };
             let stop = exec(core, &mut run, ram, start);
             *left = run.left + hold;
-            tier.since += before - run.left;
+            // The first block is charged already; many a way to the next region is that block alone.
+            tier.since += before - run.left + i64::from(self.cache.block_at(start).insns);
             if let Some(region) = covered {
                 self.cache.cover_again(region);
             }
@@ -664,25 +665,23 @@ impl<I: Isa> Cluster<I> {
         {
             let block = self.cache.block(id);
             let (start, insns, second) = (block.start, block.insns, block.second_page);
-            let fits = u64::from(block.bytes) <= window.len;
+            let mut fits = u64::from(block.bytes) <= window.len;
             match second {
-                None if fits => {
-                    if single == I::one_insn(mode) && self.debugger.breaks.is_empty() {
-                        let epoch = epoch::<I>(core, &self.cache, mode);
-                        core.remember(pc, mode, epoch, start, insns);
-                    }
-                    return Ok(id);
-                }
-                Some(second) if fits => {
+                None => {}
+                Some(_) if !fits => {}
+                Some(second) => {
                     let next =
                         (window.linear | (PAGE - 1)).wrapping_add(1) & I::linear_mask(env.cpu);
-                    if env.page(next, Access::Exec, window.mmu)?.offset
-                        == Some(second * PAGE as usize)
-                    {
-                        return Ok(id);
-                    }
+                    fits = env.page(next, Access::Exec, window.mmu)?.offset
+                        == Some(second * PAGE as usize);
                 }
-                _ => {}
+            }
+            if fits {
+                if single == I::one_insn(mode) && self.debugger.breaks.is_empty() {
+                    let epoch = epoch::<I>(core, &self.cache, mode);
+                    core.remember(pc, mode, epoch, start, insns);
+                }
+                return Ok(id);
             }
         }
         self.translate(index, board, mode, single, &Source { window, gpa: page.map.gpa, at })

@@ -121,6 +121,11 @@ pub trait Isa: Sized + 'static {
         let _ = key;
         0
     }
+    /// The MMU index of (nearly) all memory operations in code of this key.
+    fn data_mmu(key: u64) -> u8 {
+        let _ = key;
+        0
+    }
     /// Where `pc` fetches from, or the trap when nothing may be fetched there.
     fn code_window(cpu: &Self::Cpu, pc: u64) -> Result<CodeWindow, Self::Trap>;
     /// Emits the instruction at `pc`, whose bytes are at the start of `code`.

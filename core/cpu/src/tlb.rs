@@ -1,15 +1,18 @@
 //! Cached address translations of one CPU.
 //!
-//! A direct-mapped table of 4 KiB pages. The *fast* half is what the interpreter
+//! A direct-mapped table of 4 KiB pages for each MMU index, so that a kernel that looks at a program's
+//! pages does not push out what the program knows of them. The *fast* half is what the interpreter
 //! compares on every access: it holds a page only when the bytes can be reached
 //! directly in the arena. The *slow* half remembers what the page walk said, so that
 //! device pages and pages with translated code do not walk again.
 
 use crate::isa::{Access, Mapping};
 
-/// The table has two to the power of so many entries.
+/// The table of an MMU index has two to the power of so many entries.
 pub const BITS: u32 = 12;
 const ENTRIES: usize = 1 << BITS;
+const TABLES: usize = 4;
+const ALL: usize = ENTRIES * TABLES;
 const PAGE: u64 = 4096;
 const NONE: u64 = u64::MAX;
 
@@ -61,8 +64,8 @@ const NO_FAST: Fast = Fast { read: NONE, write: NONE, addend: 0, host: 0 };
 
 /// The table.
 pub struct Tlb {
-    fast: Box<[Fast; ENTRIES]>,
-    slow: Box<[Slow; ENTRIES]>,
+    fast: Box<[Fast; ALL]>,
+    slow: Box<[Slow; ALL]>,
     code: Box<[(u64, Entry); CODE_ENTRIES]>,
     /// Indices that may hold something, so that a flush costs what was used.
     used: Vec<u16>,
@@ -89,15 +92,19 @@ fn tag(linear: u64, mmu: u8) -> u64 {
     linear & !(PAGE - 1) | u64::from(mmu)
 }
 
-fn index(linear: u64) -> usize {
-    (linear / PAGE) as usize % ENTRIES
+fn index(linear: u64, mmu: u8) -> usize {
+    usize::from(mmu) % TABLES * ENTRIES + (linear / PAGE) as usize % ENTRIES
+}
+
+fn code_index(linear: u64) -> usize {
+    (linear / PAGE) as usize % CODE_ENTRIES
 }
 
 impl Tlb {
     /// An empty table.
     pub fn new() -> Self {
-        let fast = vec![NO_FAST; ENTRIES];
-        let slow = vec![Slow { tag: NONE, entry: NO_ENTRY, listed: false }; ENTRIES];
+        let fast = vec![NO_FAST; ALL];
+        let slow = vec![Slow { tag: NONE, entry: NO_ENTRY, listed: false }; ALL];
         Self {
             fast: fast.try_into().unwrap_or_else(|_| unreachable!("of that length")),
             slow: slow.try_into().unwrap_or_else(|_| unreachable!("of that length")),
@@ -122,15 +129,15 @@ impl Tlb {
         }
     }
 
-    /// The fast half.
-    pub fn fast(&self) -> &[Fast; ENTRIES] {
-        &self.fast
+    /// The fast half for an MMU index.
+    pub fn fast(&self, mmu: u8) -> &[Fast] {
+        &self.fast[index(0, mmu)..][..ENTRIES]
     }
 
     /// The arena offset of a read of `size` bytes at `linear`, if known and inside one page.
     #[inline(always)]
     pub fn read(&self, linear: u64, size: u64, mmu: u8) -> Option<usize> {
-        let e = &self.fast[index(linear)];
+        let e = &self.fast[index(linear, mmu)];
         // A crossing access compares with the next page's tag, which lives in another entry.
         (e.read == tag(linear.wrapping_add(size - 1), mmu))
             .then(|| linear.wrapping_add(e.addend) as usize)
@@ -139,7 +146,7 @@ impl Tlb {
     /// The arena offset of a write of `size` bytes at `linear`, if no page-flag work is needed.
     #[inline(always)]
     pub fn write(&self, linear: u64, size: u64, mmu: u8) -> Option<usize> {
-        let e = &self.fast[index(linear)];
+        let e = &self.fast[index(linear, mmu)];
         (e.write == tag(linear.wrapping_add(size - 1), mmu))
             .then(|| linear.wrapping_add(e.addend) as usize)
     }
@@ -147,12 +154,12 @@ impl Tlb {
     /// What is known of the page, if the page walk allowed this access.
     #[inline]
     pub fn entry(&self, linear: u64, access: Access, mmu: u8) -> Option<Entry> {
-        let s = &self.slow[index(linear)];
+        let s = &self.slow[index(linear, mmu)];
         let allowed = match access {
             Access::Read => s.entry.map.read,
             Access::Write => s.entry.map.write,
             Access::Exec => {
-                let (at, entry) = self.code[index(linear) % CODE_ENTRIES];
+                let (at, entry) = self.code[code_index(linear)];
                 return (at == tag(linear, mmu) && entry.map.exec).then_some(entry);
             }
         };
@@ -164,7 +171,7 @@ impl Tlb {
         let bit = (linear / PAGE) as usize % FETCHED;
         self.fetched[bit / 64] |= 1 << (bit % 64);
         self.local[usize::from(mmu & 3)] |= !entry.map.global;
-        let i = index(linear) % CODE_ENTRIES;
+        let i = code_index(linear);
         if self.code[i].0 == NONE {
             // Single pages that come and go leave their index here more than once.
             if self.code_used.len() >= 2 * CODE_ENTRIES {
@@ -178,7 +185,7 @@ impl Tlb {
 
     /// Remembers a page. `free` says that stores need no page-flag work now.
     pub fn insert(&mut self, linear: u64, mmu: u8, entry: Entry, free: bool) {
-        let (i, tag) = (index(linear), tag(linear, mmu));
+        let (i, tag) = (index(linear, mmu), tag(linear, mmu));
         let slow = &mut self.slow[i];
         if !slow.listed {
             self.used.push(i as u16);
@@ -240,10 +247,12 @@ impl Tlb {
 
     /// Forgets the page of `linear`, for every MMU index.
     pub fn flush_page(&mut self, linear: u64) {
-        let i = index(linear);
-        self.slow[i].tag = NONE;
-        self.fast[i] = NO_FAST;
-        self.code[i % CODE_ENTRIES].0 = NONE;
+        for mmu in 0..TABLES as u8 {
+            let i = index(linear, mmu);
+            self.slow[i].tag = NONE;
+            self.fast[i] = NO_FAST;
+        }
+        self.code[code_index(linear)].0 = NONE;
         let bit = (linear / PAGE) as usize % FETCHED;
         if self.fetched[bit / 64] >> (bit % 64) & 1 != 0 {
             self.flush_jumps();

@@ -59,7 +59,8 @@ pub mod stop {
 pub struct Context {
     /// The CPU's variables.
     pub frame: *mut Frame,
-    /// The fast half of the CPU's TLB.
+    /// The fast half of the CPU's TLB for the MMU index of the mode
+    /// ([`Isa::data_mmu`](crate::isa::Isa::data_mmu)): what has another one finds nothing there.
     pub tlb: *const Fast,
     /// The runtime's, for shims.
     pub engine: *mut (),

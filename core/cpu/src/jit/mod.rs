@@ -136,6 +136,8 @@ pub(crate) struct Tier {
     generation: u32,
     /// Modes seen.
     modes: Vec<u64>,
+    /// The last one asked for, with its number.
+    last: (u64, u64),
     /// Bytes of the code of each region that has some, and all of them together.
     sizes: FxHashMap<u32, usize>,
     live: usize,
@@ -149,16 +151,30 @@ impl Tier {
     pub(crate) fn new(compiler: Box<dyn Compiler>, policy: Policy) -> Self {
         let stats = JitStats::default();
         let (modes, sizes) = (Vec::new(), FxHashMap::default());
-        Self { compiler, policy, stats, generation: 0, modes, sizes, live: 0, since: 0, ran: 0 }
+        Self {
+            compiler,
+            policy,
+            stats,
+            generation: 0,
+            modes,
+            last: (u64::MAX, 0),
+            sizes,
+            live: 0,
+            since: 0,
+            ran: 0,
+        }
     }
 
     /// What links hold for in this mode and epoch: no other mode or epoch has the same.
     pub(crate) fn tag(&mut self, mode: u64, epoch: u64) -> u64 {
-        let n = self.modes.iter().position(|&m| m == mode).unwrap_or_else(|| {
-            self.modes.push(mode);
-            self.modes.len() - 1
-        });
-        epoch << 16 | n as u64 & 0xffff
+        if self.last.0 != mode {
+            let n = self.modes.iter().position(|&m| m == mode).unwrap_or_else(|| {
+                self.modes.push(mode);
+                self.modes.len() - 1
+            });
+            self.last = (mode, n as u64 & 0xffff);
+        }
+        epoch << 16 | self.last.1
     }
 
     pub(crate) fn stats(&self) -> JitStats {

@@ -43,7 +43,7 @@ pub(crate) fn enter<I: Isa>(
     let mut ctx = unsafe {
         Context {
             frame: I::frame_mut(&mut (*core).cpu),
-            tlb: (*core).tlb.fast().as_ptr(),
+            tlb: (*core).tlb.fast(I::data_mmu((*run).mode)).as_ptr(),
             engine: (&raw mut engine).cast(),
             left: (*run).left,
             pages,

@@ -272,7 +272,9 @@ impl Region {
         }
         opt::optimise(b.ops_mut(), |v| I::var_bits(self.mode, v));
         leave_behind_helpers(b.ops_mut());
-        let ops = expand::<I>(b.ops());
+        let mut ops = expand::<I>(b.ops());
+        // The functions read more than the operations in their place.
+        opt::optimise(&mut ops, |v| I::var_bits(self.mode, v));
         for op in &ops {
             if let Op::VecOp { kind, .. } = *op
                 && let Some(known) = I::vec_kind(kind)

@@ -187,6 +187,10 @@ impl Isa for X86Isa {
         u8::from(key & key::USER != 0)
     }
 
+    fn data_mmu(key: u64) -> u8 {
+        lift::data_mmu(key)
+    }
+
     fn code_window(cpu: &X86, pc: u64) -> Result<CodeWindow, Fault> {
         let mmu = cpu.fetch_rights() as u8;
         let cs = &cpu.sys.seg[seg::CS];

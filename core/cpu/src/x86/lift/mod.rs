@@ -122,6 +122,17 @@ pub fn lift(cpu: &X86, block_key: u64, pc: u64, code: &[u8], b: &mut Builder) ->
     }
 }
 
+/// The MMU index of memory operands.
+pub const fn data_mmu(block_key: u64) -> u8 {
+    if block_key & key::USER != 0 {
+        1
+    } else if block_key & key::SMAP != 0 {
+        2
+    } else {
+        0
+    }
+}
+
 /// The general register variable `n`.
 const fn gpr(n: u8) -> Var {
     Var(n & 15)
@@ -185,13 +196,7 @@ impl<'a> Lifter<'a> {
         let long = block_key & key::CODE_SIZE == 2;
         let next = pc.wrapping_add(i.len.into());
         let next = if long { next } else { next & 0xffff_ffff };
-        let mmu = if block_key & key::USER != 0 {
-            1
-        } else if block_key & key::SMAP != 0 {
-            2
-        } else {
-            0
-        };
+        let mmu = data_mmu(block_key);
         Self { b, i, key: block_key, pc, next, long, mmu }
     }
 
