@@ -7,7 +7,7 @@ use crate::cache::CodeCache;
 use crate::env::{Env, ram_read, ram_write};
 use crate::frame::Frame;
 use crate::ir::opt::{eval_bin, eval_deposit, eval_extract, eval_un};
-use crate::ir::{Args, FloatOp, Val, Width, float};
+use crate::ir::{Args, DECLINED, FloatOp, Val, Width, float};
 use crate::isa::{Access, Isa};
 use crate::jit::abi::{LINKS, Link};
 use crate::tlb::Tlb;
@@ -788,6 +788,21 @@ pub(crate) fn exec<I: Isa>(
             Uop::Pure { f, d, args } => {
                 let args = values(I::frame(&core.cpu), &cache.args[args as usize]);
                 set!(d, I::pure(f, &args));
+            }
+            Uop::Quick { f, d, rest, args } => {
+                let args = values(I::frame(&core.cpu), &cache.args[args as usize]);
+                let [a, b, c, e, ..] = args;
+                match I::quick(f).map_or(DECLINED, |quick| quick(&mut core.cpu, a, b, c, e)) {
+                    DECLINED if run.single => {
+                        run.left = left;
+                        match I::helper(f, &mut env(core, run, rest), &args) {
+                            Ok(_) => break Stop::Leave,
+                            Err(trap) => break Stop::Fault(trap, ip as u32 - 1),
+                        }
+                    }
+                    DECLINED => break Stop::Restart(ip as u32 - 1),
+                    value => set!(d, value),
+                }
             }
             Uop::Call { f, d, rest, args } => {
                 run.left = left;

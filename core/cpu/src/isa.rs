@@ -70,6 +70,10 @@ pub enum Poll {
     Shutdown,
 }
 
+/// A function of the CPU's state outside of its frame, and of four values: quick to call from compiled
+/// code. Answers [`DECLINED`](crate::ir::DECLINED) where it did nothing.
+pub type Quick<C> = extern "C" fn(&mut C, u64, u64, u64, u64) -> u64;
+
 /// An instruction set: decoding, translation to IR, address translation, exceptions.
 ///
 /// Implementors are zero-sized; all state is in [`Isa::Cpu`].
@@ -148,6 +152,12 @@ pub trait Isa: Sized + 'static {
 
     /// Runs helper `f`. See [`Fx`](crate::ir::Fx) for what it may do.
     fn helper(f: u16, env: &mut Env<'_, Self>, args: &[u64; 6]) -> Result<u64, Self::Trap>;
+    /// Quick function `f`. It may read variables of the frame that lifted code never writes.
+    /// [`Isa::helper`] of the same number does the whole instruction where it declines.
+    fn quick(f: u16) -> Option<Quick<Self::Cpu>> {
+        let _ = f;
+        None
+    }
     /// Pure function `f` of its arguments.
     fn pure(f: u16, args: &[u64; 6]) -> u64;
     /// Appends ops that do the same as [`Op::Pure`], without labels and with

@@ -392,6 +392,12 @@ impl Lower<'_> {
                 let rest = self.insns - self.k + 1;
                 self.push(Uop::FloatInt { op, d: d.0, v: v.0, a: a.0, b: b.0, rest, f, kind });
             }
+            Op::Quick { f, d, args } => {
+                let index = self.cache.args.len() as u32;
+                self.cache.args.push(args);
+                let rest = self.insns - (self.k - 1);
+                self.push(Uop::Quick { f, d: d.0, rest, args: index });
+            }
             Op::Call { f, d, args, fx } => {
                 let index = self.cache.args.len() as u32;
                 self.cache.args.push(args);

@@ -284,6 +284,8 @@ with_tables!(define! {
     FloatInt { op: FloatOp, d: u8, v: u8, a: u8, b: u8, rest: u8, f: u16, kind: u16 },
 
     Pure { f: u16, d: u8, args: u32 },
+    /// `rest` as in [`Call`](Self::Call).
+    Quick { f: u16, d: u8, rest: u8, args: u32 },
     /// `rest`: instructions of the block from this one on.
     Call { f: u16, d: u8, rest: u8, args: u32 },
 

@@ -9,6 +9,7 @@ mod arith;
 mod bcd;
 mod compare;
 mod convert;
+pub mod extended;
 mod fast;
 mod format;
 mod remainder;

@@ -261,6 +261,11 @@ impl Builder {
         self.push(Op::Pure { f, d, args: pad(args) });
     }
 
+    /// `d = quick(f, args)`.
+    pub fn quick(&mut self, f: u16, d: Var, args: &[Val]) {
+        self.push(Op::Quick { f, d, args: pad(args) });
+    }
+
     /// `d = helper(f, args)`.
     pub fn call(&mut self, f: u16, d: Option<Var>, args: &[Val], fx: Fx) {
         self.push(Op::Call { f, d, args: pad(args), fx });

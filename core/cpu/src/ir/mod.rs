@@ -392,6 +392,9 @@ impl core::ops::BitOr for Fx {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Label(pub u16);
 
+/// The answer of a quick function that did nothing. No other answer is this.
+pub const DECLINED: u64 = 0x7FF0_0000_0000_0001;
+
 /// Arguments of a call; unused ones are `Imm(0)`.
 pub type Args = [Val; 6];
 
@@ -458,6 +461,10 @@ pub enum Op {
 
     /// `d = pure(f, args)`: a pure function of the ISA ([`Isa::pure`](crate::isa::Isa::pure)).
     Pure { f: u16, d: Var, args: Args },
+    /// `d = quick(f, args)` of the first four ([`Isa::quick`](crate::isa::Isa::quick)), which works on
+    /// state outside of the frame. Where it answers [`DECLINED`], having done nothing, the instruction is
+    /// run on its own: `helper(f, args)` then does all of it, program counter included.
+    Quick { f: u16, d: Var, args: Args },
     /// `d = helper(f, args)` ([`Isa::helper`](crate::isa::Isa::helper)) with the effects `fx`.
     Call { f: u16, d: Option<Var>, args: Args, fx: Fx },
 
@@ -495,6 +502,7 @@ impl Op {
             | Self::VStore { .. }
             | Self::Float { .. }
             | Self::FloatInt { .. }
+            | Self::Quick { .. }
             | Self::TrapIf { .. }
             | Self::Trap { .. } => true,
             Self::Call { fx, .. } => fx.has(Fx::FAULTS),

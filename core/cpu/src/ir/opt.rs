@@ -235,7 +235,7 @@ fn propagate(ops: &mut [Op], start: &[u8; INTS]) {
                 known.addr(addr);
             }
             Op::VPut { a, .. } => known.subst(a),
-            Op::Pure { args, .. } | Op::Call { args, .. } => {
+            Op::Pure { args, .. } | Op::Quick { args, .. } | Op::Call { args, .. } => {
                 args.iter_mut().for_each(|a| known.subst(a));
             }
             Op::Branch { cmp, .. } | Op::ExitIf { cmp, .. } => known.cmp(cmp),
@@ -397,6 +397,7 @@ fn set_dest(op: &mut Op, new: Var) {
         | Op::LoadSext { d, .. }
         | Op::VGet { d, .. }
         | Op::FloatInt { d, .. }
+        | Op::Quick { d, .. }
         | Op::Pure { d, .. } => *d = new,
         Op::Call { d, .. } => *d = Some(new),
         _ => {}
@@ -450,7 +451,9 @@ fn each_operand(op: &mut Op, f: &mut impl FnMut(&mut Var)) {
         }
         Op::Trap { arg, .. } => val(arg, f),
         Op::GotoVar { pc } | Op::Leave { pc } => val(pc, f),
-        Op::Pure { args, .. } | Op::Call { args, .. } => args.iter_mut().for_each(|a| val(a, f)),
+        Op::Pure { args, .. } | Op::Quick { args, .. } | Op::Call { args, .. } => {
+            args.iter_mut().for_each(|a| val(a, f));
+        }
         Op::Store { a, addr, .. } => {
             val(a, f);
             address(addr, f);
@@ -599,6 +602,7 @@ pub fn dest(op: &Op) -> Option<Var> {
         | Op::LoadSext { d, .. }
         | Op::VGet { d, .. }
         | Op::FloatInt { d, .. }
+        | Op::Quick { d, .. }
         | Op::Pure { d, .. } => Some(d),
         Op::Call { d, .. } => d,
         _ => None,

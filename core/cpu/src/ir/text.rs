@@ -171,6 +171,7 @@ impl Display for Op {
                 write!(f, "floatint {name} {d} = {a}, {b}, {v} or {id:#x}, {kind:#x}")
             }
             Self::Pure { f: id, d, args: a } => write!(f, "pure {id:#x} {d} = ({})", args(&a)),
+            Self::Quick { f: id, d, args: a } => write!(f, "quick {id:#x} {d} = ({})", args(&a)),
             Self::Call { f: id, d, args: a, fx } => match d {
                 Some(d) => write!(f, "call {id:#x} fx {} {d} = ({})", fx.0, args(&a)),
                 None => write!(f, "call {id:#x} fx {} ({})", fx.0, args(&a)),
@@ -390,6 +391,7 @@ impl<'a> Words<'a> {
                 Op::FloatInt { op, d, v, a, b, f: self.num()?, kind: self.num()? }
             }
             "pure" => Op::Pure { f: self.num()?, d: self.var()?, args: self.args()? },
+            "quick" => Op::Quick { f: self.num()?, d: self.var()?, args: self.args()? },
             "call" => {
                 let f = self.num()?;
                 self.eat("fx")?;

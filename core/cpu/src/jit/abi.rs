@@ -31,6 +31,11 @@
 //! that may fault, [`Context::status`] is 0, or what to stop with: then nothing has happened, and the region
 //! stops at that instruction at once (its own return value does not matter).
 //!
+//! **Quick functions** ([`Isa::quick`](crate::isa::Isa::quick), [`Region::quick`]) are called with
+//! [`Context::cpu`] and four values. Where one answers [`DECLINED`](crate::ir::DECLINED), or is not in the
+//! region's table, the region stops at that instruction with [`stop::RESTART`].
+//!
+//! [`Region::quick`]: crate::region::Region::quick
 //! [`RBlock::insns`]: crate::region::RBlock::insns
 //! [`Region::edge`]: crate::region::Region::edge
 
@@ -78,6 +83,8 @@ pub struct Context {
     pub links: *const Link,
     /// Mode and epoch of links that hold.
     pub tag: u64,
+    /// The CPU, for quick functions.
+    pub cpu: *mut (),
 }
 
 /// A place whose region is known. Instead of stopping with [`stop::LOOKUP`] at a program counter, a
@@ -130,6 +137,7 @@ impl Context {
     pub const ARGS: u32 = offset_of!(Self, args) as u32;
     pub const LINKS: u32 = offset_of!(Self, links) as u32;
     pub const TAG: u32 = offset_of!(Self, tag) as u32;
+    pub const CPU: u32 = offset_of!(Self, cpu) as u32;
 
     /// A context that points nowhere yet.
     pub const fn new() -> Self {
@@ -144,6 +152,7 @@ impl Context {
             args: [0; 6],
             links: core::ptr::null(),
             tag: 0,
+            cpu: core::ptr::null_mut(),
         }
     }
 }

@@ -7,6 +7,8 @@
 //! - The shims are called by compiled code only, on the same thread, with the context they were
 //!   entered with: its `engine` is then the [`Engine`] in `enter`'s frame, of the same `I`, because a
 //!   compiler is given [`shims`] of the instruction set of its cluster.
+//! - Quick functions are called by compiled code with the CPU of the context, which is of the type
+//!   they take, because they are in a region that was formed for that instruction set.
 //! - Compiled code itself reads and writes the frame, the context, the fast TLB (reading only), and
 //!   guest memory through entries of that TLB, which hold pages of the arena: see
 //!   [`abi`](super::abi). The back ends are trusted for that, as Cranelift is.
@@ -49,6 +51,7 @@ pub(crate) fn enter<I: Isa>(
             pages,
             links: (*core).links.as_ptr(),
             tag,
+            cpu: (&raw mut (*core).cpu).cast(),
             ..Context::new()
         }
     };

@@ -70,6 +70,8 @@ pub struct Region {
     pub inexact: u64,
     /// The names of the kinds of its vector ops ([`Isa::vec_kind`]).
     pub kinds: BTreeMap<u16, VecKind>,
+    /// The quick functions it calls, by number: function pointers.
+    pub quick: BTreeMap<u16, usize>,
     /// Which block begins at a program counter.
     starts: BTreeMap<u64, usize>,
 }
@@ -139,8 +141,18 @@ impl Region {
         let (guard, kinds) = ((Var(60), 0xff, 0x20), BTreeMap::new());
         let pages = Vec::new();
         let inexact = 0x20;
-        let mut region =
-            Self { mode: 0, blocks, pages, returns, bits, guard, inexact, kinds, starts };
+        let mut region = Self {
+            mode: 0,
+            blocks,
+            pages,
+            returns,
+            bits,
+            guard,
+            inexact,
+            kinds,
+            quick: BTreeMap::from([(9, 10)]),
+            starts,
+        };
         flow::dirty(&mut region);
         region
     }
@@ -171,6 +183,7 @@ impl Region {
             guard: I::FLOAT_GUARD,
             inexact: I::FLOAT_INEXACT,
             kinds: BTreeMap::new(),
+            quick: BTreeMap::new(),
             starts: BTreeMap::new(),
         };
         let mut queue = VecDeque::from([pc]);
@@ -280,6 +293,11 @@ impl Region {
                 && let Some(known) = I::vec_kind(kind)
             {
                 self.kinds.insert(kind, known);
+            }
+            if let Op::Quick { f, .. } = *op
+                && let Some(quick) = I::quick(f)
+            {
+                self.quick.insert(f, quick as usize);
             }
         }
         let place = &mut self.pages[usize::from(page)];

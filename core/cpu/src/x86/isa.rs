@@ -15,7 +15,7 @@ use super::transfer::truncate;
 use crate::env::Env;
 use crate::frame::{Frame, Var};
 use crate::ir::{Args, Builder, Op, VecKind};
-use crate::isa::{CodeWindow, Isa, Lift, Poll};
+use crate::isa::{CodeWindow, Isa, Lift, Poll, Quick};
 
 /// The x86 instruction set.
 #[derive(Clone, Copy, Debug)]
@@ -248,6 +248,10 @@ impl Isa for X86Isa {
             env.code_window_changed();
         }
         result
+    }
+
+    fn quick(f: u16) -> Option<Quick<X86>> {
+        lift::ext::quick(f)
     }
 
     fn pure(f: u16, args: &[u64; 6]) -> u64 {

@@ -18,7 +18,9 @@ use cranelift_codegen::isa::CallConv;
 use cranelift_frontend::{FunctionBuilder, Variable};
 
 use crate::frame::{FIRST_TEMP, INTS};
-use crate::ir::{Addr, Args, BinOp, Cmp, Cond, Fx, Label, Mem, Op, UnOp, Val, Var, Width, opt};
+use crate::ir::{
+    Addr, Args, BinOp, Cmp, Cond, DECLINED, Fx, Label, Mem, Op, UnOp, Val, Var, Width, opt,
+};
 use crate::jit::abi::{Context, Shims, TLB_BITS, access, fast, int_offset, stop, vec_offset};
 use crate::region::{Region, flow};
 
@@ -108,6 +110,8 @@ struct Sigs {
     vec: SigRef,
     /// `(ctx, i32, i64)`
     trap: SigRef,
+    /// `(cpu, i64, i64, i64, i64) -> i64`
+    quick: SigRef,
 }
 
 /// A signature of these parameters.
@@ -152,6 +156,7 @@ impl<'a, 'f> Emit<'a, 'f> {
             call: b.import_signature(signature(conv, &[PTR, I32], &[I64])),
             vec: b.import_signature(signature(conv, &[PTR, I32, I32], &[])),
             trap: b.import_signature(signature(conv, &[PTR, I32, I64], &[])),
+            quick: b.import_signature(signature(conv, &[PTR, I64, I64, I64, I64], &[I64])),
         };
         let blocks = region.blocks.iter().map(|_| b.create_block()).collect();
         let looks = flow::budget(region);
@@ -813,6 +818,28 @@ impl<'a, 'f> Emit<'a, 'f> {
         }
     }
 
+    /// Calls a quick function; leaves where it declines.
+    fn quick(&mut self, f: u16, d: Var, args: &Args) {
+        let Some(&target) = self.region.quick.get(&f) else {
+            let status = self.b.ins().iconst(I32, i64::from(stop::RESTART));
+            self.leave_here(status);
+            self.done = true;
+            return;
+        };
+        let cpu = self.b.ins().load(PTR, fixed(), self.ctx, Context::CPU as i32);
+        let [a, b, c, e] = [args[0], args[1], args[2], args[3]].map(|a| self.val(a));
+        let Some(value) = self.shim(self.sigs.quick, target, &[cpu, a, b, c, e]) else { return };
+        let declined = self.konst(DECLINED);
+        let declined = self.b.ins().icmp(IntCC::Equal, value, declined);
+        let (out, on) = (self.cold(), self.b.create_block());
+        self.b.ins().brif(declined, out, &[], on, &[]);
+        self.begin(out);
+        let status = self.b.ins().iconst(I32, i64::from(stop::RESTART));
+        self.leave_here(status);
+        self.begin(on);
+        self.set(d, value);
+    }
+
     /// The fast path is done here; `helper` is the cold block where it was not to be taken.
     fn or_helper(&mut self, helper: Block, f: u16, d: Option<Var>, args: &Args) {
         let on = self.b.create_block();
@@ -1021,6 +1048,7 @@ impl<'a, 'f> Emit<'a, 'f> {
                     self.set(d, v);
                 }
             }
+            Op::Quick { f, d, args } => self.quick(f, d, &args),
             Op::Call { f, d, args, fx } => self.call(f, d, &args, fx, false),
             Op::Label { label } => {
                 let block = self.label(label);

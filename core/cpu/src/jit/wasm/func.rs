@@ -8,7 +8,7 @@ use super::float::Fallback;
 use super::graph::Graph;
 use super::{Slots, Type};
 use crate::frame::{FIRST_TEMP, FIRST_VTEMP, INTS, VECS, Var, VecVar};
-use crate::ir::{Addr, Args, FloatOp, Fx, Label, Mem, Op, Val, Width, opt};
+use crate::ir::{Addr, Args, DECLINED, FloatOp, Fx, Label, Mem, Op, Val, Width, opt};
 use crate::jit::abi::{Context, LINKS, Link, int_offset, stop, vec_offset};
 use crate::region::{Region, flow};
 
@@ -791,6 +791,7 @@ impl<'a> Func<'a> {
                 self.call(self.shims.pure, Type::Call);
                 self.set(d, Ty::I64, 64);
             }
+            Op::Quick { f, d, args } => self.quick(f, d, &args),
             Op::Call { f, d, args, fx } => self.helper(f, d, &args, fx),
             Op::Label { label } => {
                 debug_assert!(self.scopes.last() == Some(&Scope::Label(label)));
@@ -882,6 +883,27 @@ impl<'a> Func<'a> {
             self.get(Ty::I64, a);
             self.i().i64_store(field(Context::ARGS + 8 * n as u32, 3));
         }
+    }
+
+    /// A quick function; stops where it declines.
+    fn quick(&mut self, f: u16, d: Var, args: &Args) {
+        let Some(&slot) = self.region.quick.get(&f) else {
+            self.i().i32_const(stop::RESTART as i32).local_set(STOP);
+            return self.stop_here();
+        };
+        self.i().local_get(CTX).i32_load(field(Context::CPU, 2));
+        for &a in &args[..4] {
+            self.get(Ty::I64, a);
+        }
+        self.call(slot as u32, Type::Quick);
+        let value = self.scratch(0, ValType::I64);
+        self.i().local_tee(value).i64_const(DECLINED as i64).i64_eq();
+        self.if_(BlockType::Empty, false);
+        self.i().i32_const(stop::RESTART as i32).local_set(STOP);
+        self.stop_here();
+        self.end();
+        self.i().local_get(value);
+        self.set(d, Ty::I64, 64);
     }
 
     fn helper(&mut self, f: u16, d: Option<Var>, args: &Args, fx: Fx) {

@@ -77,6 +77,7 @@ enum Type {
     Call,
     Trap,
     GoOn,
+    Quick,
 }
 
 /// A small module with everything in it that not every engine knows, or with a tail call besides.
@@ -122,6 +123,7 @@ pub fn module(regions: &[(&Region, u32)], shims: &Slots) -> Vec<u8> {
     types.ty().function([I32, I32], [I64]);
     types.ty().function([I32, I32, I64], []);
     types.ty().function([I32, I64], [I32]);
+    types.ty().function([I32, I64, I64, I64, I64], [I64]);
 
     let mut imports = ImportSection::new();
     let memory = MemoryType {

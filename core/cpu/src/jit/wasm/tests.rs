@@ -11,7 +11,7 @@ use super::{IMPORTS, Slots, module};
 use crate::frame::{FIRST_TEMP, FIRST_VTEMP, Var, VecVar};
 use crate::ir::opt::{eval_bin, eval_deposit, eval_extract, eval_un};
 use crate::ir::{
-    Addr, BinOp, Cmp, Cond, FloatOp, Fx, Label, Mem, Op, UnOp, Val, VecKind, Width, float,
+    Addr, BinOp, Cmp, Cond, DECLINED, FloatOp, Fx, Label, Mem, Op, UnOp, Val, VecKind, Width, float,
 };
 use crate::jit::abi::{Context, LINKS, Link, TLB_BITS, fast, int_offset, stop, vec_offset};
 use crate::region::{RBlock, Region};
@@ -46,6 +46,12 @@ const SLOTS: Slots = Slots {
     tail_calls: true,
 };
 const REGION: u32 = 11;
+/// The quick function of these tests, which is in slot 10 ([`Region::of_blocks`]).
+const QUICK: u16 = 9;
+
+fn quick(args: [u64; 4]) -> u64 {
+    if args[0] % 8 == 5 { DECLINED } else { args[0].rotate_left(9) ^ args[1] ^ !args[3] }
+}
 
 /// Whether an access of so many bytes faults.
 fn faults(linear: u64, bytes: u64) -> bool {
@@ -182,6 +188,9 @@ impl Wasm {
             poke(&mut c, CTX + Context::ARGS as usize, &(id as u64).to_le_bytes());
             poke(&mut c, CTX + Context::ARGS as usize + 8, &arg.to_le_bytes());
         };
+        let quick = |_: C<'_>, _: i32, a: i64, b: i64, c: i64, d: i64| -> i64 {
+            quick([a, b, c, d].map(|n| n as u64)) as i64
+        };
         let s = &mut store;
         let shims = [
             Func::wrap(&mut *s, load),
@@ -193,6 +202,7 @@ impl Wasm {
             Func::wrap(&mut *s, pure),
             Func::wrap(&mut *s, call),
             Func::wrap(&mut *s, trap),
+            Func::wrap(&mut *s, quick),
         ];
         for (i, f) in shims.into_iter().enumerate() {
             table.set(&mut store, i as u64 + 1, Ref::Func(Nullable::Val(f))).unwrap();
@@ -284,6 +294,7 @@ struct State {
 enum Flow {
     On,
     Fault,
+    Restart,
     To(Label),
     Exit(u64, u32),
     /// To a computed place.
@@ -415,6 +426,14 @@ impl State {
             Op::Pure { f, d, args } => {
                 set = Some((d, pure(f.into(), &args.map(|a| self.val(a)))));
             }
+            Op::Quick { f, d, args } => {
+                let args = args.map(|a| self.val(a));
+                match quick([args[0], args[1], args[2], args[3]]) {
+                    DECLINED => return Flow::Restart,
+                    v if f == QUICK => set = Some((d, v)),
+                    _ => return Flow::Restart,
+                }
+            }
             Op::Call { d, args, .. } => {
                 let args = args.map(|a| self.val(a));
                 let v = helper(&mut self.ints, &args);
@@ -466,6 +485,10 @@ impl State {
                     Flow::Fault => {
                         self.pc = here;
                         return stop::FAULT;
+                    }
+                    Flow::Restart => {
+                        self.pc = here;
+                        return stop::RESTART;
                     }
                     Flow::Jump(pc) => {
                         self.left -= 1;
@@ -729,6 +752,11 @@ impl Random {
                     }
                     _ => Op::Float { op, d, a, b, imm, f, kind },
                 });
+            }
+            7 | 8 => {
+                let f = if self.below(16) == 0 { QUICK + 1 } else { QUICK };
+                let args = std::array::from_fn(|_| self.val(temps));
+                ops.push(Op::Quick { f, d: fresh(&mut temps), args });
             }
             4 => ops.push(Op::VConst { d: VecVar(2), value: u128::from(self.next()) << 33 }),
             _ => {}

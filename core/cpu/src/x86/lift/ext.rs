@@ -1,16 +1,23 @@
 //! Helpers of the x87, MMX and SSE instructions: those that need state outside of the frame.
 
 use crate::env::Env;
-use crate::frame::{Frame, Var};
-use crate::isa::Isa;
+use crate::frame::Frame;
+use crate::ir::Width;
+use crate::isa::{Isa, Quick};
+use crate::x86::flags;
 use crate::x86::helper::FIRST_OTHER;
 use crate::x86::sse::{Mxcsr, SimdOp, pcmpestr, simd};
 use crate::x86::state::{Fault, X86, cr0, cr4, efer, seg, var, vector};
+use crate::x86::x87::quick::{HEAD, quick as x87_quick, what};
 use crate::x86::x87::{Effect, Layout, Memory, X87Op};
 
-/// `(op | st << 8 | seg << 16 | has_mem << 24 | fop << 32, low, high, pc, offset)`: an x87
-/// instruction; answers the low 64 bits of a store, or flags.
-pub(super) const X87: u16 = FIRST_OTHER;
+/// The x87 instructions, by [`X87Op`]: `(what, operand, pc, offset)` with the operand of [`quick`], for
+/// stores the linear address; the program counter is put behind the instruction.
+pub(super) const X87: u16 = FIRST_OTHER + 0x100;
+/// The last of them.
+const X87_LAST: u16 = X87 + 0xFF;
+/// What FSTP m80 will store, the bits from 64 on.
+pub(super) const X87_HEAD: u16 = X87 + HEAD;
 /// `(op, linear, layout)`: FNSTENV, FLDENV, FNSAVE, FRSTOR.
 pub(super) const X87_STATE: u16 = FIRST_OTHER + 1;
 /// `()`: what every MMX instruction does first.
@@ -36,11 +43,6 @@ pub(super) const MASKMOV: u16 = FIRST_OTHER + 11;
 /// `(a, b, imm, wide, mask)`: PCMPESTRI (answers index) or PCMPESTRM (writes XMM0); flags too.
 pub(super) const PCMPESTR: u16 = FIRST_OTHER + 12;
 
-/// High half of an x87 store; a guest variable that no instruction sees.
-pub(super) const X87_HIGH: Var = Var(62);
-/// 1 when an x87 store takes place.
-pub(super) const X87_STORES: Var = Var(63);
-
 /// Exceptions, their summary and B in the status word.
 const X87_ERRORS: u16 = 0x80bf;
 
@@ -51,7 +53,7 @@ pub fn call<I: Isa<Cpu = X86, Trap = Fault>>(
     args: &[u64; 6],
 ) -> Result<u64, Fault> {
     match f {
-        X87 => return x87(env, args),
+        X87..=X87_LAST => x87(env, args)?,
         X87_STATE => x87_state(env, args)?,
         MMX_ENTER => {
             wait(env)?;
@@ -77,7 +79,7 @@ pub fn call<I: Isa<Cpu = X86, Trap = Fault>>(
             let mmu = env.cpu.data_rights() as u8;
             for i in (0..8).filter(|i| args[2] >> (8 * i + 7) & 1 != 0) {
                 let linear = args[0].wrapping_add(i) & I::linear_mask(env.cpu);
-                env.write(linear, crate::ir::Width::W8, mmu, args[1] >> (8 * i) & 0xff)?;
+                env.write(linear, Width::W8, mmu, args[1] >> (8 * i) & 0xff)?;
             }
         }
         PCMPESTR => return Ok(pcmpestr_of(env.cpu, args)),
@@ -104,22 +106,28 @@ fn wait<I: Isa<Cpu = X86, Trap = Fault>>(env: &mut Env<'_, I>) -> Result<(), Fau
     }
 }
 
+/// The quick function with a number.
+pub fn quick(f: u16) -> Option<Quick<X86>> {
+    x87_quick(f.checked_sub(X87)?)
+}
+
+/// All of an x87 instruction.
 fn x87<I: Isa<Cpu = X86, Trap = Fault>>(
     env: &mut Env<'_, I>,
     args: &[u64; 6],
-) -> Result<u64, Fault> {
-    let [what, low, high, pc, offset, _] = *args;
+) -> Result<(), Fault> {
+    let [what, operand, pc, offset, ..] = *args;
     let Some(op) = X87Op::from_index(what as u8) else { return Err(Fault::UD) };
-    let i = (what >> 8) as u8;
-    let operand = u128::from(low) | u128::from(high) << 64;
-    let effect = match env.cpu.x87.op(op, i, operand) {
+    let i = (what >> what::ST & 7) as u8;
+    let value = u128::from(operand) | u128::from(what >> what::HIGH) << 64;
+    let effect = match env.cpu.x87.op(op, i, value) {
         Ok(effect) => effect,
         Err(_) => {
             wait(env)?;
             let cpu = &mut env.cpu;
             let held = cpu.x87.status & X87_ERRORS;
             cpu.x87.status &= !X87_ERRORS;
-            let effect = cpu.x87.op(op, i, operand).unwrap_or(Effect::None);
+            let effect = cpu.x87.op(op, i, value).unwrap_or(Effect::None);
             cpu.x87.status |= held;
             effect
         }
@@ -131,21 +139,34 @@ fn x87<I: Isa<Cpu = X86, Trap = Fault>>(
     cpu.sys.error_waited &= pending;
     if !op.is_control() {
         let selector = |n: usize| cpu.frame.ints[var::SEG_SELECTOR + n] as u16;
-        let data = (what >> 24 & 1 != 0).then(|| (selector((what >> 16 & 7) as usize), offset));
-        cpu.x87.note((what >> 32) as u16, selector(seg::CS), pc, data);
+        let data = (what >> what::MEMORY & 1 != 0)
+            .then(|| (selector((what >> what::SEG & 7) as usize), offset));
+        cpu.x87.note((what >> what::FOP) as u16, selector(seg::CS), pc, data);
     }
-    Ok(match effect {
-        Effect::None => {
-            cpu.frame.ints[usize::from(X87_STORES.0)] = 0;
-            0
+    match (effect, op.memory()) {
+        (Effect::None, _) => {}
+        (Effect::Flags(flags), _) => flags::set_arith(&mut cpu.frame, flags.into()),
+        (Effect::Store(value), Memory::Store(bytes)) => {
+            let mmu = cpu.data_rights() as u8;
+            let mask = I::linear_mask(env.cpu);
+            let whole = u32::from(bytes.min(8));
+            let w = Width::from_bytes(whole).unwrap_or(Width::W64);
+            env.write(operand, w, mmu, value as u64)?;
+            if bytes == 10 {
+                let high = operand.wrapping_add(8) & mask;
+                env.write(high, Width::W16, mmu, (value >> 64) as u64)?;
+            }
         }
-        Effect::Store(value) => {
-            cpu.frame.ints[usize::from(X87_STORES.0)] = 1;
-            cpu.frame.ints[usize::from(X87_HIGH.0)] = (value >> 64) as u64;
-            value as u64
+        // FNSTSW AX.
+        (Effect::Store(value), _) => {
+            let rax = &mut cpu.frame.ints[var::RAX];
+            *rax = *rax & !0xffff | value as u64 & 0xffff;
         }
-        Effect::Flags(flags) => flags.into(),
-    })
+    }
+    let next = pc.wrapping_add(what >> what::LEN & 15);
+    let next = if env.cpu.code64() { next } else { next & 0xffff_ffff };
+    env.cpu.frame.ints[var::RIP] = next;
+    Ok(())
 }
 
 fn x87_state<I: Isa<Cpu = X86, Trap = Fault>>(
@@ -269,6 +290,6 @@ fn pcmpestr_of(cpu: &mut X86, args: &[u64; 6]) -> u64 {
     if mask != 0 {
         cpu.frame.vecs[0] = result.mask;
     }
-    crate::x86::flags::set_arith(&mut cpu.frame, result.flags.into());
+    flags::set_arith(&mut cpu.frame, result.flags.into());
     result.index.into()
 }

@@ -1,6 +1,7 @@
-//! x87 instructions: operands through memory in IR, the rest one helper call.
+//! x87 instructions: operands through memory in IR, the rest one quick function.
 
 use super::*;
+use crate::x86::x87::quick::what;
 use crate::x86::x87::{Memory, X87Op, decode as decode_x87};
 
 impl Lifter<'_> {
@@ -25,18 +26,20 @@ impl Lifter<'_> {
         let has_mem = op.memory() != Memory::None;
         let st = if has_mem { 0 } else { self.i.modrm & 7 };
         let fop = u64::from(self.i.opcode & 7) << 8 | u64::from(self.i.modrm);
-        let what = op as u64
-            | u64::from(st) << 8
-            | u64::from(mem.seg) << 16
-            | u64::from(has_mem) << 24
-            | fop << 32;
-        let mut operand: (Val, Val) = (0u64.into(), 0u64.into());
+        let mut what: Val = (op as u64
+            | u64::from(st) << what::ST
+            | u64::from(self.i.len) << what::LEN
+            | u64::from(mem.seg) << what::SEG
+            | u64::from(has_mem) << what::MEMORY
+            | fop << what::FOP)
+            .into();
+        let mut operand: Val = 0u64.into();
         let plain = ir::Mem::plain(self.mmu);
         let mut store = None;
         match op.memory() {
             Memory::None => {
                 if op.name().starts_with("Fcmov") {
-                    operand.0 = self.flags().into();
+                    operand = self.flags().into();
                 }
             }
             Memory::Load(10) => {
@@ -44,12 +47,17 @@ impl Lifter<'_> {
                 let (low, high) = (self.tmp(), self.tmp());
                 self.b.load(Width::W64, low, addr, plain);
                 self.b.load(Width::W16, high, Addr { disp: addr.disp + 8, ..addr }, plain);
-                operand = (low.into(), high.into());
+                let t = self.tmp();
+                self.b.deposit(t, what, high, what::HIGH as u8, 16);
+                (what, operand) = (t.into(), low.into());
             }
-            Memory::Load(n) => operand.0 = self.load(n, 0).into(),
+            Memory::Load(n) => operand = self.load(n, 0).into(),
             Memory::Store(n) => {
                 let addr = self.ea(n, 0, Intent::Write);
                 self.b.probe(n.into(), addr, plain);
+                let linear = self.tmp();
+                self.b.lea(linear, addr);
+                operand = linear.into();
                 store = Some((n, addr));
             }
             _ => return self.x87_state(op),
@@ -62,26 +70,19 @@ impl Lifter<'_> {
         } else {
             Val::Imm(0)
         };
-        let result = self.tmp();
-        let args = [what.into(), operand.0, operand.1, self.pc.into(), offset];
-        // What it writes besides is of interest to stores only.
-        let writes = if store.is_some() { Fx::WRITES } else { Fx::NONE };
-        self.b.call(ext::X87, Some(result), &args, Fx::FAULTS | Fx::READS | writes);
-        if let Some((n, addr)) = store {
-            let none = self.b.new_label();
-            self.b.branch(Cmp::new(Cond::Eq, Width::W64, ext::X87_STORES, 0u64), none);
-            if n == 10 {
+        let args = [what, operand, self.pc.into(), offset];
+        let (result, head) = (self.tmp(), self.tmp());
+        if let Some((10, _)) = store {
+            self.b.quick(ext::X87_HEAD, head, &args);
+        }
+        self.b.quick(ext::X87 + op as u16, result, &args);
+        match store {
+            Some((10, addr)) => {
                 self.b.store(Width::W64, result, addr, plain);
-                self.b.store(
-                    Width::W16,
-                    ext::X87_HIGH,
-                    Addr { disp: addr.disp + 8, ..addr },
-                    plain,
-                );
-            } else {
-                self.b.store(width(n), result, addr, plain);
+                self.b.store(Width::W16, head, Addr { disp: addr.disp + 8, ..addr }, plain);
             }
-            self.b.label(none);
+            Some((n, addr)) => self.b.store(width(n), result, addr, plain),
+            None => {}
         }
         match op {
             X87Op::FnstswAx => self.write_gpr(0, 2, result),

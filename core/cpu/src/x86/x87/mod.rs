@@ -8,6 +8,7 @@ mod arith;
 mod exec;
 mod image;
 mod op;
+pub(crate) mod quick;
 mod transcendental;
 
 pub use image::Layout;
