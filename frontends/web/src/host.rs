@@ -13,6 +13,9 @@ use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen]
 extern "C" {
+    /// The monotonic clock of the page, in milliseconds.
+    #[wasm_bindgen(js_namespace = performance, js_name = now)]
+    pub(crate) fn clock() -> f64;
     /// Opens a file; ends with [`opened`] or [`fail`].
     #[wasm_bindgen(js_namespace = orreryHost, js_name = open)]
     fn js_open(op: u32, name: &str, write: bool, create: bool);

@@ -66,6 +66,10 @@ fn chain(e: &dyn std::error::Error) -> JsValue {
     JsError::new(&text).into()
 }
 
+/// How many parts a slice is run in. The time is looked at between them: how long a part takes is only known
+/// from how fast the code before it ran, and the next may be ten times slower.
+const PARTS: u32 = 4;
+
 /// A machine.
 #[wasm_bindgen]
 pub struct Session {
@@ -130,7 +134,7 @@ impl Session {
     /// from -10 on downwards the machine has stopped: -10 paused, -11 powered off, -12 reset,
     /// -13 panicked, -14 limit, -15 a disk cannot be written, -100 - N exit status N.
     pub fn run(&mut self, now_ms: f64, slice_ms: f64) -> f64 {
-        let outcome = self.machine.run((now_ms * 1e6) as u64, (slice_ms * 1e6) as u64);
+        let outcome = self.run_parts(now_ms, slice_ms);
         #[cfg(target_arch = "wasm32")]
         if let Some(jit) = &self.jit {
             jit.flush();
@@ -341,5 +345,24 @@ impl Session {
         let blocks = self.machine.blocks.clone();
         drop(self.machine);
         blocks.close().await.map_err(|e| chain(&e))
+    }
+}
+
+impl Session {
+    /// Runs for about `slice_ms`, and not much longer even where the guest turns slow.
+    fn run_parts(&mut self, now_ms: f64, slice_ms: f64) -> Outcome {
+        let part = slice_ms / f64::from(PARTS);
+        let mut now = now_ms;
+        for n in 1.. {
+            let outcome = self.machine.run((now * 1e6) as u64, (part * 1e6) as u64);
+            if n == PARTS || outcome != Outcome::Busy {
+                return outcome;
+            }
+            now = host::clock().max(now);
+            if now - now_ms >= slice_ms {
+                return outcome;
+            }
+        }
+        Outcome::Busy
     }
 }
