@@ -28,8 +28,9 @@ impl IoBuf {
         self[..].to_vec()
     }
 
-    /// Narrows the view to `range` of the current one and gives the view to restore.
-    pub(crate) fn narrow(&mut self, range: Range<usize>) -> Range<usize> {
+    /// Narrows the view to `range` of the current one and gives the view to restore. Panics when
+    /// the range is not in the view.
+    pub fn narrow(&mut self, range: Range<usize>) -> Range<usize> {
         let old = self.start..self.end;
         assert!(range.start <= range.end && range.end <= old.len(), "view outside its buffer");
         self.end = self.start + range.end;
@@ -38,7 +39,7 @@ impl IoBuf {
     }
 
     /// Undoes [`IoBuf::narrow`].
-    pub(crate) fn widen(&mut self, old: Range<usize>) {
+    pub fn widen(&mut self, old: Range<usize>) {
         assert!(old.start <= old.end && old.end <= self.data.len(), "view outside its buffer");
         self.start = old.start;
         self.end = old.end;

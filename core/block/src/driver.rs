@@ -1,7 +1,7 @@
 //! What a node does with requests: the trait behind every format, filter and protocol.
 
 use crate::context::Context;
-use crate::filter::CopyBeforeWrite;
+use crate::filter::{Blkdebug, CopyBeforeWrite};
 use crate::formats::Image;
 use crate::graph::{Edge, Node};
 use crate::op::BoxFuture;
@@ -111,8 +111,14 @@ pub(crate) trait Driver: Send + Sync + 'static {
     }
 
     /// A format above tells of a step, for rules that wait for it.
-    fn debug_event(&self, name: &str) {
+    fn debug_event(&self, name: &str) -> Op<()> {
         let _ = name;
+        Op::ok(())
+    }
+
+    /// The driver as the filter with rules and breakpoints, when it is one.
+    fn as_blkdebug(self: Arc<Self>) -> Option<Arc<Blkdebug>> {
+        None
     }
 
     /// True when the format can keep dirty bitmaps in the image.

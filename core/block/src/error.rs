@@ -75,6 +75,7 @@ pub mod errno {
     pub const EACCES: i32 = 13;
     pub const EBUSY: i32 = 16;
     pub const EINVAL: i32 = 22;
+    pub const EFBIG: i32 = 27;
     pub const ENOSPC: i32 = 28;
     pub const EROFS: i32 = 30;
     pub const EOVERFLOW: i32 = 75;
@@ -95,6 +96,7 @@ fn errno_text(number: i32) -> String {
         errno::EACCES => "Permission denied",
         errno::EBUSY => "Device or resource busy",
         errno::EINVAL => "Invalid argument",
+        errno::EFBIG => "File too large",
         errno::ENOSPC => "No space left on device",
         errno::EROFS => "Read-only file system",
         errno::EOVERFLOW => "Value too large for defined data type",

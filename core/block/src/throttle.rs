@@ -226,6 +226,11 @@ impl ThrottleGroup {
         Ok(())
     }
 
+    /// Asks everybody who waits again whether limits count.
+    pub(crate) fn wake(&self) {
+        self.changed.notify();
+    }
+
     /// A number for a new member.
     pub(crate) fn join(&self) -> u64 {
         self.members.fetch_add(1, Ordering::Relaxed)

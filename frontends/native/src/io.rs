@@ -6,9 +6,11 @@ use crate::img::{
 use orrery_block::formats::Change;
 use orrery_block::formats::create::parse_size;
 use orrery_block::qcow2::Preallocation;
-use orrery_block::{BlockError, IoBuf};
+use orrery_block::{BlockError, Breakpoints, IoBuf, Op, completion};
+use std::future::Future;
 use std::io::{BufRead, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A number of bytes as this tool prints it: `64 KiB`, `1.500 MiB`.
@@ -37,7 +39,27 @@ struct Shell {
     write_through: bool,
     /// How the image was opened.
     spec: Spec,
+    /// Requests that were started and not waited for.
+    started: Vec<Op<()>>,
 }
+
+/// The breakpoints of an image.
+fn breakpoints(image: &Image) -> Result<Breakpoints, &'static str> {
+    let points = image.node.breakpoints().ok_or("Operation not supported")?;
+    points.on_change(Arc::new(say));
+    Ok(points)
+}
+
+/// Refuses a range that is not inside the disk.
+fn check(image: &Image, offset: u64, len: u64) -> Result<(), BlockError> {
+    match offset.checked_add(len) {
+        Some(end) if end <= image.node.len().next_multiple_of(512) => Ok(()),
+        _ => Err(BlockError::Errno(orrery_block::errno::EIO)),
+    }
+}
+
+/// What an image without room for the state of a machine says.
+const NO_STATE: BlockError = BlockError::Errno(orrery_block::errno::ENOTSUP);
 
 /// No limit to the arguments.
 const MANY: usize = usize::MAX;
@@ -57,6 +79,7 @@ const HELP: &[(&str, &str)] = &[
         "[-Cfiqruz] [-P pattern] off len [len..] -- asynchronously writes a number of bytes",
     ),
     ("alloc", "offset [count] -- checks if offset is allocated in the file"),
+    ("break", "event tag -- sets a breakpoint on event and tags the stopped request as tag"),
     ("close", "-- close the current open file"),
     ("discard", "[-Cq] off len -- discards a number of bytes at a specified offset"),
     ("flush", "-- flush all in-core file state to disk"),
@@ -77,6 +100,9 @@ const HELP: &[(&str, &str)] = &[
         "readv",
         "[-Cqrv] [-P pattern] off len [len..] -- reads a number of bytes at a specified offset",
     ),
+    ("remove_break", "tag -- remove a breakpoint by tag"),
+    ("resume", "tag -- resumes the request tagged as tag"),
+    ("wait_break", "tag -- waits for the suspension of a request"),
     ("reopen", "[(-r|-w)] [-c cache] [-o options] -- reopens an image with new options"),
     ("sigraise", "signal -- raises a signal"),
     ("sleep", "-- waits for the given value in milliseconds"),
@@ -119,24 +145,9 @@ fn pattern(text: &str) -> Result<u8, String> {
     }
 }
 
-/// Splits a line into words, with quotes.
+/// Splits a line into words. (There are no quotes.)
 fn words(line: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote = None;
-    for c in line.chars() {
-        match (quote, c) {
-            (Some(q), c) if c == q => quote = None,
-            (None, '"' | '\'') => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
-            (None, ' ' | '\t') => out.extend(word.take()),
-            (_, c) => word.get_or_insert_default().push(c),
-        }
-    }
-    out.extend(word);
-    out
+    line.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 fn dump(data: &[u8], offset: u64) {
@@ -207,7 +218,8 @@ impl Shell {
                 0,
                 0,
             ),
-            (&["sleep", "sigraise"], 1, 1),
+            (&["sleep", "sigraise", "resume", "remove_break", "wait_break"], 1, 1),
+            (&["break"], 2, 2),
             (&["quit", "q"], 0, 0),
             (&["open", "o", "reopen", "help", "?"], 0, MANY),
         ];
@@ -287,10 +299,39 @@ impl Shell {
                 drop(image);
                 self.reopen(args)
             }
-            "aio_flush" => Ok(()),
+            "aio_flush" => {
+                self.wait_for_all();
+                Ok(())
+            }
+            "break" => breakpoints(&image.expect("checked"))
+                .map(|points| points.set(&args[0], &args[1]))
+                .map_err(|text| format!("Could not set a breakpoint: {text}")),
+            "remove_break" => match breakpoints(&image.expect("checked")) {
+                Ok(points) if points.remove(&args[0]) => Ok(()),
+                found => {
+                    let why = found.err().unwrap_or("No such file or directory");
+                    Err(format!("Could not remove breakpoint {}: {why}", args[0]))
+                }
+            },
+            "resume" => match breakpoints(&image.expect("checked")) {
+                Ok(points) if points.resume(&args[0]) => Ok(()),
+                found => {
+                    let why = found.err().unwrap_or("No such file or directory");
+                    Err(format!("Could not resume request: {why}"))
+                }
+            },
+            "wait_break" => match breakpoints(&image.expect("checked")) {
+                Ok(points) => {
+                    while !points.is_suspended(&args[0]) {
+                        self.pause(1);
+                    }
+                    Ok(())
+                }
+                Err(text) => Err(text.into()),
+            },
             "sleep" => match args[0].parse::<u64>() {
                 Ok(ms) => {
-                    std::thread::sleep(Duration::from_millis(ms));
+                    self.pause(ms);
                     Ok(())
                 }
                 Err(_) => Err(format!("{} is not a valid number", args[0])),
@@ -313,7 +354,52 @@ impl Shell {
             }
             self.failed = true;
         }
+        // Requests that were started go on.
+        self.session.graph.executor().poll();
         Next::Go
+    }
+
+    /// Lets requests go on for a while.
+    fn pause(&self, millis: u64) {
+        let end = Instant::now() + Duration::from_millis(millis);
+        loop {
+            self.session.graph.executor().poll();
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(1)));
+        }
+    }
+
+    /// Waits for the requests that were started.
+    fn wait_for_all(&mut self) {
+        for request in std::mem::take(&mut self.started) {
+            // How it ended has been said.
+            let _ = self.session.run(request);
+        }
+    }
+
+    /// Carries a request out, or only starts it.
+    fn perform(
+        &mut self,
+        aio: bool,
+        request: impl Future<Output = Result<(), String>> + Send + 'static,
+    ) -> Result<(), String> {
+        if !aio {
+            return self.session.run(request);
+        }
+        let (done, wait) = completion();
+        self.started.push(wait);
+        self.session.graph.executor().spawn(async move {
+            if let Err(text) = request.await
+                && !text.is_empty()
+            {
+                say(&text);
+            }
+            done.finish(Ok(()));
+        });
+        Ok(())
     }
 
     fn help(&self, args: &[String]) {
@@ -327,13 +413,6 @@ impl Shell {
 
     fn parse(&self, args: &[String], short: &str) -> Result<Args, String> {
         Args::parse(args, short, &[]).map_err(|fail| format!("qemu-io: {}", fail.text()))
-    }
-
-    fn check(&self, image: &Image, offset: u64, len: u64) -> Result<(), BlockError> {
-        match offset.checked_add(len) {
-            Some(end) if end <= image.node.len().next_multiple_of(512) => Ok(()),
-            _ => Err(BlockError::Errno(orrery_block::errno::EIO)),
-        }
     }
 
     /// Offset and lengths of a request.
@@ -391,51 +470,43 @@ impl Shell {
             ));
             return Err(String::new());
         }
-        let start = Instant::now();
-        let result = self.check(image, offset, len).and_then(|()| {
-            let there = image.node.len().saturating_sub(offset).min(len) as usize;
-            self.session.run(async {
+        let image = image.clone();
+        let failed = if vector { "readv failed" } else { "read failed" };
+        self.perform(aio, async move {
+            let start = Instant::now();
+            let result = async {
+                if a.has("b") {
+                    let handle = image.handle.clone().ok_or(NO_STATE)?;
+                    return handle.read_state(offset, len as usize).await;
+                }
+                check(&image, offset, len)?;
+                let there = image.node.len().saturating_sub(offset).min(len) as usize;
                 let mut out = image.node.read(offset, IoBuf::zeroed(there)).await?.into_vec();
                 out.resize(len as usize, 0);
-                Ok::<_, BlockError>(out)
-            })
-        });
-        let data = match result {
-            Ok(data) => data,
-            Err(e) => {
-                let what = if aio {
-                    "aio_read failed"
-                } else if vector {
-                    "readv failed"
-                } else {
-                    "read failed"
-                };
-                return Err(format!(
-                    "{}: {}",
-                    if vector && !aio { "readv failed" } else { what },
-                    system_words(&e)
-                ));
+                Ok(out)
+            };
+            let data =
+                result.await.map_err(|e: BlockError| format!("{failed}: {}", system_words(&e)))?;
+            let took = start.elapsed();
+            let mut bad = false;
+            if let Some(want) = want {
+                let part = &data[skip as usize..(skip + count) as usize];
+                if part.iter().any(|b| *b != want) {
+                    say(&format!(
+                        "Pattern verification failed at offset {}, {count} bytes",
+                        offset + skip
+                    ));
+                    bad = true;
+                }
             }
-        };
-        let took = start.elapsed();
-        let mut bad = false;
-        if let Some(want) = want {
-            let part = &data[skip as usize..(skip + count) as usize];
-            if part.iter().any(|b| *b != want) {
-                say(&format!(
-                    "Pattern verification failed at offset {}, {count} bytes",
-                    offset + skip
-                ));
-                bad = true;
+            if !a.has("q") {
+                if a.has("v") {
+                    dump(&data, offset);
+                }
+                report("read", took, offset, len, len, 1, a.has("C"));
             }
-        }
-        if !a.has("q") {
-            if a.has("v") {
-                dump(&data, offset);
-            }
-            report("read", took, offset, len, len, 1, a.has("C"));
-        }
-        if bad { Err(String::new()) } else { Ok(()) }
+            if bad { Err(String::new()) } else { Ok(()) }
+        })
     }
 
     fn write(
@@ -502,15 +573,27 @@ impl Shell {
             }
             data.iter_mut().zip(source.iter().cycle()).for_each(|(to, from)| *to = *from);
         }
-        let start = Instant::now();
-        let result = self.check(image, offset, len).and_then(|()| {
-            if image.node.read_only() {
-                return Err(BlockError::ReadOnly);
-            }
-            if image.node.len() < offset + len && a.has("z") {
-                return Err(BlockError::Errno(orrery_block::errno::EIO));
-            }
-            self.session.run(async {
+        let image = image.clone();
+        let write_through = self.write_through;
+        let failed = match (vector, aio) {
+            (_, true) => "aio_write failed",
+            (true, _) => "writev failed",
+            _ => "write failed",
+        };
+        self.perform(aio, async move {
+            let start = Instant::now();
+            let result = async {
+                if a.has("b") {
+                    let handle = image.handle.clone().ok_or(NO_STATE)?;
+                    return handle.write_state(offset, data).await;
+                }
+                check(&image, offset, len)?;
+                if image.node.read_only() {
+                    return Err(BlockError::ReadOnly);
+                }
+                if image.node.len() < offset + len && a.has("z") {
+                    return Err(BlockError::Errno(orrery_block::errno::EIO));
+                }
                 if a.has("z") {
                     image.node.write_zeroes(offset, len, a.has("u")).await?;
                 } else {
@@ -522,26 +605,27 @@ impl Shell {
                         image.node.write(offset, buf).await?;
                     }
                 }
-                if a.has("f") || self.write_through {
+                if a.has("f") || write_through {
                     image.node.flush().await?;
                 }
                 Ok(())
-            })
-        });
-        if let Err(e) = result {
-            let what = if aio {
-                "aio_write failed"
-            } else if vector {
-                "writev failed"
-            } else {
-                "write failed"
             };
-            return Err(format!("{what}: {}", system_words(&e)));
-        }
-        if !a.has("q") {
-            report("wrote", start.elapsed(), offset, len, len, 1, a.has("C"));
-        }
-        Ok(())
+            let corrupt =
+                || image.handle.as_ref().is_some_and(|handle| handle.facts().corrupt);
+            let before = corrupt();
+            let result = result.await;
+            if let (Err(BlockError::Corrupt(why)), true) = (&result, !before && corrupt()) {
+                let name = image.node.driver_name();
+                warn(&format!(
+                    "{name}: Marking image as corrupt: {why}; further corruption events will be suppressed"
+                ));
+            }
+            result.map_err(|e| format!("{failed}: {}", system_words(&e)))?;
+            if !a.has("q") {
+                report("wrote", start.elapsed(), offset, len, len, 1, a.has("C"));
+            }
+            Ok(())
+        })
     }
 
     fn discard(&mut self, image: &Image, args: &[String]) -> Result<(), String> {
@@ -549,8 +633,7 @@ impl Shell {
         let [offset, len] = &a.rest[..] else { return Err(String::new()) };
         let (offset, len) = (number(offset)?, number(len)?);
         let start = Instant::now();
-        let result = self
-            .check(image, offset, len)
+        let result = check(image, offset, len)
             .and_then(|()| self.session.run(image.node.discard(offset, len)));
         if let Err(e) = result {
             return Err(format!("discard failed: {}", system_words(&e)));
@@ -651,6 +734,7 @@ impl Shell {
     }
 
     fn close(&mut self) -> Result<(), String> {
+        self.wait_for_all();
         if let Some(image) = self.image.take() {
             let closed = self.session.run(image.node.close());
             closed.map_err(|e| system_words(&e))?;
@@ -853,6 +937,7 @@ pub(crate) fn main(prog: &str, args: &[String]) -> ExitCode {
             .or(args.get("cache"))
             .is_some_and(|mode| mode == "writethrough" || mode == "directsync"),
         spec: Spec::default(),
+        started: Vec::new(),
     };
     for object in args.all("object") {
         if let Err(fail) = shell.session.add_object(object) {

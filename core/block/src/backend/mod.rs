@@ -24,13 +24,14 @@ mod stats;
 
 pub use medium::{Medium, OnError};
 pub use request::{Request, Ticket};
-pub use stats::{OpStats, Stats};
+pub use stats::{Histogram, OpStats, Stats};
 
 use crate::Context;
 use crate::exec::Executor;
 use crate::graph::{BlockGraph, Edge, Node, RawOptions};
 use crate::host::{BlockFile, MemFile};
 use crate::sync::{Notify, lock};
+use crate::throttle::ThrottleGroup;
 use crate::{BlockError, IoBuf, Op, Result};
 use medium::Tray;
 use request::Kind;
@@ -69,7 +70,17 @@ struct Inner {
     quiesced: AtomicU64,
     changed: Notify,
     write_cache: AtomicBool,
+    /// There is a [`Throttled`].
+    throttled: AtomicBool,
     generation: AtomicU64,
+}
+
+/// Limits on a drive's rate.
+#[derive(Clone)]
+struct Throttled {
+    group: Arc<ThrottleGroup>,
+    name: String,
+    member: u64,
 }
 
 struct State {
@@ -83,6 +94,7 @@ struct State {
     on_read_error: OnError,
     on_write_error: OnError,
     notify: Option<NotifyHook>,
+    throttled: Option<Throttled>,
 }
 
 impl BlockBackend {
@@ -100,12 +112,14 @@ impl BlockBackend {
                 on_read_error: OnError::default(),
                 on_write_error: OnError::default(),
                 notify: None,
+                throttled: None,
             }),
             stats: Counters::default(),
             in_flight: AtomicU64::new(0),
             quiesced: AtomicU64::new(0),
             changed: Notify::default(),
             write_cache: AtomicBool::new(true),
+            throttled: AtomicBool::new(false),
             generation: AtomicU64::new(0),
         }))
     }
@@ -248,6 +262,64 @@ impl BlockBackend {
         };
     }
 
+    /// Limits its rate together with that of the other members of a group, or not any more.
+    pub(crate) fn set_throttle(&self, group: Option<(&str, &Arc<ThrottleGroup>)>) {
+        let new = group.map(|(name, group)| Throttled {
+            group: group.clone(),
+            name: name.to_owned(),
+            member: group.join(),
+        });
+        self.0.throttled.store(new.is_some(), Ordering::Release);
+        let old = std::mem::replace(&mut lock(&self.0.state).throttled, new);
+        // Whoever waits for the old group's turn may go.
+        if let Some(old) = old {
+            old.group.wake();
+        }
+    }
+
+    /// The group that limits it, with its name.
+    pub(crate) fn throttle_group(&self) -> Option<(String, Arc<ThrottleGroup>)> {
+        let state = lock(&self.0.state);
+        state.throttled.as_ref().map(|throttled| (throttled.name.clone(), throttled.group.clone()))
+    }
+
+    /// Starts a request when the limits of its group let it pass.
+    fn start_in_turn(&self, request: Request) -> Op<IoBuf> {
+        let throttled = match request.kind() {
+            Kind::Read | Kind::Write if self.0.throttled.load(Ordering::Acquire) => {
+                lock(&self.0.state).throttled.clone()
+            }
+            _ => None,
+        };
+        let Some(throttled) = throttled else { return self.start(request) };
+        let (write, len) = (request.kind() == Kind::Write, request.len());
+        if throttled.group.try_pass(write, len) {
+            return self.start(request);
+        }
+        let this = self.clone();
+        Op::pending(async move {
+            // A drain does not wait for limits, and limits that are gone hold nobody.
+            let member = throttled.member;
+            let exempt = || {
+                this.0.quiesced.load(Ordering::Relaxed) > 0
+                    || lock(&this.0.state).throttled.as_ref().is_none_or(|t| t.member != member)
+            };
+            throttled.group.pass(member, write, len, exempt).await;
+            this.start(request).await
+        })
+    }
+
+    /// Sorts the time that requests take into classes with these boundaries in nanoseconds; with
+    /// none it stops.
+    pub(crate) fn set_histograms(&self, boundaries: [Option<Vec<u64>>; 3]) {
+        self.0.stats.set_histograms(boundaries);
+    }
+
+    /// How long reads, writes and flushes took, where that is noted.
+    pub fn histograms(&self) -> [Option<Histogram>; 3] {
+        self.0.stats.histograms()
+    }
+
     /// Counters since the drive was made.
     pub fn stats(&self) -> Stats {
         self.0.stats.read()
@@ -275,7 +347,7 @@ impl BlockBackend {
         }
         self.0.in_flight.fetch_add(1, Ordering::Relaxed);
         let op = if self.0.quiesced.load(Ordering::Relaxed) == 0 {
-            self.start(request)
+            self.start_in_turn(request)
         } else {
             let this = self.clone();
             Op::pending(async move {
@@ -285,7 +357,7 @@ impl BlockBackend {
                 let open = || (quiesced.load(Ordering::Relaxed) == 0).then_some(());
                 this.0.changed.until(open).await;
                 this.0.in_flight.fetch_add(1, Ordering::Relaxed);
-                this.start(request).await
+                this.start_in_turn(request).await
             })
         };
         match op {
@@ -385,6 +457,9 @@ impl BlockBackend {
     /// Holds back new requests until [`BlockBackend::drain_end`]; calls nest.
     pub fn drain_begin(&self) {
         self.0.quiesced.fetch_add(1, Ordering::Relaxed);
+        if let Some((_, group)) = self.throttle_group() {
+            group.wake();
+        }
     }
 
     /// True when nothing is in flight.

@@ -1,8 +1,30 @@
 //! What a drive has done.
 
 use super::request::Kind;
+use crate::sync::lock;
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// How many requests took how long.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Nanoseconds at which a new class begins; the first begins at zero.
+    pub boundaries: Vec<u64>,
+    /// Requests in each class: one more than there are boundaries.
+    pub bins: Vec<u64>,
+}
+
+impl Histogram {
+    fn new(boundaries: Vec<u64>) -> Self {
+        Self { bins: vec![0; boundaries.len() + 1], boundaries }
+    }
+
+    fn count(&mut self, ns: u64) {
+        let class = self.boundaries.partition_point(|boundary| *boundary <= ns);
+        self.bins[class] += 1;
+    }
+}
 
 /// Counters of one kind of request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +66,14 @@ struct Cell {
 }
 
 #[derive(Default)]
-pub(super) struct Counters([Cell; 4], AtomicU64);
+pub(super) struct Counters([Cell; 4], AtomicU64, Timing);
+
+/// Histograms of reads, writes and flushes; `on` when there is one.
+#[derive(Default)]
+struct Timing {
+    on: AtomicBool,
+    histograms: Mutex<[Option<Histogram>; 3]>,
+}
 
 impl Counters {
     /// Notes that a write reached `end`.
@@ -55,6 +84,11 @@ impl Counters {
     }
 
     pub(super) fn done(&self, kind: Kind, bytes: u64, ok: bool, ns: u64) {
+        if self.2.on.load(Ordering::Relaxed)
+            && let Some(Some(histogram)) = lock(&self.2.histograms).get_mut(kind as usize)
+        {
+            histogram.count(ns);
+        }
         let cell = &self.0[kind as usize];
         if ok {
             cell.total_ns.fetch_add(ns, Ordering::Relaxed);
@@ -63,6 +97,16 @@ impl Counters {
         } else {
             cell.failed.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    pub(super) fn set_histograms(&self, boundaries: [Option<Vec<u64>>; 3]) {
+        let mut histograms = lock(&self.2.histograms);
+        *histograms = boundaries.map(|list| list.map(Histogram::new));
+        self.2.on.store(histograms.iter().any(Option::is_some), Ordering::Relaxed);
+    }
+
+    pub(super) fn histograms(&self) -> [Option<Histogram>; 3] {
+        lock(&self.2.histograms).clone()
     }
 
     pub(super) fn invalid(&self, kind: Kind) {

@@ -11,8 +11,11 @@ use crate::driver::{BlockStatus, Driver};
 use crate::graph::{Edge, Node, Perm, Role};
 use crate::options::{BlkdebugOptions, InjectError, IoType, SetState};
 use crate::sync::{RangeLock, lock};
-use crate::{BlockError, IoBuf, Op, Result, errno};
+use crate::{BlockError, Completion, IoBuf, Op, Result, completion, errno};
 use std::sync::{Arc, Mutex};
+
+/// Told what happens to requests at breakpoints.
+pub type BreakHook = Arc<dyn Fn(&str) + Send + Sync>;
 
 pub(crate) struct Blkdebug {
     image: Arc<Edge>,
@@ -32,6 +35,62 @@ struct State {
     set_state: Vec<SetState>,
     /// Rules whose event has come, by place in `inject`.
     active: Vec<usize>,
+    /// Event and tag of what stops the next request.
+    breaks: Vec<(String, String)>,
+    /// Requests that wait, by tag.
+    suspended: Vec<(String, Completion<()>)>,
+    hook: Option<BreakHook>,
+}
+
+/// The breakpoints of a `blkdebug` node: a request that comes to an event waits there until it is
+/// resumed by its tag.
+pub struct Breakpoints(pub(crate) Arc<Blkdebug>);
+
+impl Breakpoints {
+    /// Has `hook` called with a line of text when a request is suspended or resumed.
+    pub fn on_change(&self, hook: BreakHook) {
+        lock(&self.0.state).hook = Some(hook);
+    }
+
+    /// Suspends the next request that comes to `event`.
+    pub fn set(&self, event: &str, tag: &str) {
+        lock(&self.0.state).breaks.push((event.into(), tag.into()));
+    }
+
+    /// Lets the request of this tag go on. False when there is none.
+    pub fn resume(&self, tag: &str) -> bool {
+        let (request, hook) = {
+            let mut state = lock(&self.0.state);
+            let Some(at) = state.suspended.iter().position(|(other, _)| other == tag) else {
+                return false;
+            };
+            (state.suspended.remove(at).1, state.hook.clone())
+        };
+        if let Some(hook) = hook {
+            hook(&format!("blkdebug: Resuming request '{tag}'"));
+        }
+        request.finish(Ok(()));
+        true
+    }
+
+    /// Takes breakpoints of this tag away and resumes who waits at them. False when there are none.
+    pub fn remove(&self, tag: &str) -> bool {
+        let mut found = {
+            let mut state = lock(&self.0.state);
+            let before = state.breaks.len();
+            state.breaks.retain(|(_, other)| other != tag);
+            state.breaks.len() != before
+        };
+        while self.resume(tag) {
+            found = true;
+        }
+        found
+    }
+
+    /// True while a request waits at the breakpoint of this tag.
+    pub fn is_suspended(&self, tag: &str) -> bool {
+        lock(&self.0.state).suspended.iter().any(|(other, _)| other == tag)
+    }
 }
 
 /// The error number that a configuration file or an option means when it has none.
@@ -75,14 +134,23 @@ impl Blkdebug {
             granule: [options.opt_write_zero, options.opt_discard]
                 .map(|granule| u64::from(granule.unwrap_or(0)).max(1)),
             changing: Arc::default(),
-            state: Mutex::new(State { number: 1, inject, set_state, active: Vec::new() }),
+            state: Mutex::new(State {
+                number: 1,
+                inject,
+                set_state,
+                active: Vec::new(),
+                breaks: Vec::new(),
+                suspended: Vec::new(),
+                hook: None,
+            }),
         };
-        this.event("none");
+        drop(this.event("none"));
         Ok(Arc::new(this))
     }
 
-    /// Something has happened: rules for it become active, and the state may change.
-    pub(crate) fn event(&self, name: &str) {
+    /// Something has happened: rules for it become active, and the state may change. Whoever
+    /// comes to a breakpoint waits.
+    pub(crate) fn event(&self, name: &str) -> Op<()> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let number = state.number;
@@ -99,6 +167,20 @@ impl Blkdebug {
                 state.number = rule.new_state;
             }
         }
+        let Some(at) = state.breaks.iter().position(|(event, _)| event.eq_ignore_ascii_case(name))
+        else {
+            return Op::ok(());
+        };
+        let (_, tag) = state.breaks.remove(at);
+        let (request, wait) = completion();
+        let hook = state.hook.clone();
+        let text = format!("blkdebug: Suspended request '{tag}'");
+        state.suspended.push((tag, request));
+        drop(guard);
+        if let Some(hook) = hook {
+            hook(&text);
+        }
+        wait
     }
 
     /// The error that a request meets.
@@ -145,20 +227,23 @@ impl Blkdebug {
         (self.max[0] / self.align * self.align).max(self.align)
     }
 
-    async fn read_whole(&self, from: u64, to: u64) -> Result<Vec<u8>> {
+    async fn read_whole(self: &Arc<Self>, from: u64, to: u64) -> Result<Vec<u8>> {
         let mut whole = Vec::with_capacity((to - from) as usize);
         let mut at = from;
         while at < to {
             let n = (to - at).min(self.piece());
             let buf = IoBuf::zeroed(n as usize);
-            let part = self.run(IoType::Read, &[], (at, n), |node| node.read(at, buf)).await?;
+            let start = move |node: Arc<Node>| node.read(at, buf);
+            let part = self.run(IoType::Read, &[], (at, n), start).await?;
             whole.extend_from_slice(&part);
             at += n;
         }
         Ok(whole)
     }
 
-    async fn write_parts(&self, offset: u64, data: &[u8]) -> Result<()> {
+    /// Writes whole blocks in pieces that are allowed. Blocks that change in part are read before,
+    /// and are nobody else's meanwhile.
+    async fn write_parts(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<()> {
         let end = offset + data.len() as u64;
         let (from, to) = self.widen(offset, data.len() as u64);
         let _changing = self.changing.acquire(from..to).await;
@@ -166,37 +251,59 @@ impl Blkdebug {
         let disk = self.image.node().map_or(0, |node| node.len());
         let there = |at: u64| at < disk;
         if from < offset {
-            self.event("pwritev_rmw_head");
+            self.event("pwritev_rmw_head").await?;
             let stop = (from + self.align).min(to);
             whole[..(stop - from) as usize].copy_from_slice(&self.read_whole(from, stop).await?);
-            self.event("pwritev_rmw_after_head");
+            self.event("pwritev_rmw_after_head").await?;
         }
         let tail = end / self.align * self.align;
         if end < to && there(tail) && !(from < offset && tail == from) {
-            self.event("pwritev_rmw_tail");
+            self.event("pwritev_rmw_tail").await?;
             whole[(tail - from) as usize..].copy_from_slice(&self.read_whole(tail, to).await?);
-            self.event("pwritev_rmw_after_tail");
+            self.event("pwritev_rmw_after_tail").await?;
         }
         whole[(offset - from) as usize..][..data.len()].copy_from_slice(data);
         let mut at = from;
         for part in whole.chunks(usize::try_from(self.piece()).unwrap_or(usize::MAX)) {
             let n = part.len() as u64;
-            let start = |node: Arc<Node>| node.write(at, IoBuf::from(part));
+            let part = IoBuf::from(part);
+            let start = move |node: Arc<Node>| node.write(at, part);
             self.run(IoType::Write, &["pwritev"], (at, n), start).await?;
             at += n;
         }
-        self.event("pwritev_done");
+        self.event("pwritev_done").await?;
         Ok(())
     }
 
-    fn run<T>(
+    fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        kind: IoType,
+        events: &'static [&'static str],
+        range: (u64, u64),
+        start: impl FnOnce(Arc<Node>) -> Op<T> + Send + 'static,
+    ) -> Op<T> {
+        for (i, event) in events.iter().enumerate() {
+            let wait = self.event(event);
+            if matches!(wait, Op::Pending(_)) {
+                let this = self.clone();
+                return Op::pending(async move {
+                    wait.await?;
+                    for event in &events[i + 1..] {
+                        this.event(event).await?;
+                    }
+                    this.start(kind, range, start).await
+                });
+            }
+        }
+        self.start(kind, range, start)
+    }
+
+    fn start<T>(
         &self,
         kind: IoType,
-        events: &[&str],
         range: (u64, u64),
         start: impl FnOnce(Arc<Node>) -> Op<T>,
     ) -> Op<T> {
-        events.iter().for_each(|event| self.event(event));
         match self.check(kind, range.0, range.1) {
             Ok(()) => super::below(&self.image, start),
             Err(error) => Op::err(error),
@@ -224,14 +331,19 @@ impl Driver for Blkdebug {
         true
     }
 
-    fn debug_event(&self, name: &str) {
-        self.event(name);
+    fn debug_event(&self, name: &str) -> Op<()> {
+        self.event(name)
+    }
+
+    fn as_blkdebug(self: Arc<Self>) -> Option<Arc<Blkdebug>> {
+        Some(self)
     }
 
     fn read(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
         let len = buf.len() as u64;
         if self.fits(offset, len) {
-            return self.run(IoType::Read, &[], (offset, len), |node| node.read(offset, buf));
+            let start = move |node: Arc<Node>| node.read(offset, buf);
+            return self.run(IoType::Read, &[], (offset, len), start);
         }
         Op::pending(async move {
             let mut buf = buf;
@@ -244,11 +356,13 @@ impl Driver for Blkdebug {
 
     fn write(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
         let len = buf.len() as u64;
-        if self.fits(offset, len) {
-            let start = |node: Arc<Node>| node.write(offset, buf);
-            return self.run(IoType::Write, &["pwritev"], (offset, len), start);
-        }
         Op::pending(async move {
+            if self.align == 1 && self.fits(offset, len) {
+                let start = move |node: Arc<Node>| node.write(offset, buf);
+                let result = self.run(IoType::Write, &["pwritev"], (offset, len), start).await;
+                self.event("pwritev_done").await?;
+                return result;
+            }
             self.write_parts(offset, &buf).await?;
             Ok(buf)
         })
@@ -271,7 +385,7 @@ impl Driver for Blkdebug {
                 }
                 let most = (self.max[1] / granule * granule).max(granule);
                 let n = ((end - at) / granule * granule).min(most);
-                let start = |node: Arc<Node>| node.write_zeroes(at, n, unmap);
+                let start = move |node: Arc<Node>| node.write_zeroes(at, n, unmap);
                 self.run(IoType::WriteZeroes, &["pwritev_zero"], (at, n), start).await?;
                 at += n;
             }
@@ -294,7 +408,7 @@ impl Driver for Blkdebug {
                     }
                     odd => (granule - odd).min(end - at),
                 };
-                let start = |node: Arc<Node>| node.discard(at, n);
+                let start = move |node: Arc<Node>| node.discard(at, n);
                 self.run(IoType::Discard, &[], (at, n), start).await?;
                 at += n;
             }
@@ -307,7 +421,8 @@ impl Driver for Blkdebug {
     }
 
     fn status(self: Arc<Self>, offset: u64, len: u64) -> Op<BlockStatus> {
-        let op = self.run(IoType::BlockStatus, &[], (offset, len), |node| node.status(offset, len));
+        let start = move |node: Arc<Node>| node.status(offset, len);
+        let op = self.run(IoType::BlockStatus, &[], (offset, len), start);
         if self.align == 1 {
             return op;
         }

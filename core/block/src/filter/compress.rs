@@ -3,12 +3,15 @@
 use super::pass_on;
 use crate::driver::{BlockStatus, Driver};
 use crate::graph::{Edge, Node, Perm, Role};
+use crate::sync::RangeLock;
 use crate::{BlockError, IoBuf, Op, Result};
 use std::sync::Arc;
 
 pub(crate) struct Compress {
     file: Arc<Edge>,
     cluster: u64,
+    /// Clusters that are being changed in part.
+    changing: Arc<RangeLock>,
 }
 
 impl Compress {
@@ -21,7 +24,7 @@ impl Compress {
             ))
         })?;
         let file = Edge::attach(Role::Filtered, file, Perm::empty(), Perm::all())?;
-        Ok(Arc::new(Self { file, cluster }))
+        Ok(Arc::new(Self { file, cluster, changing: Arc::default() }))
     }
 }
 
@@ -42,14 +45,23 @@ impl Driver for Compress {
                 let stop = (at - at % self.cluster + self.cluster).min(offset + total);
                 let whole = at.is_multiple_of(self.cluster)
                     && (stop - at == self.cluster || stop == node.len());
-                let old = buf.narrow(done as usize..(stop - offset) as usize);
-                // A part of a cluster cannot be packed by itself.
-                buf = if whole {
-                    node.write_compressed(at, buf).await?
+                let part = done as usize..(stop - offset) as usize;
+                if whole {
+                    let old = buf.narrow(part);
+                    buf = node.write_compressed(at, buf).await?;
+                    buf.widen(old);
                 } else {
-                    node.write(at, buf).await?
-                };
-                buf.widen(old);
+                    // A cluster is packed as a whole, with what was there before.
+                    let first = at - at % self.cluster;
+                    let end = (first + self.cluster).min(node.len()).max(stop);
+                    let _changing = self.changing.acquire(first..end).await;
+                    let there = (node.len().min(end) - first) as usize;
+                    let mut cluster = node.read(first, IoBuf::zeroed(there)).await?.into_vec();
+                    cluster.resize((end - first) as usize, 0);
+                    cluster[(at - first) as usize..(stop - first) as usize]
+                        .copy_from_slice(&buf[part]);
+                    node.write_compressed(first, cluster.into()).await?;
+                }
                 done = stop - offset;
             }
             Ok(buf)

@@ -13,6 +13,7 @@ mod quorum;
 mod throttle;
 
 pub(crate) use blkdebug::Blkdebug;
+pub use blkdebug::{BreakHook, Breakpoints};
 pub(crate) use blkverify::Blkverify;
 pub(crate) use commit_top::CommitTop;
 pub(crate) use compress::Compress;

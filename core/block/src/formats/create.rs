@@ -68,6 +68,12 @@ pub const FILE: &[OptionSpec] = &[
 
 const QCOW2: &[OptionSpec] = &[
     opt(
+        "encryption",
+        Kind::Flag,
+        "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
+        None,
+    ),
+    opt(
         "encrypt.key-secret",
         Kind::Text,
         "ID of secret providing qcow AES key or LUKS passphrase",
@@ -80,12 +86,6 @@ const QCOW2: &[OptionSpec] = &[
     opt("encrypt.hash-alg", Kind::Text, "Name of encryption hash algorithm", None),
     opt("encrypt.iter-time", Kind::Number, "Time to spend in PBKDF in milliseconds", None),
     opt("encrypt.format", Kind::Text, "Encrypt the image, format choices: 'aes', 'luks'", None),
-    opt(
-        "encryption",
-        Kind::Flag,
-        "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
-        None,
-    ),
     opt("cluster_size", Kind::Size, "qcow2 cluster size", Some("65536")),
     opt("extended_l2", Kind::Flag, "Extended L2 tables", Some("off")),
     opt(
@@ -304,9 +304,15 @@ impl Values {
     /// A number of bytes.
     pub fn size(&self, name: &str) -> Result<Option<u64>> {
         let Some(text) = self.get(name) else { return Ok(None) };
+        if text.strip_prefix('-').is_some_and(|rest| rest.parse::<u64>().is_ok()) {
+            return Err(BlockError::invalid(format!(
+                "Value '{text}' is out of range for parameter '{name}'"
+            )));
+        }
         parse_size(text).map(Some).ok_or_else(|| {
             BlockError::invalid(format!(
-                "Parameter '{name}' expects a non-negative number below 2^64"
+                "Parameter '{name}' expects a non-negative number below 2^64\nOptional suffix k, \
+                 M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."
             ))
         })
     }
@@ -314,9 +320,13 @@ impl Values {
     /// A number.
     pub fn number(&self, name: &str) -> Result<Option<u64>> {
         let Some(text) = self.get(name) else { return Ok(None) };
+        // What is below zero counts from the other end.
+        let wrapped = || text.parse::<i64>().ok().map(|n| n as u64);
         text.parse()
+            .ok()
+            .or_else(wrapped)
             .map(Some)
-            .map_err(|_| BlockError::invalid(format!("Parameter '{name}' expects a number")))
+            .ok_or_else(|| BlockError::invalid(format!("Parameter '{name}' expects a number")))
     }
 
     /// Refuses names that the format has not, and values of the wrong kind.
@@ -454,14 +464,14 @@ pub async fn create(
                     luks = Some((luks_options(values, "encrypt.", host)?, secret));
                 }
             }
+            let mut data = None;
             if let Some(name) = &options.data_file {
                 let file = fs.create(name).await?;
-                if options.data_file_raw {
-                    file.set_len(options.size).await?;
-                }
+                file.set_len(options.size).await?;
+                data = Some(graph.open_file(None, name, file)?);
             }
             let node = open().await?;
-            qcow2::create_with(&node, &options, luks.as_ref(), &mut random).await
+            qcow2::create_with(&node, data.as_ref(), &options, luks.as_ref(), &mut random).await
         }
         Format::Qcow => {
             let encrypted = values.flag("encryption")? || values.get("encrypt.format").is_some();

@@ -1,8 +1,8 @@
 //! The `luks` format: a raw disk behind a LUKS header.
 
 use super::flat::Flat;
-use super::{Facts, Image, OpenArgs, Specific, read_exactly};
-use crate::crypto::luks::{HEADER, Header, LuksOptions};
+use super::{Change, Facts, Image, KeyAction, KeyChange, OpenArgs, Specific, read_exactly};
+use crate::crypto::luks::{HEADER, Header, LuksOptions, SLOTS};
 use crate::crypto::{CipherMode, SECTOR, SectorCipher};
 use crate::driver::{BlockStatus, Driver};
 use crate::graph::{Edge, Node};
@@ -17,6 +17,7 @@ pub(crate) struct Luks {
     payload: u64,
     /// Opened without its secret, for facts only.
     locked: bool,
+    secret: Option<Arc<[u8]>>,
 }
 
 /// What a LUKS header says.
@@ -115,6 +116,96 @@ pub(crate) async fn unlock(
     Err(BlockError::invalid("Invalid password, cannot unlock any keyslot"))
 }
 
+/// Changes who can open a disk whose header is at `base`; `password` opens it now.
+pub(crate) async fn change_keys(
+    file: &Node,
+    base: u64,
+    password: &[u8],
+    change: &KeyChange,
+) -> Result<()> {
+    let mut header = read_header(file, base).await?;
+    let mut random = |buf: &mut [u8]| (change.random.0)(buf);
+    if let Some(slot) = change.slot.filter(|slot| *slot >= SLOTS) {
+        return Err(BlockError::invalid(format!(
+            "Invalid keyslot {slot} specified. Must be between 0 and {}",
+            SLOTS - 1
+        )));
+    }
+    let active = header.slots.iter().filter(|slot| slot.active).count();
+    let gone = match &change.what {
+        KeyAction::Add { password: new, rounds } => {
+            let free = header.slots.iter().position(|slot| !slot.active);
+            let slot = change.slot.or(free).ok_or_else(|| {
+                BlockError::invalid("Can't add a keyslot - all keyslots are in use")
+            })?;
+            if header.slots[slot].active && !change.force {
+                return Err(BlockError::invalid(format!(
+                    "Refusing to overwrite active keyslot {slot} - please erase it first"
+                )));
+            }
+            let master = unlock(file, base, &header, password).await?;
+            let material = header.fill_slot(slot, new, &master, *rounds, &mut random)?;
+            let (at, _) = header.material(&header.slots[slot]);
+            file.write(base + at, material.into()).await?;
+            file.flush().await?;
+            Vec::new()
+        }
+        KeyAction::Erase(None) => {
+            let slot = change.slot.ok_or_else(|| {
+                BlockError::invalid("A key slot or an old secret is needed for erase operation")
+            })?;
+            if !header.slots[slot].active && !change.force {
+                return Err(BlockError::invalid(format!(
+                    "Given keyslot {slot} is already erased (inactive) "
+                )));
+            }
+            if active == 1 && header.slots[slot].active && !change.force {
+                return Err(BlockError::invalid(format!(
+                    "Attempt to erase the only active keyslot {slot} which will erase all the data in \
+                     the image irreversibly - refusing operation"
+                )));
+            }
+            vec![slot]
+        }
+        KeyAction::Erase(Some(old)) => {
+            let mut found = Vec::new();
+            for (i, slot) in header.slots.iter().enumerate().filter(|(_, slot)| slot.active) {
+                let (at, len) = header.material(slot);
+                let material = read_exactly(file, "key material", base + at, len as u64).await?;
+                if header.open_slot(slot, old, material)?.is_some() {
+                    found.push(i);
+                }
+            }
+            if found.is_empty() {
+                return Err(BlockError::invalid(
+                    "No keyslots match given (old) password for erase operation",
+                ));
+            }
+            if found.len() == active && !change.force {
+                return Err(BlockError::invalid(
+                    "All the active keyslots match the (old) password that was given and erasing them \
+                     will erase all the data in the image irreversibly - refusing operation",
+                ));
+            }
+            found
+        }
+    };
+    gone.iter().for_each(|slot| header.slots[*slot].active = false);
+    file.write(base, header.to_bytes().into()).await?;
+    file.flush().await?;
+    for slot in gone {
+        // What could open the disk must not be found on the host's storage.
+        let (at, len) = header.material(&header.slots[slot]);
+        for _ in 0..4 {
+            let mut noise = vec![0; len];
+            random(&mut noise);
+            file.write(base + at, noise.into()).await?;
+            file.flush().await?;
+        }
+    }
+    Ok(())
+}
+
 /// Opens an image.
 pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Luks> {
     let header = read_header(file, 0).await?;
@@ -129,7 +220,7 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Luks> {
     let len = len.ok_or_else(|| BlockError::corrupt("the disk is beyond the end of the file"))?;
     let read_only = args.read_only || file.read_only() || args.no_io;
     let flat = Flat::new(file, payload, len, read_only, cipher)?;
-    Ok(Luks { flat, header, payload, locked: args.no_io })
+    Ok(Luks { flat, header, payload, locked: args.no_io, secret: args.secret.clone() })
 }
 
 /// Writes a new header for a disk, at `base` of the file. Gives the offset behind it and the
@@ -231,5 +322,16 @@ impl Image for Luks {
             specific: Some(Specific::Luks(LuksInfo::new(&self.header, 0))),
             ..Facts::default()
         }
+    }
+
+    fn change(self: Arc<Self>, change: Change) -> Op<()> {
+        let Change::Amend(amend) = change else {
+            return Op::err(BlockError::Errno(crate::errno::ENOTSUP));
+        };
+        Op::pending(async move {
+            let Some(change) = &amend.key else { return Ok(()) };
+            let password = self.secret.as_deref().ok_or(BlockError::Encrypted("LUKS"))?;
+            change_keys(&*self.flat.node()?, 0, password, change).await
+        })
     }
 }

@@ -115,6 +115,18 @@ pub(crate) trait Image: Driver {
         Op::err(BlockError::Errno(crate::errno::ENOTSUP))
     }
 
+    /// Reads the state of the machine that the image holds now.
+    fn read_state(self: Arc<Self>, at: u64, len: usize) -> Op<Vec<u8>> {
+        let _ = (at, len);
+        Op::err(BlockError::Errno(crate::errno::ENOTSUP))
+    }
+
+    /// Writes the state of the machine that the image holds now.
+    fn write_state(self: Arc<Self>, at: u64, state: Vec<u8>) -> Op<()> {
+        let _ = (at, state);
+        Op::err(BlockError::Errno(crate::errno::ENOTSUP))
+    }
+
     /// What the image says about itself.
     fn facts(&self) -> Facts;
 
@@ -183,6 +195,16 @@ impl ImageHandle {
     /// Goes back to a snapshot and gives the state of the machine that is kept with it.
     pub fn load_state(&self, name: &str) -> Op<Vec<u8>> {
         self.0.clone().load_state(name.to_owned())
+    }
+
+    /// Reads the state of the machine that the image holds now; what was never written is zeros.
+    pub fn read_state(&self, at: u64, len: usize) -> Op<Vec<u8>> {
+        self.0.clone().read_state(at, len)
+    }
+
+    /// Writes the state of the machine that the image holds now.
+    pub fn write_state(&self, at: u64, state: Vec<u8>) -> Op<()> {
+        self.0.clone().write_state(at, state)
     }
 
     /// Changes what is stored with the image: snapshots, names of other files, features.
@@ -255,6 +277,47 @@ pub struct Amend {
     pub data_file: Option<String>,
     /// The data file is a raw disk.
     pub data_file_raw: Option<bool>,
+    /// Who can open the image.
+    pub key: Option<KeyChange>,
+}
+
+/// A change to the key slots of an encrypted image.
+#[derive(Clone, Debug)]
+pub struct KeyChange {
+    /// The slot; any that fits when absent.
+    pub slot: Option<usize>,
+    /// Even when that makes the data unreadable for ever.
+    pub force: bool,
+    /// Unpredictable bytes.
+    pub random: Random,
+    /// What to do.
+    pub what: KeyAction,
+}
+
+/// What happens to key slots.
+#[derive(Clone, Debug)]
+pub enum KeyAction {
+    /// Another password.
+    Add {
+        /// It.
+        password: Arc<[u8]>,
+        /// Rounds of its key derivation.
+        rounds: u32,
+    },
+    /// The slot, or all slots that this password opens.
+    Erase(Option<Arc<[u8]>>),
+}
+
+type Fill = dyn Fn(&mut [u8]) + Send + Sync;
+
+/// A source of unpredictable bytes.
+#[derive(Clone)]
+pub struct Random(pub Arc<Fill>);
+
+impl std::fmt::Debug for Random {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Random")
+    }
 }
 
 /// What to do with a bitmap inside an image.

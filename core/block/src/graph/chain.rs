@@ -10,6 +10,9 @@ impl BlockGraph {
     pub(crate) fn set_backing(&self, overlay: &Arc<Node>, to: Option<&Arc<Node>>) -> Result<()> {
         let edges = overlay.children();
         let edge = edges.iter().find(|edge| edge.role() == Role::Backing);
+        if let Some(edge) = edge {
+            edge.check_thawed()?;
+        }
         match (edge, to) {
             (Some(edge), Some(to)) if edge.node().is_some() => edge.replace(to),
             (Some(edge), None) => {
@@ -83,7 +86,7 @@ impl BlockGraph {
 
     /// Lets a node be written, or forbids it again, with its file below. The caller has drained
     /// it.
-    pub(crate) async fn set_read_only(&self, node: &Arc<Node>, read_only: bool) -> Result<()> {
+    pub async fn set_read_only(&self, node: &Arc<Node>, read_only: bool) -> Result<()> {
         if node.read_only() == read_only {
             return Ok(());
         }

@@ -56,6 +56,9 @@ impl BlockGraph {
     }
 
     fn move_edges(&self, edges: Vec<Arc<Edge>>, from: &Arc<Node>, to: &Arc<Node>) -> Result<()> {
+        for edge in &edges {
+            edge.check_thawed()?;
+        }
         for (moved, edge) in edges.iter().enumerate() {
             if let Err(error) = edge.replace(to) {
                 for edge in &edges[..moved] {

@@ -90,6 +90,8 @@ struct State {
     parent: Weak<Node>,
     /// Whatever those above bear.
     shares_all: bool,
+    /// A job relies on where it points.
+    frozen: bool,
     /// Says who it is when the parent is not a node.
     label: String,
 }
@@ -124,6 +126,7 @@ impl Edge {
                 child: None,
                 parent: Weak::new(),
                 shares_all: false,
+                frozen: false,
                 label: label.to_owned(),
             }),
         });
@@ -163,6 +166,22 @@ impl Edge {
                 Err(error)
             }
         }
+    }
+
+    /// Refuses a change of an edge that a job relies on.
+    pub(crate) fn check_thawed(&self) -> Result<()> {
+        let frozen = {
+            let state = lock(&self.state);
+            state.frozen.then(|| (state.parent.upgrade(), state.child.clone()))
+        };
+        let Some((parent, child)) = frozen else { return Ok(()) };
+        let name = |node: Option<Arc<Node>>| node.map_or(String::new(), |n| n.name().to_owned());
+        Err(BlockError::InUse(format!(
+            "Cannot change '{}' link from '{}' to '{}'",
+            self.name,
+            name(parent),
+            name(child)
+        )))
     }
 
     /// The node at the other end; `None` only after the edge was cut.
@@ -262,6 +281,34 @@ impl Edge {
             let _ = refresh(old);
         }
         old
+    }
+}
+
+/// Links of a chain that must stay as they are; lets them go when dropped.
+pub(crate) struct Frozen(Vec<Arc<Edge>>);
+
+impl Frozen {
+    /// Freezes the links from `top` down to `base`, or to the end of the chain; fails when some
+    /// other job relies on one of them.
+    pub(crate) fn chain(top: &Arc<Node>, base: Option<&Arc<Node>>) -> Result<Self> {
+        let mut frozen = Self(Vec::new());
+        let mut node = top.clone();
+        while base.is_none_or(|base| !Arc::ptr_eq(base, &node)) {
+            let below = |edge: &Arc<Edge>| matches!(edge.role(), Role::Backing | Role::Filtered);
+            let Some(edge) = node.children().into_iter().find(below) else { break };
+            let Some(child) = edge.node() else { break };
+            edge.check_thawed()?;
+            lock(&edge.state).frozen = true;
+            frozen.0.push(edge);
+            node = child;
+        }
+        Ok(frozen)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|edge| lock(&edge.state).frozen = false);
     }
 }
 

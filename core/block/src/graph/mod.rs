@@ -17,6 +17,7 @@ mod status;
 
 pub use crate::driver::BlockStatus;
 pub use change::Drained;
+pub(crate) use edge::Frozen;
 pub use edge::{Edge, Grant, Perm, Role};
 pub use node::{DetectZeroes, Node, ThresholdHook};
 pub use objects::{OBJECT_TYPES, Object};

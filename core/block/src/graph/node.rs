@@ -4,6 +4,7 @@ use super::edge::{Edge, Grant, Perm, Role, Users, conflict};
 use crate::backend::Medium;
 use crate::bitmap::DirtyBitmap;
 use crate::driver::{Access, BlockStatus, Driver, Lease, Map};
+use crate::filter::Breakpoints;
 use crate::formats::{Image, ImageHandle};
 use crate::sync::lock;
 use crate::{BlockError, IoBuf, NodeOptions, Op, Result};
@@ -514,8 +515,17 @@ impl Node {
     }
 
     /// Tells this node, which a format stands on, of a step that it takes.
-    pub(crate) fn debug_event(&self, name: &str) {
-        self.driver().debug_event(name);
+    pub(crate) fn debug_event(&self, name: &str) -> Op<()> {
+        self.driver().debug_event(name)
+    }
+
+    /// The breakpoints of this node, or of what it stands on.
+    pub fn breakpoints(&self) -> Option<Breakpoints> {
+        if let Some(driver) = self.driver().as_blkdebug() {
+            return Some(Breakpoints(driver));
+        }
+        let below = self.children().into_iter().find(|edge| edge.role() != Role::Backing)?;
+        below.node()?.breakpoints()
     }
 
     /// True when rules wait for [`Node::debug_event`].

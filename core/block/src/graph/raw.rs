@@ -109,8 +109,14 @@ impl Driver for RawDriver {
 
     fn read(self: Arc<Self>, offset: u64, buf: IoBuf) -> Op<IoBuf> {
         self.with(|node| {
-            node.debug_event("read_aio");
-            node.read(self.offset + offset, buf)
+            let at = self.offset + offset;
+            match node.debug_event("read_aio") {
+                Op::Done(_) => node.read(at, buf),
+                wait => Op::pending(async move {
+                    wait.await?;
+                    node.read(at, buf).await
+                }),
+            }
         })
     }
 
@@ -130,8 +136,14 @@ impl Driver for RawDriver {
             });
         }
         self.with(|node| {
-            node.debug_event("write_aio");
-            node.write(self.offset + offset, buf)
+            let at = self.offset + offset;
+            match node.debug_event("write_aio") {
+                Op::Done(_) => node.write(at, buf),
+                wait => Op::pending(async move {
+                    wait.await?;
+                    node.write(at, buf).await
+                }),
+            }
         })
     }
 

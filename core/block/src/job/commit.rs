@@ -4,7 +4,7 @@ use super::copy::{How, PIECE, copy};
 use super::{ErrorAction, Job, Work};
 use crate::backend::OnError;
 use crate::filter::CommitTop;
-use crate::graph::{BlockGraph, Edge, Node, Perm, Role};
+use crate::graph::{BlockGraph, Edge, Frozen, Node, Perm, Role};
 use crate::op::BoxFuture;
 use crate::sync::lock;
 use crate::{BlockError, Result};
@@ -26,6 +26,8 @@ pub(crate) struct Commit {
     options: CommitOptions,
     filter: Mutex<Option<Arc<Node>>>,
     base: Mutex<Option<Arc<Edge>>>,
+    /// The chain from the filter to the base.
+    frozen: Mutex<Option<Frozen>>,
     was_read_only: bool,
 }
 
@@ -57,12 +59,17 @@ impl Commit {
             }
             Ok(base)
         };
-        match ready.await {
-            Ok(base) => Ok(Arc::new(Self {
+        let ready = ready.await.and_then(|base| {
+            let frozen = Frozen::chain(&filter, Some(&options.base))?;
+            Ok((base, frozen))
+        });
+        match ready {
+            Ok((base, frozen)) => Ok(Arc::new(Self {
                 graph: graph.clone(),
                 options,
                 filter: Mutex::new(Some(filter)),
                 base: Mutex::new(Some(base)),
+                frozen: Mutex::new(Some(frozen)),
                 was_read_only,
             })),
             Err(error) => {
@@ -108,6 +115,7 @@ impl Work for Commit {
         Box::pin(async move {
             let CommitOptions { base, overlay, backing_file, .. } = &self.options;
             let _drained = self.graph.drain(base).await;
+            drop(lock(&self.frozen).take());
             // The overlay bears no writer below it.
             drop(lock(&self.base).take());
             let name = backing_file.as_deref().unwrap_or(base.filename());
@@ -126,6 +134,7 @@ impl Work for Commit {
     fn clean<'a>(&'a self, _job: &'a Arc<Job>, _ok: bool) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             drop(lock(&self.base).take());
+            drop(lock(&self.frozen).take());
             let filter = lock(&self.filter).take();
             if let Some(filter) = filter
                 && let Err(error) = self.graph.remove_filter(&filter).await

@@ -4,7 +4,7 @@ use super::copy::PIECE;
 use super::{ErrorAction, Job, Work};
 use crate::backend::OnError;
 use crate::filter::CopyOnRead;
-use crate::graph::{BlockGraph, Node};
+use crate::graph::{BlockGraph, Frozen, Node};
 use crate::op::BoxFuture;
 use crate::sync::lock;
 use crate::{BlockError, IoBuf, Result};
@@ -23,6 +23,8 @@ pub(crate) struct Stream {
     graph: BlockGraph,
     top: Arc<Node>,
     filter: Mutex<Option<Arc<Node>>>,
+    /// The chain down to what stays.
+    frozen: Mutex<Option<Frozen>>,
     options: StreamOptions,
 }
 
@@ -42,10 +44,12 @@ impl Stream {
             })?),
             None => None,
         };
+        let frozen = Mutex::new(Some(Frozen::chain(&top, bottom.as_ref())?));
         let driver = CopyOnRead::new(&top, bottom.as_ref())?;
         let filter = graph.add_node(options.filter_name.as_deref(), top.filename(), driver)?;
         graph.insert_filter(&top, &filter).await?;
-        Ok(Arc::new(Self { graph: graph.clone(), top, filter: Mutex::new(Some(filter)), options }))
+        let filter = Mutex::new(Some(filter));
+        Ok(Arc::new(Self { graph: graph.clone(), top, filter, frozen, options }))
     }
 }
 
@@ -95,6 +99,7 @@ impl Work for Stream {
     fn prepare<'a>(&'a self, _job: &'a Arc<Job>) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let _drained = self.graph.drain(&self.top).await;
+            drop(lock(&self.frozen).take());
             let base = self.options.base.as_ref();
             if self.top.backing().is_none() && base.is_none() {
                 return Ok(());
@@ -110,6 +115,7 @@ impl Work for Stream {
 
     fn clean<'a>(&'a self, _job: &'a Arc<Job>, _ok: bool) -> BoxFuture<'a, ()> {
         Box::pin(async move {
+            drop(lock(&self.frozen).take());
             let filter = lock(&self.filter).take();
             if let Some(filter) = filter
                 && let Err(error) = self.graph.remove_filter(&filter).await

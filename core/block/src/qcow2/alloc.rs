@@ -3,7 +3,7 @@
 use super::entry::{
     COMPRESSED, OFFSET, REFTABLE_RESERVED, Shape, refcount, refcount_bytes, set_refcount,
 };
-use super::header::MAX_REFTABLE_BYTES;
+use super::header::{MAX_REFTABLE_BYTES, field, incompatible};
 use super::{Freed, Meta, Qcow2};
 use crate::sync::lock;
 use crate::{BlockError, IoBuf, Result};
@@ -139,23 +139,56 @@ impl Meta {
 impl Qcow2 {
     /// Takes up to `want` neighbouring clusters; gives their offset and number.
     pub(super) async fn alloc(&self, want: u64) -> Result<(u64, u64)> {
-        self.event("cluster_alloc");
+        self.event("cluster_alloc").await;
+        if self.should_reuse()? {
+            self.write_back(true).await?;
+        }
         loop {
             let found = lock(&self.meta).find_free(&self.shape, want);
             match found {
                 Ok(Found::Clusters(first, count)) => {
                     return Ok((first << self.shape.cluster_bits, count));
                 }
-                Ok(Found::Load(block)) => self.load_refblock(block).await?,
+                Ok(Found::Load(block)) => {
+                    if let Err(error) = self.load_refblock(block).await {
+                        if matches!(error, BlockError::Corrupt(_)) {
+                            self.mark_corrupt().await?;
+                        }
+                        return Err(error);
+                    }
+                }
                 Err(error) => {
                     if matches!(error, BlockError::Corrupt(_)) {
-                        self.broken.store(true, Ordering::Relaxed);
-                        self.writable.store(false, Ordering::Relaxed);
+                        self.mark_corrupt().await?;
                     }
                     return Err(error);
                 }
             }
         }
+    }
+
+    /// True when the file would have to grow although much of it was freed, but not for good.
+    fn should_reuse(&self) -> Result<bool> {
+        const MUCH: u64 = 8 << 20;
+        let meta = lock(&self.meta);
+        if meta.freed.is_empty() || meta.freed.len() > 256 {
+            return Ok(false);
+        }
+        let freed: u64 = meta.freed.iter().map(|freed| freed.count).sum();
+        let bits = self.shape.cluster_bits;
+        Ok(freed << bits >= MUCH && meta.free_hint << bits >= self.file()?.len())
+    }
+
+    /// Nothing is written any more, by us or by whoever opens the image next.
+    async fn mark_corrupt(&self) -> Result<()> {
+        self.broken.store(true, Ordering::Relaxed);
+        self.writable.store(false, Ordering::Relaxed);
+        let old = self.incompatible.fetch_or(incompatible::CORRUPT, Ordering::Relaxed);
+        if self.shape.version >= 3 && old & incompatible::CORRUPT == 0 {
+            let bytes = IoBuf::from(&(old | incompatible::CORRUPT).to_be_bytes()[..]);
+            self.file()?.write(field::INCOMPATIBLE as u64, bytes).await?;
+        }
+        Ok(())
     }
 
     /// Takes exactly `count` neighbouring clusters.
@@ -191,7 +224,14 @@ impl Qcow2 {
             return Ok(());
         }
         let file = self.file()?;
-        if block & (self.shape.cluster() - 1) != 0 || block >= file.len() {
+        if block & (self.shape.cluster() - 1) != 0 {
+            let index = lock(&self.meta).reftable.iter().position(|word| *word == block);
+            return Err(BlockError::corrupt(format!(
+                "Refblock offset {block:#x} unaligned (reftable index: {:#x})",
+                index.unwrap_or(0)
+            )));
+        }
+        if block >= file.len() {
             return Err(BlockError::corrupt(format!("refcount block at {block:#x} cannot be")));
         }
         let bytes = file.read(block, IoBuf::zeroed(self.shape.cluster() as usize)).await?;
@@ -247,7 +287,7 @@ impl Qcow2 {
 
     /// Takes one reference away from each cluster, at once.
     pub(super) async fn drop_refs(&self, cluster: u64, count: u64) -> Result<()> {
-        self.event("cluster_free");
+        self.event("cluster_free").await;
         for c in cluster..cluster + count {
             match self.refcount_of(c).await? {
                 0 => return Err(BlockError::corrupt(format!("cluster {c} is freed twice"))),

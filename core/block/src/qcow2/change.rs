@@ -337,9 +337,7 @@ impl Qcow2 {
             self.close_all().await?;
             let shape = self.shape;
             if !lock(&self.snapshots).is_empty() && shape.version < 3 {
-                return Err(BlockError::invalid(
-                    "Can't resize a version 2 image which has snapshots",
-                ));
+                return Err(BlockError::invalid("Can't resize a v2 image which has snapshots"));
             }
             let file = self.file()?;
             let old_l1 = lock(&self.meta).l1.clone();
@@ -394,6 +392,16 @@ impl Qcow2 {
         let new_bits = amend.refcount_bits.unwrap_or(bits);
         let lazy_now = self.header.compatible & super::header::COMPATIBLE_LAZY_REFCOUNTS != 0;
         let lazy = amend.lazy_refcounts.unwrap_or(lazy_now);
+        if let Some(key) = &amend.key {
+            let Some(place) = self.header.crypto else {
+                return invalid(
+                    "Only LUKS encryption options can be amended for qcow2 with 'amend' command",
+                );
+            };
+            let password = self.secret.as_deref().ok_or(BlockError::Encrypted("LUKS"))?;
+            let file = self.file()?;
+            return crate::formats::luks::change_keys(&file, place.offset, password, key).await;
+        }
         if let Some(name) = &amend.data_file {
             if !self.shape.data_file {
                 return invalid(
@@ -423,7 +431,7 @@ impl Qcow2 {
                 "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)",
             );
         }
-        if version < 3 && new_bits != 16 {
+        if version < 3 && amend.refcount_bits.is_some() && new_bits != 16 {
             return invalid(
                 "Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)",
             );
@@ -461,10 +469,13 @@ impl Qcow2 {
         let order = bits.trailing_zeros();
         let shape = Shape { refcount_order: order, ..self.shape };
         let counts = self.counts_without_refcounts().await?;
-        if counts.iter().any(|count| u64::from(*count) > shape.refcount_max()) {
-            return Err(BlockError::invalid(
-                "Cannot decrease refcount entry width: a refcount does not fit",
-            ));
+        let fits = |count: &u32| u64::from(*count) <= shape.refcount_max();
+        if let Some(cluster) = counts.iter().position(|count| !fits(count)) {
+            return Err(BlockError::invalid(format!(
+                "Cannot decrease refcount entry width to {bits} bits: Cluster at offset {:#x} has a refcount of {}",
+                (cluster as u64) << shape.cluster_bits,
+                counts[cluster]
+            )));
         }
         let layout = RefcountLayout::new(&shape, &counts)?;
         let file = self.file()?;
@@ -487,8 +498,11 @@ impl Qcow2 {
     /// Makes a version 2 image of a version 3 one.
     async fn downgrade(&self) -> Result<()> {
         let features = self.incompatible.load(Ordering::Relaxed) & !incompatible::DIRTY;
-        if features != 0 {
-            return Err(BlockError::Errno(errno::ENOTSUP));
+        if self.shape.data_file {
+            return Err(BlockError::invalid("Cannot downgrade an image with a data file"));
+        }
+        if self.shape.refcount_order != 4 {
+            return Err(BlockError::invalid("compat=0.10 requires refcount_bits=16"));
         }
         if lock(&self.snapshots).iter().any(|s| {
             s.vm_state_size > u64::from(u32::MAX)
@@ -496,10 +510,77 @@ impl Qcow2 {
         }) {
             return Err(BlockError::invalid("Internal snapshots prevent downgrade of image"));
         }
+        if features != 0 {
+            return Err(BlockError::invalid(format!(
+                "Cannot downgrade an image with incompatible features {features:#x} set"
+            )));
+        }
         self.begin().await?;
         self.expand_zeroes().await?;
         self.close_all().await?;
+        let snapshots = lock(&self.snapshots).clone();
+        for snapshot in &snapshots {
+            self.expand_snapshot_zeroes(snapshot).await?;
+        }
+        self.close_all().await?;
         self.edit_header(|first| first.set_version(2)).await
+    }
+
+    /// The same as [`Qcow2::expand_zeroes`] for what only a snapshot refers to.
+    async fn expand_snapshot_zeroes(&self, snapshot: &Snapshot) -> Result<()> {
+        let shape = self.shape;
+        let file = self.file()?;
+        let what = "L1 table of the snapshot";
+        let l1 = read_table(&file, what, snapshot.l1_offset, snapshot.l1_size.into()).await?;
+        for word in l1 {
+            let table = word & OFFSET;
+            if table == 0 {
+                continue;
+            }
+            let mut bytes = file.read(table, IoBuf::zeroed(shape.cluster() as usize)).await?;
+            let refs = self.refcount_of(table >> shape.cluster_bits).await?;
+            let mut changed = false;
+            for index in 0..1 << shape.l2_bits {
+                let mut entry = Entry::load(&bytes, &shape, index);
+                if entry.is_compressed() || entry.word & ZERO == 0 {
+                    continue;
+                }
+                let old = entry.host(&shape);
+                // Its own place may also be somebody's data.
+                let alone = match old {
+                    Some(host) => self.refcount_of(host >> shape.cluster_bits).await? == refs,
+                    None => false,
+                };
+                let host = match old {
+                    Some(host) if alone => host,
+                    _ => {
+                        let (host, _) = self.alloc(1).await?;
+                        for _ in 1..refs {
+                            self.bump_one(host >> shape.cluster_bits, true).await?;
+                        }
+                        host
+                    }
+                };
+                file.write_zeroes(host, shape.cluster(), false).await?;
+                let mark = if refs == 1 { COPIED } else { 0 };
+                entry.word = host | mark;
+                entry.store(&mut bytes, &shape, index);
+                changed = true;
+                if let Some(old) = old.filter(|_| !alone) {
+                    for _ in 0..refs {
+                        lock(&self.meta).free(old >> shape.cluster_bits, 1, false);
+                    }
+                }
+            }
+            if changed {
+                // New refcounts go before what they are for.
+                self.write_back(false).await?;
+                file.flush().await?;
+                file.write(table, bytes).await?;
+                lock(&self.meta).l2.remove(table);
+            }
+        }
+        self.write_back(true).await
     }
 
     /// Turns zero marks into data, or into nothing where nothing is below.

@@ -85,13 +85,18 @@ struct Count<'a> {
 
 impl Count<'_> {
     /// One more reference to everything in a range of the file.
-    fn add(&mut self, offset: u64, len: u64, what: &str) {
+    fn add(&mut self, offset: u64, len: u64) {
         if len == 0 {
             return;
         }
         let cluster = self.shape.cluster();
         let Some(end) = offset.checked_add(len).filter(|end| *end < self.file_len + cluster) else {
-            self.result.corrupt(|| format!("{what} at {offset:#x} is beyond the end of the file"));
+            self.result.corrupt(|| {
+                format!(
+                    "ERROR: counting reference for region exceeding the end of the file by one cluster \
+                     or more: offset {offset:#x} size {len:#x}"
+                )
+            });
             return;
         };
         for c in offset / cluster..end.div_ceil(cluster) {
@@ -99,11 +104,18 @@ impl Count<'_> {
                 self.counts.resize(c as usize + 1, 0);
             }
             let count = &mut self.counts[c as usize];
-            *count = count.saturating_add(1);
-            if u64::from(*count) > self.shape.refcount_max() {
-                self.result
-                    .corrupt(|| format!("cluster {c} has more references than fit its refcount"));
+            if u64::from(*count) >= self.shape.refcount_max() {
+                let at = c * cluster;
+                self.result.corrupt(|| {
+                    format!(
+                        "ERROR: overflow cluster offset={at:#x}\nUse qemu-img amend to increase the \
+                         refcount entry width or qemu-img convert to create a clean copy if the image \
+                         cannot be opened for writing"
+                    )
+                });
+                continue;
             }
+            *count = count.saturating_add(1);
         }
     }
 
@@ -117,7 +129,7 @@ impl Count<'_> {
 
     /// Everything that an L1 table leads to. Statistics are of the active table.
     async fn add_l1(&mut self, offset: u64, l1: &[u64], active: bool) -> Result<()> {
-        self.add(offset, l1.len() as u64 * 8, "L1 table");
+        self.add(offset, l1.len() as u64 * 8);
         let mut next = 0;
         for word in l1 {
             if word & L1_RESERVED != 0 {
@@ -127,7 +139,7 @@ impl Count<'_> {
             if table == 0 || !self.aligned(table, "L2 table") {
                 continue;
             }
-            self.add(table, self.shape.cluster(), "L2 table");
+            self.add(table, self.shape.cluster());
             if table >= self.file_len {
                 continue;
             }
@@ -158,13 +170,13 @@ impl Count<'_> {
             }
             // Whole sectors are counted, as they are when the cluster is freed.
             let start = packed.offset & !511;
-            self.add(start, packed.offset + packed.len - start, "compressed cluster");
+            self.add(start, packed.offset + packed.len - start);
             self.result.allocated_clusters += u64::from(active);
             self.result.compressed_clusters += u64::from(active);
             self.result.fragmented_clusters += u64::from(active);
         } else if let Some(host) = entry.host(&shape) {
             if !shape.data_file {
-                self.add(host, shape.cluster(), "data cluster");
+                self.add(host, shape.cluster());
             }
             let data =
                 (0..shape.subs()).any(|sub| matches!(entry.kind(&shape, sub), Ok(Kind::Data(_))));
@@ -177,7 +189,7 @@ impl Count<'_> {
     }
 
     async fn add_snapshots(&mut self, at: u64, len: u64, list: Vec<Snapshot>) -> Result<()> {
-        self.add(at, len, "snapshot table");
+        self.add(at, len);
         for snapshot in list {
             if !self.aligned(snapshot.l1_offset, "L1 table of a snapshot") {
                 continue;
@@ -196,7 +208,7 @@ impl Count<'_> {
             self.result.corrupt(|| "bitmap directory is too large".into());
             return Ok(());
         }
-        self.add(directory.offset, directory.len, "bitmap directory");
+        self.add(directory.offset, directory.len);
         let bytes = self.file.read(directory.offset, IoBuf::zeroed(directory.len as usize)).await?;
         let mut at = 0;
         while at + 24 <= bytes.len() {
@@ -204,11 +216,11 @@ impl Count<'_> {
             let name = u64::from(be32(&bytes, at + 16) & 0xffff);
             let extra = u64::from(be32(&bytes, at + 20));
             at = (at as u64 + 24 + name + extra).next_multiple_of(8) as usize;
-            self.add(table, len * 8, "bitmap table");
+            self.add(table, len * 8);
             match read_table(self.file, "bitmap table", table, len).await {
                 Ok(words) => {
                     for word in words.iter().filter(|word| **word & OFFSET != 0) {
-                        self.add(word & OFFSET, self.shape.cluster(), "bitmap data");
+                        self.add(word & OFFSET, self.shape.cluster());
                     }
                 }
                 Err(error) => self.result.corrupt(|| error.to_string()),
@@ -232,20 +244,19 @@ impl Qcow2 {
         let file = self.file()?;
         let mut count = self.count(&file, true).await?;
         let actual = self.read_refcounts(&file, &mut count).await?;
-        let mut too_low = 0;
-        let mut leaked = Vec::new();
+        let (mut too_low, mut missing) = (0, false);
+        let mut wrong_counts = Vec::new();
         let known = count.counts.len().max(actual.len());
         count.counts.resize(known, 0);
         for (c, want) in count.counts.iter().enumerate() {
             let have = actual.get(c).copied().unwrap_or(0);
-            if have < u64::from(*want) {
-                too_low += 1;
-                let what = if repair == Repair::All { "Repairing" } else { "ERROR" };
-                count.result.say(|| format!("{what} cluster {c} refcount={have} reference={want}"));
-            } else if have > u64::from(*want) {
-                leaked.push((c as u64, u64::from(*want)));
-                count.result.leaks += 1;
-                let what = if repair == Repair::Nothing { "Leaked" } else { "Repairing" };
+            let want = u64::from(*want);
+            if have != want {
+                wrong_counts.push((c as u64, have, want));
+                let what = if have < want { "ERROR" } else { "Leaked" };
+                too_low += u64::from(have < want);
+                missing |= have == 0;
+                count.result.leaks += u64::from(have > want);
                 count.result.say(|| format!("{what} cluster {c} refcount={have} reference={want}"));
             }
         }
@@ -255,27 +266,48 @@ impl Qcow2 {
         result.image_end_offset = used << self.shape.cluster_bits;
         result.total_clusters = self.len().div_ceil(self.shape.cluster());
         let counts = count.counts;
-        if too_low > 0 && repair == Repair::All {
+        let may_fix = |have: u64, want: u64| match repair {
+            Repair::Nothing => false,
+            Repair::Leaks => have > want,
+            Repair::All => true,
+        };
+        if missing && repair == Repair::All {
+            result.say(|| "Rebuilding refcount structure".into());
             let base = self.count(&file, false).await?.counts;
+            // What held the old structure is free afterwards.
+            for (c, have) in actual.iter().enumerate() {
+                let (now, was) = (base.get(c).copied().unwrap_or(0), counts.get(c).copied());
+                if now == 0 && was.is_some_and(|was| was > 0) {
+                    result.say(|| format!("Repairing cluster {c} refcount={have} reference=0"));
+                }
+            }
             self.rebuild(&file, &base).await?;
             result.corruptions_fixed += too_low;
             result.leaks_fixed = result.leaks;
             let wrong = self.check_copied(&file, &base, true, &mut result).await?;
             result.corruptions_fixed += wrong;
         } else {
-            if !leaked.is_empty() && repair != Repair::Nothing {
-                for (cluster, want) in &leaked {
+            // A refcount that is wrong makes the mark wrong only after its repair.
+            let mut now: Vec<u32> =
+                actual.iter().map(|n| u32::try_from(*n).unwrap_or(u32::MAX)).collect();
+            now.resize(counts.len().max(now.len()), 0);
+            for (cluster, have, want) in &wrong_counts {
+                if may_fix(*have, *want) && *have > 0 {
+                    result.say(|| {
+                        format!("Repairing cluster {cluster} refcount={have} reference={want}")
+                    });
                     self.set_refcount_of(*cluster, *want).await?;
-                    result.leaks_fixed += 1;
+                    now[*cluster as usize] = u32::try_from(*want).unwrap_or(u32::MAX);
+                    if have > want {
+                        result.leaks_fixed += 1;
+                    } else {
+                        result.corruptions_fixed += 1;
+                    }
                 }
+            }
+            if result.leaks_fixed + result.corruptions_fixed > 0 {
                 self.write_back(true).await?;
             }
-            // A refcount that is too high makes the mark wrong only after its repair.
-            let now: Vec<u32> = if result.leaks_fixed > 0 {
-                counts
-            } else {
-                actual.iter().map(|n| u32::try_from(*n).unwrap_or(u32::MAX)).collect()
-            };
             let fix = repair == Repair::All || (repair == Repair::Leaks && result.leaks_fixed > 0);
             let wrong = self.check_copied(&file, &now, fix, &mut result).await?;
             if fix {
@@ -308,7 +340,7 @@ impl Qcow2 {
             counts: vec![0; clusters as usize],
             result: CheckResult::default(),
         };
-        count.add(0, self.shape.cluster(), "header");
+        count.add(0, self.shape.cluster());
         let (l1_offset, l1, reftable_offset, reftable) = {
             let meta = lock(&self.meta);
             (meta.l1_offset, meta.l1.clone(), meta.reftable_offset, meta.reftable.clone())
@@ -326,14 +358,14 @@ impl Qcow2 {
             count.add_snapshots(snapshots_at, snapshots_len, snapshots).await?;
         }
         if let Some(crypto) = self.header.crypto {
-            count.add(crypto.offset, crypto.len, "encryption header");
+            count.add(crypto.offset, crypto.len);
         }
         let bitmaps = *lock(&self.bitmap_place);
         if let Some(bitmaps) = bitmaps.filter(|_| self.bitmaps_valid.load(Ordering::Relaxed)) {
             count.add_bitmaps(bitmaps).await?;
         }
         if refcounts {
-            count.add(reftable_offset, reftable.len() as u64 * 8, "refcount table");
+            count.add(reftable_offset, reftable.len() as u64 * 8);
             let mut seen = BTreeSet::new();
             for word in reftable {
                 let block = word & !REFTABLE_RESERVED;
@@ -348,7 +380,7 @@ impl Qcow2 {
                             .result
                             .corrupt(|| format!("refcount block at {block:#x} is used twice"));
                     }
-                    count.add(block, self.shape.cluster(), "refcount block");
+                    count.add(block, self.shape.cluster());
                 }
             }
         }

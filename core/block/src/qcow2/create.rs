@@ -112,6 +112,7 @@ impl CreateOptions {
             || self.compression != Compression::Zlib;
         if self.version == 2 && v3_only {
             return bad(match self.refcount_bits {
+                16 if self.lazy_refcounts => "Lazy refcounts only supported with compatibility level 1.1 and above (use version=v3 or greater)".into(),
                 16 => "this option needs version 3 (compat=1.1)".into(),
                 _ => "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)".into(),
             });
@@ -160,12 +161,13 @@ impl CreateOptions {
 
 /// Writes an empty image into `file`, whose old content is lost.
 pub(crate) async fn create(file: &Arc<Node>, options: &CreateOptions) -> Result<()> {
-    create_with(file, options, None, &mut |_| ()).await
+    create_with(file, None, options, None, &mut |_| ()).await
 }
 
-/// The same, with what encryption needs.
+/// The same, with the file for data and what encryption needs.
 pub(crate) async fn create_with(
     file: &Arc<Node>,
+    data: Option<&Arc<Node>>,
     options: &CreateOptions,
     luks: Option<&(LuksOptions, Arc<[u8]>)>,
     random: &mut (dyn FnMut(&mut [u8]) + Send),
@@ -193,18 +195,26 @@ pub(crate) async fn create_with(
         Some(_) => cluster,
     };
     let header = header(options, &shape, (l1_at, l1_len as u32), &layout, crypto)?;
-    file.truncate(layout.end).await?;
+    // The file ends with what is written last, be it in the middle of a cluster.
+    let l1_end = l1_at + l1_len * 8;
+    file.truncate(if crypto.is_some() { layout.end } else { l1_end }).await?;
     // The header comes last: until then the file is not an image.
     layout.write(file, &shape).await?;
-    file.write_zeroes(l1_at, l1_clusters * cluster, false).await?;
+    if l1_len > 0 {
+        file.write_zeroes(l1_at, l1_len * 8, false).await?;
+    }
     file.flush().await?;
     file.write(0, header.into()).await?;
     file.flush().await?;
-    if options.preallocation == Preallocation::Off || options.data_file.is_some() {
+    if options.preallocation == Preallocation::Off || options.data_file.is_some() && data.is_none()
+    {
         return Ok(());
     }
     let args = OpenArgs { no_io: true, ..OpenArgs::default() };
     let image = Qcow2::open(file, &super::Qcow2Options::default(), &args).await?;
+    if let Some(data) = data {
+        image.set_data_file(data)?;
+    }
     image.preallocate(0, options.size, options.preallocation).await?;
     image.close_all().await
 }

@@ -89,6 +89,22 @@ impl Qcow2 {
         }
     }
 
+    /// Writes the refcounts that have changed, whoever they are for.
+    pub(super) async fn write_refcounts(&self) -> Result<()> {
+        let _cycle = self.cycle.acquire_all().await;
+        let file = self.file()?;
+        let dirty = lock(&self.meta).refblocks.take_dirty();
+        let mut result = Ok(());
+        for item in &dirty {
+            if result.is_ok() {
+                result = write_table(&file, item).await;
+            }
+        }
+        let mut meta = lock(&self.meta);
+        dirty.iter().for_each(|item| meta.refblocks.written(item, result.is_ok()));
+        result
+    }
+
     /// Writes everything that has changed. With `sync` it is stable afterwards.
     pub(super) async fn write_back(&self, sync: bool) -> Result<()> {
         let _cycle = self.cycle.acquire_all().await;
@@ -123,7 +139,7 @@ impl Qcow2 {
     async fn write_batch(&self, file: &Node, batch: &Batch, sync: bool) -> Result<()> {
         let mut unstable = false;
         if !batch.refblocks.is_empty() {
-            self.event("refblock_update_part");
+            self.event("refblock_update_part").await;
         }
         for item in batch.refblocks.iter().chain(batch.l2.iter().filter(|item| item.fresh)) {
             write_table(file, item).await?;
@@ -138,7 +154,7 @@ impl Qcow2 {
                 file.flush().await?;
             }
             for (offset, bytes) in &batch.reftable {
-                self.event("reftable_update");
+                self.event("reftable_update").await;
                 file.write(*offset, bytes.clone().into()).await?;
             }
             if let Some((offset, bytes)) = &batch.moved {
@@ -153,11 +169,11 @@ impl Qcow2 {
             // Guest data that the entries point to becomes stable here as well.
             self.barrier(file).await?;
             for item in old_l2() {
-                self.event("l2_update");
+                self.event("l2_update").await;
                 write_table(file, item).await?;
             }
             for (offset, bytes) in &batch.l1 {
-                self.event("l1_update");
+                self.event("l1_update").await;
                 file.write(*offset, bytes.clone().into()).await?;
             }
         }
@@ -186,7 +202,7 @@ impl Qcow2 {
     }
 
     /// True when refcounts are written late.
-    fn lazy(&self) -> bool {
+    pub(super) fn lazy(&self) -> bool {
         self.shape.version >= 3
             && self.header.compatible & super::header::COMPATIBLE_LAZY_REFCOUNTS != 0
     }
@@ -211,6 +227,14 @@ impl Qcow2 {
                 break;
             }
             self.flush_all().await?;
+        }
+        // The file ends with a whole cluster.
+        if self.writable.load(Ordering::Acquire) {
+            let file = self.file()?;
+            let end = file.len().next_multiple_of(self.shape.cluster());
+            if end != file.len() {
+                file.truncate(end).await?;
+            }
         }
         // Whatever comes after this is written in order, mark or no mark.
         if self.lazy() && self.writable.load(Ordering::Acquire) {

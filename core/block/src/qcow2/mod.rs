@@ -379,11 +379,12 @@ impl Qcow2 {
     }
 
     /// Tells what is below of a step.
-    fn event(&self, name: &str) {
+    async fn event(&self, name: &str) {
         if self.debugged
             && let Some(node) = self.file.node()
         {
-            node.debug_event(name);
+            // A request that waited at a breakpoint goes on, whatever became of the breakpoint.
+            let _ = node.debug_event(name).await;
         }
     }
 
@@ -588,6 +589,14 @@ impl Image for Qcow2 {
 
     fn load_state(self: Arc<Self>, name: String) -> Op<Vec<u8>> {
         Op::pending(async move { self.take_state(&name).await })
+    }
+
+    fn read_state(self: Arc<Self>, at: u64, len: usize) -> Op<Vec<u8>> {
+        Op::pending(async move { self.state_part(at, len).await })
+    }
+
+    fn write_state(self: Arc<Self>, at: u64, state: Vec<u8>) -> Op<()> {
+        Op::pending(async move { self.put_state(at, &state).await })
     }
 
     fn change(self: Arc<Self>, change: Change) -> Op<()> {

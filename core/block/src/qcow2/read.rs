@@ -120,7 +120,7 @@ impl Qcow2 {
                 "L2 table at {table:#x} is beyond the end of the file"
             )));
         }
-        self.event("l2_load");
+        self.event("l2_load").await;
         let bytes = file.read(table, IoBuf::zeroed(self.shape.cluster() as usize)).await?;
         lock(&self.meta).l2.insert_clean(table, bytes.into_vec());
         Ok(())
@@ -183,7 +183,7 @@ impl Qcow2 {
                             "data cluster at {host:#x} is beyond the end of the file"
                         )));
                     }
-                    self.event("read_aio");
+                    self.event("read_aio").await;
                     buf = match &self.cipher {
                         Some(cipher) => {
                             self.read_clear(cipher, at, host, buf, done, len as usize).await?
@@ -216,7 +216,7 @@ impl Qcow2 {
         let there = node.as_ref().map_or(0, |node| node.len().saturating_sub(at));
         let there = there.min(len as u64) as usize;
         if let Some(node) = node.filter(|_| there > 0) {
-            self.event("read_backing_aio");
+            self.event("read_backing_aio").await;
             buf = read_part(&node, at, buf, done, there).await?;
         }
         buf[done + there..done + len].fill(0);
@@ -236,7 +236,7 @@ impl Qcow2 {
                 packed.offset
             )));
         }
-        self.event("read_compressed");
+        self.event("read_compressed").await;
         let raw = file.read(packed.offset, IoBuf::zeroed(packed.len as usize)).await?;
         let len = self.shape.cluster() as usize;
         let bytes = match self.header.compression {
@@ -246,6 +246,27 @@ impl Qcow2 {
         let bytes = Arc::new(bytes);
         lock(&self.meta).unpacked = Some((packed, bytes.clone()));
         Ok(bytes)
+    }
+
+    /// How a run of zeros is stored: with clusters of its own, or without.
+    fn zero_status(&self, offset: u64, len: u64) -> BlockStatus {
+        let shape = &self.shape;
+        let table = lock(&self.meta).l1[shape.l1_index(offset) as usize] & OFFSET;
+        let first = shape.down(offset);
+        let mut meta = lock(&self.meta);
+        let Some(bytes) = meta.l2.get(table).filter(|_| self.header.crypt_method == 0) else {
+            return Stored::Zero.status(len);
+        };
+        let place = |guest: u64| Entry::load(bytes, shape, shape.l2_index(guest)).host(shape);
+        let start = place(first);
+        let mut end = first + shape.cluster();
+        let same = |guest: u64| place(guest) == start.map(|start| start + (guest - first));
+        while end < offset + len && same(end) {
+            end += shape.cluster();
+        }
+        let mut status = Stored::Zero.status(len.min(end - offset));
+        status.offset = start.map(|start| start + (offset - first));
+        status
     }
 
     pub(super) async fn status_of(&self, offset: u64, len: u64) -> Result<BlockStatus> {
@@ -258,7 +279,7 @@ impl Qcow2 {
             Step::Data { host, len, .. } => {
                 Stored::Data((self.header.crypt_method == 0).then_some(host)).status(len)
             }
-            Step::Zero { len } => Stored::Zero.status(len),
+            Step::Zero { len } => self.zero_status(offset, len),
             Step::Unallocated { len } => {
                 Stored::Below { nothing: self.backing().is_none() }.status(len)
             }

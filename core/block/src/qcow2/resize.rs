@@ -18,15 +18,19 @@ impl Qcow2 {
             return Err(BlockError::invalid("the size of a disk must be a multiple of 512"));
         }
         if !lock(&self.snapshots).is_empty() && self.shape.version < 3 {
-            return Err(BlockError::unsupported(
-                "a version 2 image with snapshots cannot be resized",
-            ));
+            return Err(BlockError::invalid("Can't resize a v2 image which has snapshots"));
         }
         let needed = self.header.l1_needed(len);
         if needed * 8 > MAX_L1_BYTES {
             return Err(BlockError::invalid("the disk would be too large for its cluster size"));
         }
         let file = self.file()?;
+        if self.shape.data_file {
+            let data = self.data()?;
+            if data.len() < len {
+                data.truncate(len).await?;
+            }
+        }
         {
             let _all = self.guest.acquire_all().await;
             if needed > lock(&self.meta).l1.len() as u64 {

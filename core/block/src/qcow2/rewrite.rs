@@ -46,6 +46,8 @@ impl FirstCluster {
     /// Sets, replaces or removes an extension.
     pub(super) fn set(&mut self, kind: u32, data: Option<Vec<u8>>) {
         let at = self.extensions.iter().position(|(k, _)| *k == kind);
+        let mut seen = false;
+        self.extensions.retain(|(k, _)| *k != kind || !std::mem::replace(&mut seen, true));
         match (at, data) {
             (Some(at), Some(data)) => self.extensions[at].1 = data,
             (Some(at), None) => drop(self.extensions.remove(at)),
@@ -70,6 +72,7 @@ impl FirstCluster {
         self.put32(4, version);
         if version < 3 {
             self.fixed.truncate(V2_LEN);
+            self.set(extension::FEATURE_NAMES, None);
         } else if self.fixed.len() < V3_LEN {
             self.fixed.resize(V3_LEN + 8, 0);
             self.put32(96, 4);

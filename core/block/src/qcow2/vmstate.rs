@@ -91,6 +91,47 @@ impl Qcow2 {
         Ok(out)
     }
 
+    /// Writes a part of the state, which stays with the active tables. Nobody else uses the disk.
+    pub(super) async fn put_state(&self, at: u64, state: &[u8]) -> Result<()> {
+        if self.shape.data_file {
+            return Err(BlockError::unsupported("machine state with an external data file"));
+        }
+        let start = self.state_offset().checked_add(at).ok_or(BlockError::NoSpace)?;
+        let end = start.checked_add(state.len() as u64 + self.shape.cluster());
+        let end = end.ok_or(BlockError::NoSpace)?;
+        let needed = self.header.l1_needed(end);
+        if needed * 8 > super::header::MAX_L1_BYTES {
+            return Err(BlockError::Errno(crate::errno::EFBIG));
+        }
+        self.begin().await?;
+        {
+            let _all = self.guest.acquire_all().await;
+            if needed > lock(&self.meta).l1.len() as u64 {
+                self.grow_l1(needed).await?;
+            }
+        }
+        let size = self.len();
+        self.size.store(end.next_multiple_of(self.shape.cluster()), Ordering::Relaxed);
+        let written = self.write_any(start, IoBuf::from(state)).await;
+        self.size.store(size, Ordering::Relaxed);
+        written.map(drop)
+    }
+
+    /// Reads a part of the state.
+    pub(super) async fn state_part(&self, at: u64, len: usize) -> Result<Vec<u8>> {
+        let start = self.state_offset().checked_add(at).ok_or(BlockError::NoSpace)?;
+        let end = start.checked_add(len as u64).ok_or(BlockError::NoSpace)?;
+        let there = (lock(&self.meta).l1.len() as u64).saturating_mul(self.shape.l2_span());
+        if end > there {
+            return Err(BlockError::Errno(crate::errno::EIO));
+        }
+        let size = self.len();
+        self.size.store(end, Ordering::Relaxed);
+        let read = self.read_any(start, IoBuf::zeroed(len)).await;
+        self.size.store(size, Ordering::Relaxed);
+        read.map(IoBuf::into_vec)
+    }
+
     /// Drops what the active tables hold behind the end of the disk.
     async fn forget_state(&self) -> Result<()> {
         let _all = self.guest.acquire_all().await;

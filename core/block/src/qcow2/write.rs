@@ -25,10 +25,22 @@ impl Qcow2 {
         while done < total {
             let at = offset + done as u64;
             let len = (total - done) as u64;
-            match self.look_up(at, len).await? {
+            let step = self.look_up(at, len).await?;
+            if let Some(n) = self.marks_ahead(&step, at, len).await? {
+                let own = self.own(at, n).await;
+                if let Some(host) = self.owned_run(at, n).await? {
+                    self.event("write_aio").await;
+                    buf = write_part(&*self.data()?, host, buf, done, n as usize).await?;
+                    self.clear_marks_of(at, n).await?;
+                    drop(own);
+                    done += n as usize;
+                }
+                continue;
+            }
+            match step {
                 Step::Data { host, len, in_place: true, lease } => {
                     let n = len as usize;
-                    self.event("write_aio");
+                    self.event("write_aio").await;
                     match &self.cipher {
                         Some(cipher) => {
                             let start = at / SECTOR * SECTOR;
@@ -50,6 +62,81 @@ impl Qcow2 {
         }
         self.relieve().await?;
         Ok(buf)
+    }
+
+    /// Bytes from `at` on that lie in neighbouring clusters of ours, when that is more than `step`
+    /// says because some of them are marked as zeros and will be written as a whole.
+    async fn marks_ahead(&self, step: &Step, at: u64, len: u64) -> Result<Option<u64>> {
+        let shape = &self.shape;
+        let first = match step {
+            Step::Data { in_place: true, len: n, .. } if *n < len => *n,
+            Step::Zero { .. } if at.is_multiple_of(shape.cluster()) => 0,
+            _ => return Ok(None),
+        };
+        if self.cipher.is_some() || shape.extended() || shape.data_file {
+            return Ok(None);
+        }
+        let len = len.min(shape.l2_span() - (at & (shape.l2_span() - 1)));
+        if first >= len || lock(&self.meta).l1[shape.l1_index(at) as usize] & COPIED == 0 {
+            return Ok(None);
+        }
+        let run = self.with_l2(at, |meta, table| Ok(self.run_of(meta, table, at, len))).await?;
+        Ok(run.filter(|(_, n, marked)| *marked && *n > first).map(|(_, n, _)| n))
+    }
+
+    /// Where `len` bytes from `at` on are, when their clusters are neighbours and ours.
+    async fn owned_run(&self, at: u64, len: u64) -> Result<Option<u64>> {
+        if lock(&self.meta).l1[self.shape.l1_index(at) as usize] & COPIED == 0 {
+            return Ok(None);
+        }
+        let run = self.with_l2(at, |meta, table| Ok(self.run_of(meta, table, at, len))).await?;
+        Ok(run.filter(|(_, n, _)| *n == len).map(|(host, ..)| host))
+    }
+
+    /// Host offset and length of a run of clusters that can be written over, and whether zero
+    /// marks must be taken from it.
+    fn run_of(&self, meta: &mut Meta, table: u64, at: u64, len: u64) -> Option<(u64, u64, bool)> {
+        let shape = &self.shape;
+        let first = shape.down(at);
+        let mut start = None;
+        let (mut marked, mut end) = (false, at);
+        for guest in (first..at + len).step_by(shape.cluster() as usize) {
+            let entry = self.load_entry(meta, table, guest);
+            let zero = match entry.kind(shape, 0) {
+                Ok(Kind::Data(_)) => false,
+                Ok(Kind::Zero) => true,
+                _ => break,
+            };
+            let whole = guest >= at && guest + shape.cluster() <= at + len;
+            let Some(host) = entry.host(shape).filter(|_| entry.copied() && (!zero || whole))
+            else {
+                break;
+            };
+            match start {
+                None => start = Some(host),
+                Some(start) if start + (guest - first) == host => {}
+                Some(_) => break,
+            }
+            marked |= zero;
+            end = (guest + shape.cluster()).min(at + len);
+        }
+        start.map(|host| (host + (at - first), end - at, marked))
+    }
+
+    /// Takes the zero marks from clusters that have been written.
+    async fn clear_marks_of(&self, at: u64, len: u64) -> Result<()> {
+        self.with_l2(at, |meta, table| {
+            let first = self.shape.down(at);
+            for guest in (first..at + len).step_by(self.shape.cluster() as usize) {
+                let entry = self.load_entry(meta, table, guest);
+                if entry.word & ZERO != 0 {
+                    let entry = Entry { word: entry.word & !ZERO, ..entry };
+                    self.store_entry(meta, table, guest, entry);
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// The L2 table for a guest offset, in memory and ours to change.
@@ -92,6 +179,10 @@ impl Qcow2 {
             return Ok(());
         }
         let offset = self.alloc(1).await?.0;
+        if self.lazy() {
+            // Refcounts of data may be stale after a crash, those of tables are not.
+            self.write_refcounts().await?;
+        }
         let bits = self.shape.cluster_bits;
         let old = seen & OFFSET;
         let made = {
@@ -294,7 +385,7 @@ impl Qcow2 {
         }
         let to = host + (fill.start - first);
         let n = (range.end - range.start) as usize;
-        self.event("write_aio");
+        self.event("write_aio").await;
         if fill == range && self.cipher.is_none() {
             buf = write_part(&node, to, buf, done, n).await?;
         } else {
@@ -317,7 +408,7 @@ impl Qcow2 {
     async fn read_old(&self, guest: u64, mut buf: IoBuf, to: Range<usize>) -> Result<IoBuf> {
         let there = self.len().saturating_sub(guest).min(to.len() as u64) as usize;
         if there > 0 {
-            self.event("cow_read");
+            self.event("cow_read").await;
             let old = buf.narrow(to.start..to.start + there);
             buf = self.read_any(guest, buf).await?;
             buf.widen(old);
@@ -462,37 +553,46 @@ impl Qcow2 {
         let node = self.data()?;
         let mut at = shape.down(from);
         let end = shape.up(to);
+        if at < from && self.backing().is_some_and(|node| node.len() > at) {
+            // The first cluster keeps what the backing file has of it.
+            let stop = (at + shape.cluster()).min(self.len());
+            self.write_any(from, IoBuf::zeroed((stop - from) as usize)).await?;
+        }
         while at < end {
             let stop = (at - at % shape.l2_span() + shape.l2_span()).min(end);
             let _own = self.own(at, stop - at).await;
-            let (host, count) = if shape.data_file {
-                (at, (stop - at) / shape.cluster())
-            } else {
-                self.alloc((stop - at) / shape.cluster()).await?
+            // Clusters without a place: nothing, or a mark that goes.
+            let homeless = |entry: Entry| {
+                !entry.is_compressed()
+                    && entry.host(shape).is_none()
+                    && (entry.word & !ZERO, entry.bitmap as u32) == (0, 0)
             };
-            let mut unused = Vec::new();
+            let guests = |from: u64| (from..stop).step_by(shape.cluster() as usize);
+            let (skip, want) = self
+                .with_l2(at, |meta, table| {
+                    let mut has = |guest: &u64| !homeless(self.load_entry(meta, table, *guest));
+                    let skip = guests(at).take_while(|guest| has(guest)).count() as u64;
+                    let from = at + skip * shape.cluster();
+                    Ok((skip, guests(from).take_while(|guest| !has(guest)).count() as u64))
+                })
+                .await?;
+            at += skip * shape.cluster();
+            if want == 0 {
+                continue;
+            }
+            let (host, count) = if shape.data_file { (at, want) } else { self.alloc(want).await? };
             self.with_l2(at, |meta, table| {
                 for i in 0..count {
                     let guest = at + i * shape.cluster();
                     let old = self.load_entry(meta, table, guest);
-                    let place = host + i * shape.cluster();
-                    if old == Entry::default() {
-                        self.store_entry(
-                            meta,
-                            table,
-                            guest,
-                            Entry { word: place | COPIED, bitmap: 0 },
-                        );
-                    } else if !shape.data_file {
-                        unused.push(place >> shape.cluster_bits);
-                    }
+                    // What lies in the new place is not known unless it is written.
+                    let mark = if how == Preallocation::Metadata { old.word & ZERO } else { 0 };
+                    let word = (host + i * shape.cluster()) | COPIED | mark;
+                    self.store_entry(meta, table, guest, Entry { word, ..old });
                 }
                 Ok(())
             })
             .await?;
-            for cluster in unused {
-                self.drop_refs(cluster, 1).await?;
-            }
             let host_end = host + count * shape.cluster();
             if how != Preallocation::Metadata {
                 node.write_zeroes(host, host_end - host, false).await?;

@@ -98,6 +98,37 @@ qapi! {
     struct Threshold { node_name: String, write_threshold: u64 }
     struct ChangeBacking { device: String, image_node_name: String, backing_file: String }
     struct BlockdevChange { parent: String, child: Option<String>, node: Option<String> }
+    struct IoThrottle {
+        device: Option<String>,
+        id: Option<String>,
+        bps: u64,
+        bps_rd: u64,
+        bps_wr: u64,
+        iops: u64,
+        iops_rd: u64,
+        iops_wr: u64,
+        bps_max: Option<u64>,
+        bps_rd_max: Option<u64>,
+        bps_wr_max: Option<u64>,
+        iops_max: Option<u64>,
+        iops_rd_max: Option<u64>,
+        iops_wr_max: Option<u64>,
+        bps_max_length: Option<u64>,
+        bps_rd_max_length: Option<u64>,
+        bps_wr_max_length: Option<u64>,
+        iops_max_length: Option<u64>,
+        iops_rd_max_length: Option<u64>,
+        iops_wr_max_length: Option<u64>,
+        iops_size: Option<u64>,
+        group: Option<String>,
+    }
+    struct LatencyHistogram {
+        id: String,
+        boundaries: Option<Vec<u64>>,
+        boundaries_read: Option<Vec<u64>>,
+        boundaries_write: Option<Vec<u64>>,
+        boundaries_flush: Option<Vec<u64>>,
+    }
     struct BlockStatsArgs { query_nodes: Option<bool> }
     struct QueryNodes { flat: Option<bool> }
 

@@ -10,6 +10,7 @@ mod export;
 mod jobs;
 mod node;
 mod query;
+mod rate;
 mod session;
 mod snapshot;
 #[cfg(test)]
@@ -226,6 +227,8 @@ commands! {
     "blockdev-create" blockdev_create CreateArgs => Nothing;
     "blockdev-set-active" blockdev_set_active SetActive => Nothing;
     "block_resize" block_resize Resize => Nothing;
+    "block_set_io_throttle" set_io_throttle IoThrottle => Nothing;
+    "block-latency-histogram-set" set_histogram LatencyHistogram => Nothing;
     "block-set-write-threshold" set_write_threshold Threshold => Nothing;
     "change-backing-file" change_backing_file ChangeBacking => Nothing;
     "x-blockdev-change" blockdev_change BlockdevChange => Nothing;

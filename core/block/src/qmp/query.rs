@@ -132,6 +132,12 @@ impl Monitor {
             op_stats(&mut shown, "flush", &stats.flush);
             op_stats(&mut shown, "unmap", &stats.discard);
             shown["wr_highest_offset"] = stats.highest_write.into();
+            for (name, histogram) in ["rd", "wr", "flush"].iter().zip(backend.histograms()) {
+                if let Some(histogram) = histogram {
+                    shown[format!("{name}_latency_histogram")] =
+                        json!({"boundaries": histogram.boundaries, "bins": histogram.bins});
+                }
+            }
             let root = self.graph().root_of(&backend);
             json!({
                 "device": backend.name().unwrap_or_default(), "stats": shown,

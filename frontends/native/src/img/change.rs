@@ -2,14 +2,19 @@
 
 use super::create::{print_options, values, wants_help};
 use super::map::stored;
+use super::session::ToolFs;
 use super::{
     Args, Done, Fail, Image, Progress, Session, Spec, prepare, reason, say, size_argument,
     system_words,
 };
-use orrery_block::formats::create::{Values, options, parse_size};
-use orrery_block::formats::{Amend, BitmapChange, Change, StoredName};
+use orrery_block::formats::create::{Kind, OptionSpec, Values, options, parse_size};
+use orrery_block::formats::{
+    Amend, BitmapChange, Change, KeyAction, KeyChange, Random, StoredName,
+};
+use orrery_block::host::HostFs;
 use orrery_block::qcow2::Preallocation;
 use orrery_block::{BlockError, Format, IoBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 const CHUNK: u64 = 2 << 20;
@@ -78,7 +83,12 @@ pub(super) fn snapshot(session: &mut Session, args: &[String]) -> Done {
     if action == "d" && !known {
         return Err(Fail::new(format!("Could not delete snapshot '{target}': snapshot not found")));
     }
-    change(session, &image, what).map_err(|e| {
+    let done = change(session, &image, what);
+    if done.is_err() {
+        // What has been taken is leaked, not forgotten.
+        let _ = session.run(image.node.close());
+    }
+    done.map_err(|e| {
         Fail::new(match action {
             "c" => format!("Could not create snapshot '{target}': {}", errno_or_text(&e)),
             "a" => format!("Could not apply snapshot '{target}': {}", errno_or_text(&e)),
@@ -178,7 +188,7 @@ pub(super) fn amend(session: &mut Session, args: &[String]) -> Done {
         return Err(Fail::usage("Must specify options (-o)"));
     }
     let format = args.get("f").map(str::to_owned);
-    if wants_help(&args) {
+    if wants_help(&args)? {
         let name = match (format, args.rest.first()) {
             (Some(name), _) => name,
             (None, Some(file)) => session
@@ -208,18 +218,23 @@ pub(super) fn amend(session: &mut Session, args: &[String]) -> Done {
                     "lazy_refcounts",
                     "refcount_bits",
                     "encrypt.iter-time",
-                    "encrypt.format",
                 ]
                 .contains(&spec.name)
             })
-            .filter(|spec| spec.name != "encrypt.format")
+            .chain(KEY_SLOTS)
             .collect();
         print_options(&format!("Amend options for '{}':", format.name()), &specs);
         return Ok(());
     }
-    let values = values(&args)?;
+    let mut values = values(&args)?;
     let [name] = &args.rest[..] else { return Err(Fail::new("Expecting one image file name")) };
-    let image = session.open(&spec(&args, name))?;
+    let mut image = session.open(&spec(&args, name))?;
+    if let Some(key) = key_change(session, &mut values, args.has("force"))? {
+        let amend = Amend { key: Some(key), ..Amend::default() };
+        change(session, &image, Change::Amend(Box::new(amend)))
+            .map_err(|e| Fail::new(reason(&e)))?;
+        return close(session, &image);
+    }
     if image.node.driver_name() != "qcow2" {
         return Err(Fail::new(format!(
             "Format driver '{}' does not support option amendment",
@@ -229,7 +244,7 @@ pub(super) fn amend(session: &mut Session, args: &[String]) -> Done {
     let failed = |text: String| Fail::new(format!("Error while amending options: {text}"));
     values.check(Format::Qcow2).map_err(|e| Fail::new(reason(&e)))?;
     let mut progress = Progress::new(args.has("p"));
-    amend_qcow2(session, &image, &values).map_err(|e| match e {
+    amend_qcow2(session, &mut image, &values).map_err(|e| match e {
         BlockError::Invalid(text) => Fail::new(text),
         other => failed(errno_or_text(&other)),
     })?;
@@ -238,8 +253,94 @@ pub(super) fn amend(session: &mut Session, args: &[String]) -> Done {
     close(session, &image)
 }
 
-fn amend_qcow2(session: &Session, image: &Image, values: &Values) -> Result<(), BlockError> {
+/// Options of `amend` that `create` has not.
+const KEY_SLOTS: &[OptionSpec] = &[
+    OptionSpec {
+        name: "encrypt.keyslot",
+        kind: Kind::Number,
+        help: "Select a single keyslot to modify explicitly",
+        default: None,
+    },
+    OptionSpec {
+        name: "encrypt.new-secret",
+        kind: Kind::Text,
+        help: "New secret to set in the matching keyslots. Empty string to erase",
+        default: None,
+    },
+    OptionSpec {
+        name: "encrypt.old-secret",
+        kind: Kind::Text,
+        help: "Select all keyslots that match this password",
+        default: None,
+    },
+    OptionSpec {
+        name: "encrypt.state",
+        kind: Kind::Text,
+        help: "Select new state of affected keyslots (active/inactive)",
+        default: None,
+    },
+];
+
+/// What the options say about key slots; they are taken from the others.
+fn key_change(
+    session: &Session,
+    values: &mut Values,
+    force: bool,
+) -> Result<Option<KeyChange>, Fail> {
+    let mut take = |name: &str| {
+        let found = values.get(name).or(values.get(&format!("encrypt.{name}"))).map(str::to_owned);
+        values.0.retain(|(other, _)| other.strip_prefix("encrypt.").unwrap_or(other) != name);
+        found
+    };
+    let Some(state) = take("state") else { return Ok(None) };
+    let secret = |id: Option<String>| match id {
+        Some(id) => session
+            .secret(&id)
+            .map(Some)
+            .ok_or_else(|| Fail::new(format!("No secret with id '{id}'"))),
+        None => Ok(None),
+    };
+    let slot = match take("keyslot") {
+        Some(text) => Some(
+            text.parse().map_err(|_| Fail::new("Parameter 'encrypt.keyslot' expects a number"))?,
+        ),
+        None => None,
+    };
+    let millis = take("iter-time").and_then(|text| text.parse().ok()).unwrap_or(2000);
+    let what = match (state.as_str(), secret(take("new-secret"))?, secret(take("old-secret"))?) {
+        ("active", Some(password), _) => {
+            KeyAction::Add { password, rounds: session.rounds(millis) }
+        }
+        ("active", None, _) => {
+            return Err(Fail::new("'new-secret' is required to activate a keyslot"));
+        }
+        ("inactive", _, old) => KeyAction::Erase(old),
+        (other, ..) => {
+            return Err(Fail::new(format!(
+                "Parameter 'encrypt.state' does not accept value '{other}'"
+            )));
+        }
+    };
+    let random = Random(Arc::new(|buf: &mut [u8]| {
+        // (The file system of the tools always has randomness.)
+        let _ = ToolFs.random(buf);
+    }));
+    Ok(Some(KeyChange { slot, force, random, what }))
+}
+
+fn amend_qcow2(session: &Session, image: &mut Image, values: &Values) -> Result<(), BlockError> {
     let invalid = |text: &str| Err(BlockError::Invalid(text.into()));
+    let old = image.handle.as_ref().and_then(|handle| handle.backing_name());
+    for (name, now) in [
+        ("backing_file", old.as_ref().map(|old| old.name.as_str())),
+        ("backing_fmt", old.as_ref().and_then(|old| old.format.as_deref())),
+    ] {
+        if values.get(name).is_some_and(|value| Some(value) != now) {
+            return invalid(
+                "Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.",
+            );
+        }
+    }
     for name in [
         "cluster_size",
         "preallocation",
@@ -270,25 +371,30 @@ fn amend_qcow2(session: &Session, image: &Image, values: &Values) -> Result<(), 
     {
         return invalid("Refcount width must be a power of two and may not exceed 64 bits");
     }
+    if bits.is_some_and(|bits| bits != 16) && version == Some(2) {
+        return invalid(
+            "Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)",
+        );
+    }
+    if let Some(bits) = bits {
+        // Everything else is done with refcounts of the new width.
+        let version = version.filter(|version| *version > 2);
+        let amend = Amend { version, refcount_bits: Some(bits as u32), ..Amend::default() };
+        change(session, image, Change::Amend(Box::new(amend)))?;
+        session.run(image.node.close())?;
+        *image = Image { handle: None, ..image.clone() };
+        let again = session.open_again(image).map_err(BlockError::Invalid)?;
+        *image = again;
+    }
     let amend = Amend {
         version,
         lazy_refcounts: lazy,
-        refcount_bits: bits.map(|bits| bits as u32),
+        refcount_bits: None,
+        key: None,
         data_file: values.get("data_file").map(str::to_owned),
         data_file_raw: raw,
     };
     change(session, image, Change::Amend(Box::new(amend)))?;
-    if values.get("backing_file").is_some() || values.get("backing_fmt").is_some() {
-        let old = image.handle.as_ref().and_then(|handle| handle.backing_name());
-        let name = values
-            .get("backing_file")
-            .map(str::to_owned)
-            .or(old.as_ref().map(|b| b.name.clone()))
-            .unwrap_or_default();
-        let format = values.get("backing_fmt").map(str::to_owned).or(old.and_then(|b| b.format));
-        let stored = (!name.is_empty()).then_some(StoredName { name, format });
-        change(session, image, Change::Backing(stored))?;
-    }
     if let Some(size) = values.size("size")? {
         session.run(image.node.truncate(size))?;
     }
@@ -311,9 +417,13 @@ pub(super) fn rebase(session: &mut Session, args: &[String]) -> Done {
     let driver = image.node.driver_name();
     let format = args.get("F");
     if let Some(name) = format
-        && Format::from_name(name).is_err()
+        && !super::create::is_driver(name)
     {
         return Err(Fail::new(format!("Invalid format name: '{name}'")));
+    }
+    let packs = image.handle.as_ref().is_some_and(|handle| handle.packer().is_some());
+    if (args.has("c") || args.has("compress")) && !packs {
+        return Err(Fail::new("Compression not supported for this file format"));
     }
     let new = args.get("b").unwrap_or_default().to_owned();
     let from = image.file.filename().to_owned();
@@ -397,13 +507,17 @@ fn copy_differences(session: &Session, image: &Image, new: Option<&Image>, args:
                     let next = ((at + i as u64) / unit + 1) * unit - at;
                     let j = (next as usize).min(n as usize);
                     if a[i..j] != b[i..j] {
-                        if a[i..j].iter().all(|byte| *byte == 0) {
+                        if at + i as u64 >= old.len() {
                             image.node.write_zeroes(at + i as u64, (j - i) as u64, true).await?;
                         } else if args.has("c") || args.has("compress") {
-                            image
-                                .node
-                                .write_compressed(at + i as u64, IoBuf::from(&a[i..j]))
-                                .await?;
+                            // Clusters are packed as a whole.
+                            let first = (at + i as u64) / unit * unit;
+                            let len = unit.min(total - first);
+                            let mut whole =
+                                image.node.read(first, IoBuf::zeroed(len as usize)).await?;
+                            let from = (at + i as u64 - first) as usize;
+                            whole[from..from + (j - i)].copy_from_slice(&a[i..j]);
+                            image.node.write_compressed(first, whole).await?;
                         } else {
                             image.node.write(at + i as u64, IoBuf::from(&a[i..j])).await?;
                         }
@@ -422,6 +536,7 @@ fn copy_differences(session: &Session, image: &Image, new: Option<&Image>, args:
 
 fn fill_over(session: &Session, image: &Image, new: Option<&Image>, _args: &Args) -> Done {
     let total = image.node.len();
+    let unit = image.handle.as_ref().and_then(|h| h.facts().cluster_size).unwrap_or(65536);
     let result = session.run(async {
         let mut at = 0;
         while at < total {
@@ -429,7 +544,7 @@ fn fill_over(session: &Session, image: &Image, new: Option<&Image>, _args: &Args
             if !s.allocated {
                 let mut done = 0;
                 while done < s.len {
-                    let n = (s.len - done).min(CHUNK);
+                    let n = (s.len - done).min(unit);
                     let below = match new {
                         Some(new) => read_zero(&new.node, at + done, n).await?,
                         None => Vec::new(),
@@ -494,20 +609,15 @@ pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
     }
     let lowest = over.last().expect("never empty").clone();
     let base_node = lowest.backing().ok_or_else(none)?;
-    let format = base_node.driver_name().to_owned();
     let total = image.node.len();
-    let base = session.open(&Spec {
-        name: path,
-        format: Some(format),
-        write: true,
-        share: true,
-        ..Spec::default()
-    })?;
+    session
+        .run(session.graph.set_read_only(&base_node, false))
+        .map_err(|e| Fail::new(format!("Could not open '{path}': {}", reason(&e))))?;
     let progress = Progress::new(args.has("p"));
     let mut emptied = Ok(());
     let result = session.run(async {
-        if base.node.len() < total {
-            base.node.truncate(total).await?;
+        if base_node.len() < total {
+            base_node.truncate(total).await?;
         }
         let mut at = 0;
         while at < total {
@@ -517,18 +627,18 @@ pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
                 while done < s.len {
                     let n = (s.len - done).min(CHUNK);
                     if s.zero {
-                        base.node.write_zeroes(at + done, n, true).await?;
+                        base_node.write_zeroes(at + done, n, true).await?;
                     } else {
                         let buf = image.node.read(at + done, IoBuf::zeroed(n as usize)).await?;
-                        base.node.write(at + done, buf).await?;
+                        base_node.write(at + done, buf).await?;
                     }
                     done += n;
                 }
             }
             at += s.len;
         }
-        base.node.flush().await?;
-        base.node.close().await?;
+        base_node.flush().await?;
+        base_node.close().await?;
         if !args.has("d") && !args.has("b") {
             if let Some(handle) = &image.handle {
                 match handle.change(Change::Empty).await {

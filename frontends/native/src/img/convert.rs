@@ -1,5 +1,6 @@
 //! `convert`, `compare`, `dd` and `bench`.
 
+use super::copy::{CHUNK, Copy};
 use super::create::{print_options, run as make, values, wants_help};
 use super::map::stored;
 use super::{
@@ -10,9 +11,6 @@ use orrery_block::formats::Specific;
 use orrery_block::formats::create::{FILE, options, parse_size};
 use orrery_block::{BlockError, Format, IoBuf};
 use std::time::Instant;
-
-/// Bytes moved at a time.
-const CHUNK: u64 = 2 << 20;
 
 /// `-l` takes a name, or `snapshot.id=...` and `snapshot.name=...`.
 pub(super) fn snapshot_name(text: &str) -> String {
@@ -36,260 +34,6 @@ pub(super) fn bitmaps_size(image: &Image, cluster: u64) -> Option<u64> {
     Some(sum + u64::from(info.version >= 3) * directory.next_multiple_of(cluster))
 }
 
-/// One stretch of the sources.
-enum Piece {
-    Data,
-    Zero,
-    Below,
-}
-
-struct Copy<'a> {
-    session: &'a Session,
-    sources: Vec<Image>,
-    starts: Vec<u64>,
-    total: u64,
-    target: Image,
-    has_backing: bool,
-    zero_init: bool,
-    compress: Option<u64>,
-    min_sparse: u64,
-    salvage: bool,
-    quiet: bool,
-}
-
-impl Copy<'_> {
-    fn source_at(&self, at: u64) -> (&Image, u64) {
-        let i = self.starts.partition_point(|start| *start <= at) - 1;
-        (&self.sources[i], at - self.starts[i])
-    }
-
-    fn piece(&self, at: u64) -> Result<(Piece, u64), Fail> {
-        let (image, within) = self.source_at(at);
-        let left = image.node.len().saturating_sub(within);
-        if left == 0 {
-            return Ok((Piece::Zero, 1));
-        }
-        let base = if self.has_backing { image.node.backing() } else { None };
-        let mut len = left;
-        let found = loop {
-            let found = self.session.run(stored(&image.node, base.as_ref(), within, len));
-            // Less may be known where the whole is not.
-            match found {
-                Err(_) if self.salvage && len > 512 => len = (len / 2).next_multiple_of(512),
-                found => break found,
-            }
-        };
-        let s = match found {
-            Ok(s) => s.status,
-            Err(e) if self.salvage => {
-                if !self.quiet {
-                    warn(&format!(
-                        "qemu-img: warning: error while reading block status at offset {at}: {}",
-                        system_words(&e)
-                    ));
-                }
-                return Ok((Piece::Data, len));
-            }
-            Err(e) => {
-                return Err(Fail::new(format!(
-                    "error while reading block status at offset {at}: {}",
-                    system_words(&e)
-                )));
-            }
-        };
-        if self.has_backing && base.is_some() && !s.allocated {
-            return Ok((Piece::Below, s.len));
-        }
-        let zero = s.zero || !s.allocated && !s.data;
-        Ok((if zero { Piece::Zero } else { Piece::Data }, s.len))
-    }
-
-    /// Reads a piece, in sectors where single ones are damaged and that is borne.
-    fn read(&self, at: u64, len: u64) -> Result<IoBuf, Fail> {
-        let (image, within) = self.source_at(at);
-        match self.session.run(image.node.read(within, IoBuf::zeroed(len as usize))) {
-            Ok(buf) => Ok(buf),
-            Err(_) if self.salvage => {
-                let mut out = IoBuf::zeroed(len as usize);
-                for (i, part) in out.chunks_mut(512).enumerate() {
-                    let sector = within + i as u64 * 512;
-                    match self.session.run(image.node.read(sector, IoBuf::zeroed(part.len()))) {
-                        Ok(buf) => part.copy_from_slice(&buf),
-                        Err(e) if !self.quiet => warn(&format!(
-                            "qemu-img: warning: error while reading offset {}: {}",
-                            at + i as u64 * 512,
-                            system_words(&e)
-                        )),
-                        Err(_) => {}
-                    }
-                }
-                Ok(out)
-            }
-            Err(e) => {
-                Err(Fail::new(format!("error while reading at byte {at}: {}", system_words(&e))))
-            }
-        }
-    }
-
-    fn write_error(at: u64, e: &BlockError) -> Fail {
-        Fail::new(format!("error while writing at byte {at}: {}", system_words(e)))
-    }
-
-    fn zero(&self, at: u64, len: u64) -> Done {
-        if self.zero_init {
-            return Ok(());
-        }
-        self.session
-            .run(self.target.node.write_zeroes(at, len, true))
-            .map_err(|e| Self::write_error(at, &e))
-    }
-
-    /// Writes what is not zero.
-    fn write(&self, at: u64, buf: &[u8]) -> Done {
-        let grain =
-            if self.min_sparse == 0 { buf.len().max(1) } else { self.min_sparse.max(512) as usize };
-        let all_zero = |part: &[u8]| self.min_sparse != 0 && part.iter().all(|b| *b == 0);
-        let mut start = 0;
-        while start < buf.len() {
-            let next = |from: usize| (from + grain - (at as usize + from) % grain).min(buf.len());
-            let mut end = next(start);
-            let zero = all_zero(&buf[start..end]);
-            while end < buf.len() && all_zero(&buf[end..next(end)]) == zero {
-                end = next(end);
-            }
-            let place = at + start as u64;
-            if zero {
-                self.zero(place, (end - start) as u64)?;
-            } else {
-                self.session
-                    .run(self.target.node.write(place, IoBuf::from(&buf[start..end])))
-                    .map_err(|e| Self::write_error(place, &e))?;
-            }
-            start = end;
-        }
-        Ok(())
-    }
-
-    /// Packs clusters on all cores and stores them in order.
-    fn write_compressed(&self, at: u64, buf: &[u8], cluster: u64) -> Done {
-        let handle = self.target.handle.as_ref();
-        let packer = handle.and_then(|handle| handle.packer());
-        let mut parts: Vec<(u64, &[u8])> = Vec::new();
-        for (i, part) in buf.chunks(cluster as usize).enumerate() {
-            let place = at + i as u64 * cluster;
-            if self.min_sparse != 0 && part.iter().all(|b| *b == 0) {
-                self.zero(place, part.len() as u64)?;
-            } else {
-                parts.push((place, part));
-            }
-        }
-        let (Some(packer), Some(handle)) = (packer, handle) else {
-            for (place, part) in parts {
-                let write = self.target.node.write_compressed(place, IoBuf::from(part));
-                self.session.run(write).map_err(|e| Self::write_error(place, &e))?;
-            }
-            return Ok(());
-        };
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let share = parts.len().div_ceil(cores).max(1);
-        let packed: Vec<Option<Vec<u8>>> = std::thread::scope(|scope| {
-            let work: Vec<_> = parts
-                .chunks(share)
-                .map(|parts| {
-                    let packer = &packer;
-                    scope.spawn(move || {
-                        let pack = |(_, part): &(u64, &[u8])| {
-                            let mut whole = part.to_vec();
-                            whole.resize(cluster as usize, 0);
-                            packer(&whole)
-                        };
-                        parts.iter().map(pack).collect::<Vec<_>>()
-                    })
-                })
-                .collect();
-            work.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
-        });
-        for ((place, part), packed) in parts.into_iter().zip(packed) {
-            let result = match packed {
-                Some(packed) => self.session.run(handle.store_packed(place, packed)),
-                None => {
-                    self.session.run(self.target.node.write(place, IoBuf::from(part))).map(drop)
-                }
-            };
-            result.map_err(|e| Self::write_error(place, &e))?;
-        }
-        Ok(())
-    }
-
-    /// Bytes of data to copy.
-    fn data(&self) -> Result<u64, Fail> {
-        let (mut at, mut sum) = (0, 0);
-        while at < self.total {
-            let (piece, len) = self.piece(at)?;
-            let len = len.min(self.total - at);
-            sum += if matches!(piece, Piece::Data) { len } else { 0 };
-            at += len;
-        }
-        Ok(sum)
-    }
-
-    fn run(&self, progress: &mut Progress) -> Done {
-        let unit = self.compress.map_or(CHUNK, |cluster| CHUNK.max(cluster) * 4);
-        let (mut at, mut done) = (0, 0);
-        let all = if progress.is_on() || self.salvage { self.data()? } else { 0 };
-        while at < self.total {
-            let (piece, len) = self.piece(at)?;
-            let mut len = len.min(self.total - at);
-            let counts = matches!(piece, Piece::Data);
-            match (piece, self.compress) {
-                (Piece::Below, None) => {}
-                (Piece::Zero, None) if self.min_sparse != 0 => self.zero(at, len)?,
-                (Piece::Data | Piece::Zero, None) => {
-                    len = len.min(unit - at % unit);
-                    let buf = self.read(at, len)?;
-                    self.write(at, &buf)?;
-                }
-                (piece, Some(cluster)) => {
-                    let whole = len / cluster * cluster;
-                    if !matches!(piece, Piece::Data)
-                        && (self.min_sparse != 0 || matches!(piece, Piece::Below))
-                        && at.is_multiple_of(cluster)
-                        && (whole > 0 || at + len == self.total)
-                    {
-                        if whole > 0 {
-                            len = whole;
-                        }
-                        if matches!(piece, Piece::Zero) {
-                            self.zero(at, len)?;
-                        }
-                    } else {
-                        // Whole clusters, whatever they are made of.
-                        let end = (at + len)
-                            .next_multiple_of(cluster)
-                            .min(at - at % unit + unit)
-                            .min(self.total);
-                        let mut buf = Vec::with_capacity((end - at) as usize);
-                        while at + (buf.len() as u64) < end {
-                            let from = at + buf.len() as u64;
-                            let (image, within) = self.source_at(from);
-                            let n = (end - from).min(image.node.len() - within);
-                            buf.extend_from_slice(&self.read(from, n)?);
-                        }
-                        len = buf.len() as u64;
-                        self.write_compressed(at, &buf, cluster)?;
-                    }
-                }
-            }
-            at += len;
-            if counts {
-                done += len;
-                progress.show(done, all);
-            }
-        }
-        Ok(())
-    }
-}
-
 pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
     let args = Args::parse(
         args,
@@ -311,8 +55,14 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
     let format = args.get("O").unwrap_or("raw").to_owned();
     let compress = args.has("c");
     let (no_create, target_opts) = (args.has("n"), args.has("target-image-opts"));
-    if wants_help(&args) {
+    if wants_help(&args)? {
         let format = super::create::format_of(&format)?;
+        if options(format).is_empty() {
+            return Err(Fail::new(format!(
+                "Format driver '{}' does not support image creation",
+                format.name()
+            )));
+        }
         let mut specs: Vec<_> = options(format).iter().collect();
         let with_file = args.rest.len() > 1 || !args.rest.is_empty();
         if with_file {
@@ -342,7 +92,7 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
         return Err(Fail::new("--target-is-zero requires use of -n flag"));
     }
     if no_create && !values.0.is_empty() {
-        warn("warning: -o has no effect when skipping image creation");
+        return Err(Fail::new("-o has no effect when skipping image creation"));
     }
     let min_sparse = match args.get("S") {
         None => 4096,
@@ -369,6 +119,9 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
     }
     if args.has("C") && compress {
         return Err(Fail::new("Cannot enable copy offloading when -c is used"));
+    }
+    if args.has("C") && args.has("salvage") {
+        return Err(Fail::new("Cannot use copy offloading in salvaging mode"));
     }
     if args.has("C") && args.has("S") {
         return Err(Fail::new("Cannot enable copy offloading when -S is used"));
@@ -451,6 +204,10 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
         no_backing: !has_backing && !no_create,
         ..Spec::default()
     })?;
+    // A copy that is not finished is worth nothing, so nothing is made stable on the way.
+    if matches!(args.get("t"), None | Some("unsafe")) {
+        target.file.set_no_flush(true);
+    }
     if target.node.len() < total {
         if no_create {
             return Err(Fail::new("output file is smaller than input file"));
@@ -510,6 +267,13 @@ pub(super) fn compare(session: &mut Session, args: &[String]) -> Done {
         }
     };
     let (one, two) = (a.node.len(), b.node.len());
+    // The first complaint is about what cannot be read.
+    let wrong_size = "Warning: Image size mismatch!";
+    let complain = |fail: Fail| {
+        warn(&format!("qemu-img: {}", fail.text()));
+        tell(wrong_size);
+        Fail::code(4)
+    };
     if strict && one != two {
         tell("Strict mode: Image size mismatch!");
         return Err(Fail::code(1));
@@ -554,9 +318,9 @@ pub(super) fn compare(session: &mut Session, args: &[String]) -> Done {
     }
     if one != two {
         let longer = if one > two { &a } else { &b };
-        tell("Warning: Image size mismatch!");
         while at < one.max(two) {
             let s = look(longer, at, one.max(two))?.status;
+            let failed = |name: &str, at: u64, e: &BlockError| complain(failed(name, at, e));
             let mut n = s.len;
             if s.data && !s.zero || s.compressed {
                 n = n.min(CHUNK);
@@ -564,6 +328,7 @@ pub(super) fn compare(session: &mut Session, args: &[String]) -> Done {
                     .run(longer.node.read(at, IoBuf::zeroed(n as usize)))
                     .map_err(|e| failed(&longer.name, at, &e))?;
                 if let Some(first) = buf.iter().position(|b| *b != 0) {
+                    tell(wrong_size);
                     tell(&format!(
                         "Content mismatch at offset {}!",
                         (at + first as u64) / 512 * 512
@@ -573,6 +338,7 @@ pub(super) fn compare(session: &mut Session, args: &[String]) -> Done {
             }
             at += n;
         }
+        tell(wrong_size);
     }
     progress.end();
     tell("Images are identical.");

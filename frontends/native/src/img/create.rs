@@ -8,11 +8,8 @@ use orrery_block::formats::create::{self, FILE, Kind, OptionSpec, Values};
 /// What `-o` gave, with the table checked.
 pub(crate) fn values(args: &Args) -> Result<Values, Fail> {
     let mut values = Values::default();
+    check_lists(args)?;
     for text in args.all("o") {
-        if text.is_empty() || text.starts_with(',') || text.ends_with(',') && !text.ends_with(",,")
-        {
-            return Err(Fail::new(format!("Invalid option list: {text}")));
-        }
         for (name, value) in key_values(text) {
             values.set(&name, value);
         }
@@ -20,8 +17,22 @@ pub(crate) fn values(args: &Args) -> Result<Values, Fail> {
     Ok(values)
 }
 
-pub(crate) fn wants_help(args: &Args) -> bool {
-    args.all("o").any(|text| text.split(',').any(|word| word == "help" || word == "?"))
+/// Refuses lists that begin with a comma or end with one that is not doubled.
+fn check_lists(args: &Args) -> Done {
+    let odd = |text: &str| !(text.len() - text.trim_end_matches(',').len()).is_multiple_of(2);
+    match args.all("o").find(|text| text.is_empty() || text.starts_with(',') || odd(text)) {
+        Some(text) => Err(Fail::new(format!("Invalid option list: {text}"))),
+        None => Ok(()),
+    }
+}
+
+/// Whether the options ask for a list of themselves.
+pub(crate) fn wants_help(args: &Args) -> Result<bool, Fail> {
+    check_lists(args)?;
+    // (A doubled comma is one inside a value.)
+    let asks =
+        |text: &str| text.replace(",,", "\0").split(',').any(|word| word == "help" || word == "?");
+    Ok(args.all("o").any(asks))
 }
 
 /// Prints a table of options.
@@ -39,6 +50,11 @@ pub(crate) fn print_options(heading: &str, specs: &[&OptionSpec]) {
         };
         say(&format!("  {:<22} - {}", format!("{}=<{kind}>", spec.name), spec.help));
     }
+}
+
+/// A format, or something else that a node can be.
+pub(crate) fn is_driver(name: &str) -> bool {
+    Format::from_name(name).is_ok() || orrery_block::driver_names().contains(&name)
 }
 
 pub(crate) fn format_of(name: &str) -> Result<Format, Fail> {
@@ -90,7 +106,7 @@ pub(super) fn create(session: &mut Session, args: &[String]) -> Done {
     let args = Args::parse(args, "f:b:F:o:uqh", &["object=", "help"])?;
     prepare(session, &args)?;
     let format = args.get("f").unwrap_or("raw");
-    if wants_help(&args) {
+    if wants_help(&args)? {
         let format = format_of(format)?;
         if create::options(format).is_empty() {
             return Err(Fail::new(format!(
@@ -167,6 +183,9 @@ pub(crate) fn run(
     }
     values.check(format).map_err(|e| in_file(reason(&e)))?;
     if let Some(size) = size {
+        if values.get("size").is_some() {
+            return Err(in_file("The image size must be specified only once".into()));
+        }
         values.set("size", size.to_string());
     }
     if values.get("backing_file") == Some(filename) {
@@ -175,14 +194,11 @@ pub(crate) fn run(
         ));
     }
     if values.get("backing_file") == Some("") {
-        values.0.retain(|(name, _)| name != "backing_file");
-        if values.get("backing_fmt").is_some() {
-            values.0.retain(|(name, _)| name != "backing_fmt");
-        }
+        return Err(in_file("Expected backing file name, got empty string".into()));
     }
     if let Some(name) = values.get("backing_fmt") {
-        let (known, create) = (Format::from_name(name), name.to_owned());
-        if known.is_err() {
+        let create = name.to_owned();
+        if !is_driver(name) {
             return Err(in_file(format!("Unknown backing file format '{create}'")));
         }
     }

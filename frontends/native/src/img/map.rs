@@ -80,7 +80,11 @@ pub(crate) async fn stored(
             return Ok(Stored { status, depth, node });
         }
         let now = status(&node, at, there).await?;
-        match node.backing() {
+        let mut image = node.clone();
+        while let Some(below) = image.filtered().filter(|_| image.is_filter()) {
+            image = below;
+        }
+        match image.backing() {
             Some(below) if !now.allocated => {
                 if base.is_some_and(|base| Arc::ptr_eq(base, &below)) {
                     return Ok(Stored { status: BlockStatus { zero: false, ..now }, depth, node });
@@ -343,9 +347,13 @@ pub(super) fn measure(session: &mut Session, args: &[String]) -> Done {
             full = metadata + disk;
             required = full;
             if let Some(image) = &image {
-                required = metadata
-                    + data_in(session, image, cluster, values.get("backing_file").is_some())?;
-                bitmaps = bitmaps_size(image, cluster);
+                // How much of a chain the copy will share is not known: it may need all of it.
+                if values.get("backing_file").is_none() {
+                    required = metadata + data_in(session, image, cluster)?;
+                }
+                if !matches!(values.get("compat"), Some("0.10" | "v2")) {
+                    bitmaps = bitmaps_size(image, cluster);
+                }
             } else if matches!(values.get("preallocation"), None | Some("off" | "metadata")) {
                 required = metadata;
             }
@@ -386,13 +394,12 @@ pub(super) fn measure(session: &mut Session, args: &[String]) -> Done {
 }
 
 /// Bytes of data in a disk, in whole clusters.
-fn data_in(session: &Session, image: &Image, cluster: u64, only_top: bool) -> Result<u64, Fail> {
+fn data_in(session: &Session, image: &Image, cluster: u64) -> Result<u64, Fail> {
     let total = image.node.len();
     let (mut at, mut sum) = (0, 0);
     while at < total {
-        let below = if only_top { image.node.backing() } else { None };
         let s = session
-            .run(stored(&image.node, below.as_ref(), at, total - at))
+            .run(stored(&image.node, None, at, total - at))
             .map_err(|e| Fail::new(reason(&e)))?;
         let end = at + s.status.len;
         if s.status.data && !s.status.zero {

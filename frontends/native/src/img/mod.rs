@@ -3,6 +3,7 @@
 mod args;
 mod change;
 mod convert;
+mod copy;
 mod create;
 mod info;
 mod map;
@@ -209,7 +210,7 @@ pub(crate) fn prepare(session: &mut Session, args: &Args) -> Done {
 /// A size on the command line.
 pub(crate) fn size_argument(name: &str, text: &str) -> Result<u64, Fail> {
     let size = orrery_block::formats::create::parse_size(text);
-    if text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) {
+    if text.strip_prefix('-').is_some_and(|rest| rest.parse::<u64>().is_ok()) {
         let name = name.to_lowercase();
         let name = if name == "image" { "image size".to_owned() } else { name };
         return Err(Fail::new(format!(
@@ -222,8 +223,8 @@ pub(crate) fn size_argument(name: &str, text: &str) -> Result<u64, Fail> {
             return Fail::new(format!("{name} size must be less than 8 EiB!"));
         }
         Fail::new(format!(
-            "Invalid {} size specified. You may use k, M, G, T, P or E suffixes for \n\
-             kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.",
+            "Invalid {} size specified. You may use k, M, G, T, P or E suffixes for\n\
+             qemu-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.",
             name.to_lowercase()
         ))
     })

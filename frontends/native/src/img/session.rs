@@ -87,7 +87,8 @@ pub(crate) fn combine(base: &str, name: &str) -> String {
     if name.starts_with('/') || protocol {
         return name.to_owned();
     }
-    let base = base.strip_prefix("file:").unwrap_or(base);
+    let plain = if base.starts_with("file:") { plain_name(base) } else { base.to_owned() };
+    let base = plain.as_str();
     match base.rfind('/') {
         Some(slash) => format!("{}{name}", &base[..=slash]),
         None => name.to_owned(),
@@ -256,6 +257,11 @@ impl Session {
         self.secrets.get(id).cloned()
     }
 
+    /// Rounds of a key derivation that take so many milliseconds.
+    pub(crate) fn rounds(&self, millis: u64) -> u32 {
+        rounds(HashAlg::Sha256, millis)
+    }
+
     /// What making images needs.
     pub(crate) fn with_host<T>(&self, work: impl FnOnce(&Host<'_>) -> T) -> T {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -272,6 +278,15 @@ impl Session {
     pub(crate) fn open(&self, spec: &Spec) -> Result<Image, Fail> {
         self.open_unnamed(spec)
             .map_err(|text| Fail::new(format!("Could not open '{}': {text}", spec.name)))
+    }
+
+    /// Opens the format of an image again, after its file has changed.
+    pub(crate) fn open_again(&self, image: &Image) -> Result<Image, String> {
+        self.run(async {
+            self.graph.set_read_only(&image.node, true).await.map_err(|e| reason(&e))?;
+            self.graph.set_read_only(&image.node, false).await.map_err(|e| reason(&e))
+        })?;
+        Ok(Image { handle: image.node.image_handle(), ..image.clone() })
     }
 
     /// The same, with an error that does not name the image again.
@@ -518,6 +533,8 @@ impl Session {
         };
         let key = if format == Format::Luks { "key-secret" } else { "encrypt.key-secret" };
         let secret = match options.remove(key) {
+            // Nothing is read: it need not be known.
+            Some(id) if spec.no_io => self.secret(&id),
             Some(id) => Some(self.secret(&id).ok_or_else(|| format!("No secret with id '{id}'"))?),
             None => None,
         };
@@ -545,6 +562,10 @@ impl Session {
             qcow2: Qcow2Options { snapshot: spec.snapshot.clone(), ..settings },
             ..OpenOptions::default()
         };
+        if let Some(text) = options.remove("force_size_calc").filter(|_| format == Format::Vpc) {
+            open.vpc = serde_json::from_value(Value::String(text.clone()))
+                .map_err(|_| format!("Invalid size calculation algorithm '{text}'"))?;
+        }
         if format == Format::Raw {
             open.raw.offset = number(&mut options, "offset")?.unwrap_or(0);
             open.raw.size = number(&mut options, "size")?;
@@ -557,9 +578,15 @@ impl Session {
             Err(error) => return Err(reason(&error)),
         };
         let handle = node.image_handle();
-        let mut image = Image { node, handle, file, name: spec.name.clone(), backing_path: None };
+        let image = Image { node, handle, file, name: spec.name.clone(), backing_path: None };
         let Some(handle) = image.handle.clone() else { return Ok(image) };
         let data_file = child(&mut options, "data-file");
+        if data_file.keys().any(|key| key != "filename") && !spec.no_io {
+            let inner = Spec { no_backing: true, write, snapshot: None, ..spec.clone() };
+            let data = self.open_options(data_file, inner, false).await?;
+            handle.set_extent(0, data.node).await.map_err(|e| reason(&e))?;
+            return self.open_backing(image, &handle, options, spec, &filename).await;
+        }
         for (index, stored) in handle.extent_names().iter().enumerate() {
             let stored = data_file.get("filename").unwrap_or(stored);
             // A data file's name counts from the folder of the program, others from the image's.
@@ -578,6 +605,18 @@ impl Session {
             let node = self.graph.open_file(None, &path, file).map_err(|e| reason(&e))?;
             handle.set_extent(index, node).await.map_err(|e| reason(&e))?;
         }
+        self.open_backing(image, &handle, options, spec, &filename).await
+    }
+
+    /// Opens what an image stands on.
+    async fn open_backing(
+        &self,
+        mut image: Image,
+        handle: &ImageHandle,
+        mut options: Options,
+        spec: Spec,
+        filename: &str,
+    ) -> Result<Image, String> {
         let mut backing = child(&mut options, "backing");
         let override_none = options.get("backing").is_some_and(String::is_empty);
         let stored = handle.backing_name();
@@ -592,7 +631,7 @@ impl Session {
             if stored.name.is_empty() {
                 return Ok(image);
             }
-            backing.insert("filename".into(), combine(&filename, &stored.name));
+            backing.insert("filename".into(), combine(filename, &stored.name));
         }
         if let Some(format) = &stored.format {
             if !backing.contains_key("driver") {

@@ -16,6 +16,7 @@ use crate::graph::Node;
 use crate::qcow2::{CheckResult, Repair};
 use crate::{BlockError, IoBuf, Op, Result};
 use sha2::{Digest, Sha256};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 const HEADERS: [u64; 2] = [64 << 10, 128 << 10];
@@ -73,7 +74,7 @@ pub(crate) struct Vhdx {
     /// The header in force: which of the two, and its bytes.
     header: Mutex<(usize, Vec<u8>)>,
     /// What the log had was written to its place when the image was opened.
-    replayed: bool,
+    replayed: AtomicBool,
 }
 
 /// One of the two headers, when it is valid.
@@ -287,7 +288,12 @@ pub(crate) async fn open(file: &Arc<Node>, args: &OpenArgs) -> Result<Mapped<Vhd
     end = end.max(file.len());
     let shape = Shape { block: meta.block, per_table: 8192, entry: 8, align: MIB, lead: 0 };
     let tables = (0..(entries * 8).div_ceil(65536)).map(|i| bat.at + i * 65536).collect();
-    let layout = Vhdx { block: meta.block, chunk, header: Mutex::new((which, header)), replayed };
+    let layout = Vhdx {
+        block: meta.block,
+        chunk,
+        header: Mutex::new((which, header)),
+        replayed: AtomicBool::new(replayed),
+    };
     Mapped::new(file, Parts { layout, shape, size: meta.size, tables, end, read_only })
 }
 
@@ -354,7 +360,8 @@ impl MappedImage for Vhdx {
     fn check(this: Arc<Mapped<Self>>, _repair: Repair) -> Op<CheckResult> {
         Op::pending(async move {
             let mut result = CheckResult::default();
-            if this.layout.replayed {
+            // It is told once.
+            if this.layout.replayed.swap(false, Ordering::Relaxed) {
                 result.corruptions += 1;
                 result.corruptions_fixed += 1;
             }
