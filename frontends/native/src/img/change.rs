@@ -610,14 +610,23 @@ pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
     let lowest = over.last().expect("never empty").clone();
     let base_node = lowest.backing().ok_or_else(none)?;
     let total = image.node.len();
-    session
-        .run(session.graph.set_read_only(&base_node, false))
-        .map_err(|e| Fail::new(format!("Could not open '{path}': {}", reason(&e))))?;
+    // What needs a secret has it already; everything else is opened anew.
+    let secret = base_node.image_handle().is_some_and(|image| image.facts().encrypted);
+    let base = if secret {
+        let opened = session.run(session.graph.set_read_only(&base_node, false));
+        opened.map_err(|e| Fail::new(format!("Could not open '{path}': {}", reason(&e))))?;
+        base_node.clone()
+    } else {
+        let format = base_node.driver_name().to_owned();
+        let spec =
+            Spec { name: path, format: Some(format), write: true, share: true, ..Spec::default() };
+        session.open(&spec)?.node
+    };
     let progress = Progress::new(args.has("p"));
     let mut emptied = Ok(());
     let result = session.run(async {
-        if base_node.len() < total {
-            base_node.truncate(total).await?;
+        if base.len() < total {
+            base.truncate(total).await?;
         }
         let mut at = 0;
         while at < total {
@@ -627,18 +636,18 @@ pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
                 while done < s.len {
                     let n = (s.len - done).min(CHUNK);
                     if s.zero {
-                        base_node.write_zeroes(at + done, n, true).await?;
+                        base.write_zeroes(at + done, n, true).await?;
                     } else {
                         let buf = image.node.read(at + done, IoBuf::zeroed(n as usize)).await?;
-                        base_node.write(at + done, buf).await?;
+                        base.write(at + done, buf).await?;
                     }
                     done += n;
                 }
             }
             at += s.len;
         }
-        base_node.flush().await?;
-        base_node.close().await?;
+        base.flush().await?;
+        base.close().await?;
         if !args.has("d") && !args.has("b") {
             if let Some(handle) = &image.handle {
                 match handle.change(Change::Empty).await {

@@ -91,6 +91,8 @@ pub(crate) fn combine(base: &str, name: &str) -> String {
     let base = plain.as_str();
     match base.rfind('/') {
         Some(slash) => format!("{}{name}", &base[..=slash]),
+        // A file whose name looks like that of a protocol.
+        None if base.contains(':') && std::path::Path::new(base).exists() => format!("./{name}"),
         None => name.to_owned(),
     }
 }
