@@ -46,11 +46,14 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
     if let Some(what @ ("machines" | "images")) = args.first().map(String::as_str) {
         return parallel(what, &args[1..]);
     }
+    if args.first().is_some_and(|what| what == "block") {
+        return crate::bench_block::bench(&args[1..]);
+    }
     let (mut arch, mut runs, mut only) = ("i386", 3, String::new());
     let mut places = String::from("native,node,chromium");
     let mut words = args.iter().map(String::as_str);
     if words.next() != Some("cpu") {
-        bail!("usage: ./x bench cpu|machines|images ...; './x help' says more");
+        bail!("usage: ./x bench cpu|machines|images|block ...; './x help' says more");
     }
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("'{word}' wants a value"));

@@ -9,6 +9,7 @@
 )]
 
 mod bench;
+mod bench_block;
 mod bench_web;
 mod guests;
 mod iotests;
@@ -33,6 +34,8 @@ usage: ./x TASK [ARGS]
                     many machines at once, on one core and on all
   bench images [--count N] [--mib SIZE]
                     work on many images at once, beside an installed qemu-img
+  bench block [--runs N] [--mib SIZE] [--only WORD] [--qemu-img PROGRAM] [--in FOLDER]
+                    the image tool beside QEMU's, in pairs
   guests [NAME..]   fetch guest systems from distribution packages into guests/
   iotests TREE [FORMAT..]
                     run QEMU's image tests from its source tree against our tools
