@@ -520,6 +520,31 @@ mod tests {
     }
 
     #[test]
+    fn a_request_waits_at_a_breakpoint_and_those_behind_it_for_its_block() {
+        let (graph, node) = open(json!({"align": 4096}));
+        let exec = graph.executor();
+        let points = node.breakpoints().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = seen.clone();
+        points.on_change(Arc::new(move |text| lock(&log).push(text.to_owned())));
+        points.set("pwritev_rmw_after_head", "A");
+        for (at, byte) in [(512, 1), (1024, 2)] {
+            let (node, log) = (node.clone(), seen.clone());
+            exec.spawn(async move {
+                node.write(at, vec![byte; 512].into()).await.unwrap();
+                lock(&log).push(format!("wrote {byte}"));
+            });
+        }
+        exec.poll();
+        assert!(points.is_suspended("A") && lock(&seen).len() == 1, "nothing is written yet");
+        assert!(points.resume("A") && !points.resume("A"));
+        exec.poll();
+        assert_eq!(lock(&seen)[2..], ["wrote 1", "wrote 2"]);
+        let back = exec.run_in_place(node.read(0, IoBuf::zeroed(2048))).unwrap().unwrap();
+        assert_eq!((back[0], back[512], back[1024], back[1536]), (0, 1, 2, 0));
+    }
+
+    #[test]
     fn states_lead_from_event_to_event() {
         let mut rules = (Vec::new(), Vec::new());
         let text = "[set-state]\nstate = \"1\"\nevent = \"flush_to_disk\"\nnew_state = \"2\"\n\n\

@@ -335,3 +335,52 @@ impl Image for Luks {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::{KeyAction, KeyChange, Random};
+    use crate::graph::BlockGraph;
+    use crate::host::MemFile;
+
+    #[test]
+    fn passwords_come_and_go_and_the_last_one_stays() {
+        let graph = BlockGraph::new();
+        let file = graph.open_file(Some("f"), "", Arc::new(MemFile::with_len(0))).unwrap();
+        let mut seed = 1u8;
+        let mut noise = move |buf: &mut [u8]| {
+            buf.iter_mut().for_each(|byte| {
+                seed = seed.wrapping_mul(5).wrapping_add(3);
+                *byte = seed;
+            });
+        };
+        let options = LuksOptions { rounds: 1000, ..LuksOptions::default() };
+        let made = create(&file, 4096, &options, b"one", &mut noise);
+        graph.executor().run_in_place(made).unwrap().unwrap();
+        let change = |with: &[u8], slot, force, what| {
+            let random = Random(Arc::new(|buf: &mut [u8]| buf.fill(0x5a)));
+            let change = KeyChange { slot, force, random, what };
+            graph.executor().run_in_place(change_keys(&file, 0, with, &change)).unwrap()
+        };
+        let add = |password: &[u8]| KeyAction::Add { password: password.into(), rounds: 1000 };
+        let opens = |password: &[u8]| {
+            let open = async {
+                let header = read_header(&file, 0).await?;
+                unlock(&file, 0, &header, password).await
+            };
+            graph.executor().run_in_place(open).unwrap().ok()
+        };
+        let master = opens(b"one").unwrap();
+        assert!(change(b"two", None, false, add(b"two")).is_err(), "a wrong password adds nothing");
+        change(b"one", Some(4), false, add(b"two")).unwrap();
+        assert_eq!(opens(b"two").as_ref(), Some(&master));
+        assert!(change(b"one", Some(4), false, add(b"three")).is_err(), "the slot is in use");
+        change(b"two", None, false, KeyAction::Erase(Some(b"one"[..].into()))).unwrap();
+        assert!(opens(b"one").is_none() && opens(b"two").is_some());
+        for what in [KeyAction::Erase(None), KeyAction::Erase(Some(b"two"[..].into()))] {
+            assert!(change(b"two", Some(4), false, what).is_err(), "the last one stays");
+        }
+        change(b"two", Some(4), true, KeyAction::Erase(None)).unwrap();
+        assert!(opens(b"two").is_none());
+    }
+}

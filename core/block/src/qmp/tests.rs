@@ -2,10 +2,11 @@
 
 use super::{Monitor, Session};
 use crate::backend::{BlockBackend, Request};
-use crate::graph::BlockGraph;
-use crate::host::MemFs;
+use crate::graph::{BlockGraph, Frozen};
+use crate::host::{BlockFile, Gate, MemFile, MemFs};
+use crate::qcow2::{CreateOptions, Repair};
 use crate::sync::lock;
-use crate::{Event, IoBuf};
+use crate::{Event, Format, IoBuf, Op, OpenOptions, img};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 
@@ -20,8 +21,12 @@ const LEN: u64 = 4 << 20;
 
 impl Bench {
     fn new() -> Self {
+        Self::on(Arc::new(MemFs::new()))
+    }
+
+    fn on(fs: Arc<MemFs>) -> Self {
         let graph = BlockGraph::new();
-        graph.context().set_fs(Arc::new(MemFs::new()));
+        graph.context().set_fs(fs);
         let monitor = Monitor::new(&graph);
         let events: Arc<Mutex<Vec<Event>>> = Arc::default();
         let log = events.clone();
@@ -336,6 +341,225 @@ fn jobs_wait_for_the_word_when_they_are_told_to() {
     let life = ["created", "running", "waiting", "pending", "concluded", "null"];
     assert_eq!(bench.statuses("j"), life);
     assert_eq!(bench.error("job-pause", json!({"id": "j"})), "Job not found");
+}
+
+/// A drive of the monitor's, with four reads on the way.
+fn four_reads(bench: &mut Bench, command: &str, arguments: Value) -> (BlockBackend, usize) {
+    let drive = bench.graph.create_backend("disk").unwrap();
+    drive.insert(bench.graph.node("a").unwrap().medium(false)).unwrap();
+    bench.ok(command, arguments);
+    let read = |i: u64| drive.submit(Request::Read { offset: i * 512, buf: IoBuf::zeroed(512) });
+    let tickets: Vec<_> = (0..4).map(read).collect();
+    bench.graph.poll();
+    let done = tickets.iter().filter(|ticket| ticket.poll()).count();
+    (drive, done)
+}
+
+fn limits(iops: u64) -> Value {
+    json!({
+        "id": "disk", "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": iops, "iops_rd": 0, "iops_wr": 0,
+    })
+}
+
+#[test]
+fn a_limited_drive_holds_requests_back_until_it_is_set_free() {
+    let mut bench = Bench::new();
+    bench.image("a", None, json!({}));
+    let (drive, done) = four_reads(&mut bench, "block_set_io_throttle", limits(10));
+    assert!((1..4).contains(&done), "{done} of 4 passed at once");
+    assert_eq!(drive.in_flight(), 4 - done as u64);
+    bench.ok("block_set_io_throttle", limits(0));
+    bench.graph.poll();
+    assert_eq!(drive.in_flight(), 0);
+    let mut bad = limits(10);
+    bad["iops_rd"] = 5.into();
+    assert!(bench.error("block_set_io_throttle", bad).contains("cannot be used at the same time"));
+}
+
+#[test]
+fn a_drain_does_not_wait_for_limits() {
+    let mut bench = Bench::new();
+    bench.image("a", None, json!({}));
+    let (drive, done) = four_reads(&mut bench, "block_set_io_throttle", limits(10));
+    assert!(done < 4);
+    assert_eq!(bench.graph.executor().run_in_place(drive.drain()), Some(()));
+    assert_eq!(drive.stats().read.ops, 4);
+}
+
+#[test]
+fn the_time_that_requests_take_is_sorted_into_classes() {
+    let mut bench = Bench::new();
+    bench.image("a", None, json!({}));
+    let classes = json!({"id": "disk", "boundaries": [10, 100], "boundaries-write": [5]});
+    let (_drive, done) = four_reads(&mut bench, "block-latency-histogram-set", classes);
+    assert_eq!(done, 4);
+    let stats = bench.ok("query-blockstats", json!({}));
+    assert_eq!(
+        stats[0]["stats"]["rd_latency_histogram"],
+        json!({"boundaries": [10, 100], "bins": [4, 0, 0]})
+    );
+    assert_eq!(stats[0]["stats"]["wr_latency_histogram"]["bins"], json!([0, 0]));
+    let falling = json!({"id": "disk", "boundaries": [10, 10]});
+    assert!(bench.error("block-latency-histogram-set", falling).contains("boundaries"));
+}
+
+/// What files were after each change, by their numbers.
+type Changes = Arc<Mutex<Vec<(usize, Vec<u8>)>>>;
+
+/// A file that keeps what it was after every change.
+struct Watched {
+    number: usize,
+    file: MemFile,
+    log: Changes,
+}
+
+impl Watched {
+    fn note<T>(&self, op: Op<T>) -> Op<T> {
+        lock(&self.log).push((self.number, self.file.to_vec()));
+        op
+    }
+}
+
+impl BlockFile for Watched {
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: IoBuf) -> Op<IoBuf> {
+        self.file.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, buf: IoBuf) -> Op<IoBuf> {
+        self.note(self.file.write_at(offset, buf))
+    }
+
+    fn flush(&self) -> Op<()> {
+        self.file.flush()
+    }
+
+    fn set_len(&self, len: u64) -> Op<()> {
+        self.note(self.file.set_len(len))
+    }
+
+    fn punch_hole(&self, offset: u64, len: u64) -> Op<()> {
+        self.note(self.file.punch_hole(offset, len))
+    }
+}
+
+const NAMES: [&str; 3] = ["base.qcow2", "top.qcow2", "target.qcow2"];
+
+/// The disk as a program sees it that starts after the other one was killed.
+fn what_is_left(files: &[Vec<u8>; 3], changed: usize) -> Vec<u8> {
+    let fs = MemFs::new();
+    for (name, bytes) in NAMES.iter().zip(files) {
+        fs.add(name, Arc::new(MemFile::from_bytes(bytes)));
+    }
+    let graph = BlockGraph::new();
+    let exec = graph.executor();
+    let check = img::check(&graph, &fs, NAMES[changed], Some(Format::Qcow2), Repair::Nothing);
+    let found = exec.run_in_place(check).unwrap().unwrap();
+    assert_eq!(found.corruptions, 0, "{}: {:?}", NAMES[changed], found.messages);
+    let options = OpenOptions {
+        format: Some(Format::Qcow2),
+        read_only: true,
+        gate: Gate::PlainFiles,
+        ..OpenOptions::default()
+    };
+    let top = exec.run_in_place(graph.open(&fs, NAMES[1], &options)).unwrap().unwrap();
+    exec.run_in_place(top.read(0, IoBuf::zeroed(LEN as usize))).unwrap().unwrap().into_vec()
+}
+
+#[test]
+fn a_program_killed_during_a_job_leaves_images_that_open_and_the_whole_disk() {
+    for job in ["block-commit", "block-stream", "blockdev-mirror", "blockdev-backup"] {
+        let log = Changes::default();
+        let fs = Arc::new(MemFs::new());
+        let mut bench = Bench::on(fs.clone());
+        let exec = bench.graph.executor().clone();
+        let mut want = vec![0; LEN as usize];
+        for (number, name) in NAMES.into_iter().enumerate() {
+            let file = Arc::new(Watched { number, file: MemFile::new(), log: Arc::clone(&log) });
+            fs.add(name, file.clone());
+            let stands = number == 1;
+            let options = CreateOptions {
+                size: LEN,
+                backing_file: stands.then(|| NAMES[0].to_owned()),
+                backing_format: stands.then(|| "qcow2".to_owned()),
+                ..CreateOptions::default()
+            };
+            let node = bench.graph.open_file(None, name, file).unwrap();
+            exec.run_in_place(crate::qcow2::create(&node, &options)).unwrap().unwrap();
+        }
+        for (number, name) in NAMES.into_iter().enumerate() {
+            let id = name.strip_suffix(".qcow2").unwrap();
+            let mut node = json!({
+                "driver": "qcow2", "node-name": id, "file": {"driver": "file", "filename": name},
+            });
+            if number == 1 {
+                node["backing"] = "base".into();
+            }
+            if number < 2 {
+                let mut first = node.clone();
+                first["backing"] = Value::Null;
+                bench.ok("blockdev-add", first);
+                let open = bench.graph.node(id).unwrap();
+                for cluster in (number as u64..40).step_by(7 + number) {
+                    let byte = 10 + cluster as u8;
+                    let (at, len) = (cluster << 16, 1 << 16);
+                    let write = open.write(at, vec![byte; len].into());
+                    exec.run_in_place(write).unwrap().unwrap();
+                    want[at as usize..at as usize + len].fill(byte);
+                }
+                bench.ok("blockdev-del", json!({"node-name": id}));
+            }
+            let read_only = number == 0;
+            node["read-only"] = read_only.into();
+            bench.ok("blockdev-add", node);
+        }
+        let drive = bench.drive("top");
+        let mut files: [Vec<u8>; 3] = Default::default();
+        for (number, bytes) in lock(&log).drain(..) {
+            files[number] = bytes;
+        }
+        assert!(what_is_left(&files, 1) == want);
+        let mut arguments = json!({"job-id": "j", "device": "top"});
+        if job.starts_with("blockdev") {
+            arguments["target"] = "target".into();
+            arguments["sync"] = "full".into();
+        }
+        bench.ok(job, arguments);
+        bench.graph.poll();
+        if ["block-commit", "blockdev-mirror"].contains(&job) {
+            bench.ok("job-complete", json!({"id": "j"}));
+            bench.graph.poll();
+        }
+        assert_eq!(bench.statuses("j").last().map(String::as_str), Some("null"), "{job}");
+        let changes = std::mem::take(&mut *lock(&log));
+        assert!(changes.len() > 10, "{job} wrote {} times", changes.len());
+        for (number, bytes) in changes {
+            files[number] = bytes;
+            assert!(what_is_left(&files, number) == want, "{job}");
+        }
+        drop(drive);
+    }
+}
+
+#[test]
+fn links_that_a_job_relies_on_stay_as_they_are() {
+    let mut bench = Bench::new();
+    bench.image("base", None, json!({"backing": null}));
+    bench.image("top", Some("base"), json!({"backing": "base"}));
+    let _drive = bench.drive("top");
+    let top = bench.graph.node("top").unwrap();
+    let frozen = Frozen::chain(&top, None).unwrap();
+    let stream = json!({"job-id": "j", "device": "top"});
+    let text = bench.error("block-stream", stream.clone());
+    assert_eq!(text, "Cannot change 'backing' link from 'top' to 'base'");
+    assert!(bench.graph.set_backing(&top, None).is_err());
+    drop(frozen);
+    bench.ok("block-stream", stream);
+    bench.graph.poll();
+    assert!(top.backing().is_none(), "the job has done its work");
 }
 
 #[test]

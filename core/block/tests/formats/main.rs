@@ -1,5 +1,7 @@
 //! Every format against a plain array, and with damaged headers.
 
+mod fuzz;
+
 use orrery_block::exec::Executor;
 use orrery_block::formats::create::{Host, Values, create};
 use orrery_block::graph::BlockGraph;
