@@ -22,6 +22,8 @@ pub struct Handles {
     pub display: Option<DeviceId>,
     /// How it suspends to RAM.
     pub suspend: Option<orrery_hw::machine::Suspend>,
+    /// What the clock's memory says from the first reset on: index and value.
+    pub after_reset: Vec<(u8, u8)>,
     /// The lines to the I/O interrupt controller, by number.
     pub irqs: Vec<IrqInput>,
     /// The power button.

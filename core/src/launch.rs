@@ -15,8 +15,11 @@ use orrery_cpu::jit::{self, Compiler};
 use orrery_cpu::x86::cpuid::{Model, ModelError};
 use orrery_cpu::x86::{X86, X86Isa};
 use orrery_cpu::{Cluster, Cpus};
+use orrery_hw::block::geometry::{self, Shape};
 use orrery_hw::i386::MACHINES;
-use orrery_hw::machine::{BuildError, Built, Drive, Kernel, MachineConfig, MachineType, Netdev};
+use orrery_hw::machine::{
+    BuildError, Built, DeviceSpec, Drive, Kernel, MachineConfig, MachineType, Netdev,
+};
 use orrery_hw::registry::{devices, find};
 use orrery_system::board::ClockMode;
 use orrery_system::ports::CharPort;
@@ -217,11 +220,16 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         serials: serials.iter().map(|t| *t != CharTarget::None).collect(),
         parallels: parallels.iter().map(|t| *t != CharTarget::None).collect(),
         debugcon: options.debugcon.as_ref().map(|_| 0xe9),
-        devices: options.devices.clone(),
+        devices: with_globals(&options.devices, options),
         netdevs: netdevs(options)?,
-        nics: options.nics.clone(),
+        nics: with_globals(&options.nics, options),
         no_defaults: options.no_defaults,
+        boot_once: options.boot_once.clone(),
+        floppy_check: !options.no_floppy_check,
         boot_menu: options.boot_menu,
+        splash_time: options.splash_time,
+        reboot_timeout: options.reboot_timeout,
+        uuid: options.uuid.unwrap_or_default(),
         props: options.machine_props.clone(),
         seed: options.seed,
         epoch_secs: match options.rtc {
@@ -239,19 +247,19 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     }
     let files = Files { host, dirs: &options.firmware_dirs };
     let flash = options.drives.iter().any(|d| d.interface == Interface::Pflash);
-    let diagnose = wants_diagnostics(options);
+    let diagnose = wants_diagnostics(options) && !is_empty(kind);
     if diagnose {
         config.firmware = orrery_diag::ROM.to_vec();
         let backend = diagnostic_disk(&blocks, host).await?;
         let id = "diagnostic".into();
         let interface = Interface::Ide;
         config.drives.push(Drive { backend, interface, index: Some(0), id, ..Drive::default() });
-    } else if !flash || options.bios.is_some() {
+    } else if !is_empty(kind) && (!flash || options.bios.is_some()) {
         let small = kind.name == "isapc";
         let default = if small { "bios.bin" } else { "bios-256k.bin" };
         config.firmware = files.firmware(options.bios.as_deref(), default).await?;
     }
-    if config.vga != "none" && !diagnose {
+    if config.vga != "none" && !diagnose && !is_empty(kind) {
         config.video_bios = match files.firmware(None, "vgabios-stdvga.bin").await {
             // Firmware of another sort brings its own driver; only a default one must be there.
             Err(e) if options.bios.is_none() && !flash => return Err(e),
@@ -270,7 +278,16 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         let id = if drive.id.is_empty() { default_id(drive, i) } else { drive.id.clone() };
         let backend = open_drive(&blocks, host.fs(), drive, &id, options.snapshot).await?;
         let &DriveOption { interface, cdrom, index, .. } = drive;
-        config.drives.push(Drive { backend, interface, cdrom, index, id, ..Drive::default() });
+        let shape = if cdrom { None } else { partition_geometry(&backend).await };
+        config.drives.push(Drive {
+            backend,
+            interface,
+            cdrom,
+            index,
+            id,
+            shape,
+            ..Drive::default()
+        });
     }
     nodes_of_devices(&blocks, options, &mut config)?;
     let built = (kind.build)(&config).map_err(|e| match (e, &options.kernel) {
@@ -301,6 +318,19 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     Ok(assemble(kind, built, Box::new(cluster), blocks, options, &serials, &parallels, warnings))
 }
 
+/// Devices with the properties that `-global` gives to all of their type.
+fn with_globals(devices: &[DeviceSpec], options: &Options) -> Vec<DeviceSpec> {
+    let mut devices = devices.to_vec();
+    for device in &mut devices {
+        for (driver, prop, value) in options.globals.iter().rev() {
+            if *driver == device.kind && !device.props.iter().any(|(name, _)| name == prop) {
+                device.props.push((prop.clone(), value.clone()));
+            }
+        }
+    }
+    devices
+}
+
 fn wrong(option: &'static str, text: &str, source: BlockError) -> LaunchError {
     LaunchError::File { option, file: text.into(), source }
 }
@@ -311,6 +341,18 @@ fn nodes_of_devices(
     options: &Options,
     config: &mut MachineConfig,
 ) -> Result<(), LaunchError> {
+    for spec in &mut config.devices {
+        let given = |name: &str| spec.props.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+        let removable = matches!(spec.kind.as_str(), "floppy" | "ide-cd");
+        if let (None, Some(id), true) = (given("drive"), given("id"), removable) {
+            // An empty drive, which a monitor can put media into.
+            let error = |source| wrong("-device", &id, source);
+            let backend = blocks.create_backend(&id).map_err(error)?;
+            let interface = Interface::None;
+            config.drives.push(Drive { backend, interface, id: id.clone(), ..Drive::default() });
+            spec.props.push(("drive".into(), id));
+        }
+    }
     for spec in &options.devices {
         let Some((_, name)) = spec.props.iter().find(|(k, _)| k == "drive") else { continue };
         if config.drives.iter().any(|d| d.id == *name) {
@@ -359,7 +401,7 @@ fn assemble(
         }
     }
     for (name, port) in &built.chars {
-        let device = |spec: &&orrery_hw::machine::DeviceSpec| {
+        let device = |spec: &&DeviceSpec| {
             spec.props.iter().any(|(k, v)| k == "id" && v == name)
                 || spec.props.iter().any(|(k, v)| k == "chardev" && v == name)
         };
@@ -384,17 +426,23 @@ fn assemble(
         display: built.display,
         inputs: built.inputs,
         suspend: built.suspend,
+        after_reset: built.after_reset,
         power_button: built.power_button,
         irqs: built.irqs,
         named: built.named,
         pci: built.pci,
     };
     let mut machine = Machine::new(built.board, cpus, blocks, handles);
-    machine.policy = Policy { no_reboot: options.no_reboot, no_shutdown: options.no_shutdown };
-    if options.accel.qtest {
+    machine.policy = Policy {
+        no_reboot: options.no_reboot,
+        no_shutdown: options.no_shutdown,
+        on_panic: options.on_panic,
+        on_watchdog: options.on_watchdog,
+    };
+    if options.accel.qtest || is_empty(kind) {
         machine.set_qtest();
     }
-    if options.paused {
+    if options.paused || options.preconfig {
         machine.pause();
     }
     Launched { machine, lines, warnings }
@@ -432,6 +480,11 @@ impl Files<'_> {
             None => Err(LaunchError::Firmware { name: name.into(), places: dirs.join(", ") }),
         }
     }
+}
+
+/// A machine without a board: nothing runs on it.
+fn is_empty(kind: &MachineType) -> bool {
+    kind.default_memory == 0
 }
 
 /// Whether nothing was given that a machine could start from.
@@ -595,12 +648,69 @@ async fn open_drive(
         gate: Gate::PlainFiles,
         ..OpenOptions::default()
     };
-    let mut node = blocks.open(fs, name, &options).await.map_err(error)?;
+    let described =
+        ["blkdebug:", "blkverify:", "json:", "nbd:"].iter().any(|p| name.starts_with(p));
+    let mut node = if drive.node.is_empty() && !name.contains("://") && !described {
+        blocks.open(fs, name, &options).await.map_err(error)?
+    } else {
+        open_described(blocks, drive, name).await.map_err(error)?
+    };
     if overlay {
         node = snapshot_overlay(blocks, node).await.map_err(error)?;
     }
     backend.insert(node.medium(drive.read_only)).map_err(error)?;
     Ok(backend)
+}
+
+/// The geometry that a disk was partitioned with.
+async fn partition_geometry(backend: &BlockBackend) -> Option<Shape> {
+    if backend.len() < 512 {
+        return None;
+    }
+    // A disk that cannot be read says so to the guest.
+    let boot = backend.read(0, 512).await.ok()?.to_vec();
+    geometry::guess(&boot, backend.len() / 512)
+}
+
+/// Makes a drive that a device may be given later.
+pub(crate) async fn add_drive(
+    blocks: &BlockGraph,
+    drive: &DriveOption,
+    id: &str,
+) -> Result<(), BlockError> {
+    let backend = blocks.create_backend(id)?;
+    backend.set_on_error(drive.on_read_error, drive.on_write_error);
+    let Some(name) = &drive.file else { return Ok(()) };
+    match open_described(blocks, drive, name).await {
+        Ok(node) => backend.insert(node.medium(drive.read_only)),
+        Err(error) => {
+            blocks.remove_backend(id)?;
+            Err(error)
+        }
+    }
+}
+
+/// Opens a drive whose file is described by more than its name.
+async fn open_described(
+    blocks: &BlockGraph,
+    drive: &DriveOption,
+    name: &str,
+) -> Result<Arc<Node>, BlockError> {
+    let quoted = |text: &str| text.replace(',', ",,");
+    let mut text = format!("driver={}", quoted(drive.format.as_deref().unwrap_or("raw")));
+    let file = NodeOptions::from_filename(name)?.to_value();
+    let known = file.as_object().into_iter().flatten();
+    for (key, value) in known.filter(|(_, value)| !value.is_null()) {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        text += &format!(",file.{key}={}", quoted(&value));
+    }
+    for (key, value) in &drive.node {
+        text += &format!(",{key}={}", quoted(value));
+    }
+    if drive.read_only {
+        text += ",read-only=on";
+    }
+    blocks.open_options(&NodeOptions::from_argument(&text)?).await
 }
 
 /// A layer in memory that takes the writes.

@@ -77,6 +77,84 @@ pub struct Policy {
     pub no_reboot: bool,
     /// Pause instead of ending after power-off (`-no-shutdown`).
     pub no_shutdown: bool,
+    /// When the guest panicked.
+    pub on_panic: OnPanic,
+    /// When a watchdog was not fed.
+    pub on_watchdog: OnWatchdog,
+}
+
+/// An enumeration whose cases have names.
+macro_rules! named {
+    ($(#[$doc:meta])* $kind:ident { $($(#[$case_doc:meta])* $case:ident = $name:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum $kind { $($(#[$case_doc])* $case,)* }
+
+        impl $kind {
+            /// The names of its cases.
+            pub const NAMES: &[&str] = &[$($name),*];
+
+            /// The case with this name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$case),)*
+                    _ => None,
+                }
+            }
+
+            /// Its name.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$case => $name,)*
+                }
+            }
+        }
+    };
+}
+
+named! {
+    /// What to do when the guest panicked.
+    OnPanic {
+        /// Power off.
+        #[default]
+        Shutdown = "shutdown",
+        /// Stop, for somebody to look at it.
+        Pause = "pause",
+        /// End with a status that says so.
+        ExitFailure = "exit-failure",
+        /// Go on.
+        None = "none",
+    }
+}
+
+named! {
+    /// What to do when a watchdog was not fed.
+    OnWatchdog {
+        /// Reset the machine.
+        #[default]
+        Reset = "reset",
+        /// Press the power button.
+        Shutdown = "shutdown",
+        /// Power off.
+        Poweroff = "poweroff",
+        /// Stop.
+        Pause = "pause",
+        /// Say so.
+        Debug = "debug",
+        /// Interrupt every CPU.
+        InjectNmi = "inject-nmi",
+        /// Nothing.
+        None = "none",
+    }
+}
+
+/// What a machine that is paused waits after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// The guest panicked.
+    Panicked,
+    /// A watchdog was not fed.
+    Watchdog,
 }
 
 /// A machine.
@@ -96,6 +174,8 @@ pub struct Machine {
     suspended: bool,
     /// The guest powered off and the machine was told to wait then.
     powered_off: bool,
+    /// The guest panicked, or a watchdog did, and the machine was told to wait then.
+    waits: Option<Waits>,
     hit: Option<(usize, Hit)>,
     qtest: bool,
     limit: u64,
@@ -152,6 +232,7 @@ impl Machine {
             stopped: None,
             suspended: false,
             powered_off: false,
+            waits: None,
             hit: None,
             qtest: false,
             limit: u64::MAX,
@@ -162,17 +243,27 @@ impl Machine {
             idle: true,
             write_back: WriteBack::default(),
         };
-        machine.reset();
+        machine.power_on();
         machine
     }
 
-    /// Puts everything in its power-on state.
+    /// Presses the reset button: everything is as at power-on, but for what says itself that it
+    /// holds for the first start only.
     pub fn reset(&mut self) {
+        self.power_on();
+        for (index, value) in std::mem::take(&mut self.handles.after_reset) {
+            self.board.port_out(0x70, 1, index.into());
+            self.board.port_out(0x71, 1, value.into());
+        }
+    }
+
+    fn power_on(&mut self) {
         self.board.reset();
         self.cpus.reset(&mut self.board);
         self.turn = 0;
         self.suspended = false;
         self.powered_off = false;
+        self.waits = None;
     }
 
     /// Whether it is suspended to RAM.
@@ -212,6 +303,11 @@ impl Machine {
     /// Whether the guest powered off and the machine waits (`-no-shutdown`).
     pub fn powered_off(&self) -> bool {
         self.powered_off
+    }
+
+    /// What it waits after, when the guest went wrong and it was told to stop then.
+    pub fn waits(&self) -> Option<Waits> {
+        self.waits
     }
 
     /// Its CPUs never run: a test drives its devices and its clock (`-accel qtest`).
@@ -275,6 +371,7 @@ impl Machine {
     /// Goes on after a stop.
     pub fn resume(&mut self) {
         self.stopped = None;
+        self.waits = None;
         self.board.power().resume();
         self.last_call = None;
         self.host_base = None;
@@ -493,11 +590,12 @@ impl Machine {
                 self.tell("RESET", json!({"guest": true, "reason": "guest-reset"}));
                 None
             }
-            PowerRequest::Shutdown => {
-                self.tell("SHUTDOWN", json!({"guest": true, "reason": "guest-shutdown"}));
-                self.powered_off = self.policy.no_shutdown;
-                Some(if self.powered_off { Stop::Paused } else { Stop::Shutdown })
+            PowerRequest::Shutdown => Some(self.shut_down("guest-shutdown")),
+            PowerRequest::GuestShutdown => {
+                self.tell("GUEST_PVSHUTDOWN", json!({}));
+                Some(self.shut_down("guest-shutdown"))
             }
+            PowerRequest::Watchdog => self.watchdog(),
             PowerRequest::Suspend => {
                 self.suspended = self.handles.suspend.is_some();
                 if self.suspended {
@@ -505,12 +603,65 @@ impl Machine {
                 }
                 None
             }
-            PowerRequest::Panicked => {
-                self.tell("GUEST_PANICKED", json!({"action": "pause"}));
-                Some(Stop::Panicked)
-            }
+            PowerRequest::Panicked => self.panicked(),
             PowerRequest::IoError => Some(Stop::IoError),
             PowerRequest::Exit(code) => Some(Stop::Exit(code)),
+        }
+    }
+
+    fn shut_down(&mut self, reason: &str) -> Stop {
+        self.tell("SHUTDOWN", json!({"guest": true, "reason": reason}));
+        self.powered_off = self.policy.no_shutdown;
+        if self.powered_off { Stop::Paused } else { Stop::Shutdown }
+    }
+
+    fn panicked(&mut self) -> Option<Stop> {
+        match self.policy.on_panic {
+            OnPanic::None => {
+                self.tell("GUEST_PANICKED", json!({"action": "run"}));
+                None
+            }
+            OnPanic::Pause => self.wait_after(Waits::Panicked),
+            OnPanic::Shutdown if self.policy.no_shutdown => self.wait_after(Waits::Panicked),
+            _ => {
+                self.tell("GUEST_PANICKED", json!({"action": "poweroff"}));
+                self.tell("SHUTDOWN", json!({"guest": true, "reason": "guest-panic"}));
+                Some(Stop::Panicked)
+            }
+        }
+    }
+
+    fn wait_after(&mut self, what: Waits) -> Option<Stop> {
+        if what == Waits::Panicked {
+            self.tell("GUEST_PANICKED", json!({"action": "pause"}));
+        }
+        self.waits = Some(what);
+        Some(Stop::Paused)
+    }
+
+    fn watchdog(&mut self) -> Option<Stop> {
+        let action = self.policy.on_watchdog;
+        self.tell("WATCHDOG", json!({"action": action.name()}));
+        match action {
+            OnWatchdog::Reset => {
+                self.board.power().request(PowerRequest::Reset);
+                self.power()
+            }
+            OnWatchdog::Shutdown => {
+                if let Some(button) = &self.handles.power_button {
+                    button.pulse();
+                }
+                None
+            }
+            OnWatchdog::Poweroff => Some(self.shut_down("guest-shutdown")),
+            OnWatchdog::Pause => self.wait_after(Waits::Watchdog),
+            OnWatchdog::InjectNmi => {
+                for cpu in 0..self.board.cpus() {
+                    self.board.pins(cpu).nmi.pin().pulse();
+                }
+                None
+            }
+            OnWatchdog::Debug | OnWatchdog::None => None,
         }
     }
 

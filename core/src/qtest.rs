@@ -6,8 +6,9 @@
 use crate::machine::Machine;
 use crate::monitor::{base64, from_base64};
 use crate::options::number;
-use orrery_system::IrqInput;
 use orrery_system::time::VmTime;
+use orrery_system::{IrqInput, IrqLine};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// Longest line.
@@ -19,6 +20,8 @@ pub struct Qtest {
     line: Vec<u8>,
     /// Wires that are watched, with their level at the last look.
     wires: Vec<(IrqInput, bool)>,
+    /// Pins on wires that the test drives.
+    pins: BTreeMap<u64, IrqLine>,
 }
 
 impl Qtest {
@@ -147,6 +150,16 @@ impl Qtest {
                     return Err("Unknown device".into());
                 }
                 self.wires = machine.handles.irqs.iter().map(|w| (w.tap(), w.level())).collect();
+                ok()
+            }
+            "set_irq_in" => {
+                let path = args.first().copied().unwrap_or_default();
+                let line = machine.handles.irqs.get(n(2)? as usize);
+                let Some(line) = line.filter(|_| path.contains("ioapic")) else {
+                    return Err("Unknown device".into());
+                };
+                let pin = self.pins.entry(n(2)?).or_insert_with(|| line.pin());
+                pin.set(n(3)? != 0);
                 ok()
             }
             "module_load" => ok(),

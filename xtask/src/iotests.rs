@@ -88,12 +88,12 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
 }
 
 #[cfg(unix)]
-fn link(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn link(from: &Path, to: &Path) -> Result<()> {
     std::os::unix::fs::symlink(from, to).with_context(|| format!("cannot link {}", to.display()))
 }
 
 #[cfg(unix)]
 #[cfg(not(unix))]
-fn link(_from: &Path, _to: &Path) -> Result<()> {
+pub(crate) fn link(_from: &Path, _to: &Path) -> Result<()> {
     bail!("the suite needs a Unix host")
 }

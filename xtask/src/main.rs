@@ -13,6 +13,7 @@ mod bench_block;
 mod bench_web;
 mod guests;
 mod iotests;
+mod qtest;
 mod run;
 mod shell;
 mod test;
@@ -39,6 +40,8 @@ usage: ./x TASK [ARGS]
   guests [NAME..]   fetch guest systems from distribution packages into guests/
   iotests TREE [FORMAT..]
                     run QEMU's image tests from its source tree against our tools
+  qtest TREE [TEST..]
+                    run QEMU's device tests from its build tree against our program
   fmt | clippy      format; lint for this host and for wasm32
 ";
 
@@ -57,6 +60,7 @@ fn main() -> Result<()> {
         "web" => web::serve(rest),
         "web-build" => web::build(),
         "iotests" => iotests::run(rest),
+        "qtest" => qtest::run(rest),
         "node" => web::node(rest),
         "fmt" => shell::cargo(&["fmt", "--all"]),
         "clippy" => run::clippy(),

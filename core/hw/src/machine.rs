@@ -4,6 +4,7 @@
 //! devices onto a [`Board`]. Files have been read and images opened by then: nothing here names a
 //! host.
 
+use crate::block::geometry::Shape;
 use orrery_block::backend::BlockBackend;
 use orrery_system::board::{Board, BoardConfig, ClockMode};
 use orrery_system::ports::{CharPort, NetPort};
@@ -45,6 +46,12 @@ pub struct Drive {
     pub bootindex: Option<u32>,
     /// Serial number; `None`: the usual one.
     pub serial: Option<String>,
+    /// Model name and firmware version, where they are given.
+    pub model: [Option<String>; 2],
+    /// Geometry that is given, or that its partitions tell.
+    pub shape: Option<Shape>,
+    /// Cylinders, heads and sectors that firmware is to use.
+    pub bios: Option<[u32; 3]>,
 }
 
 impl Default for Drive {
@@ -57,6 +64,9 @@ impl Default for Drive {
             id: String::new(),
             bootindex: None,
             serial: None,
+            model: [None, None],
+            shape: None,
+            bios: None,
         }
     }
 }
@@ -123,8 +133,18 @@ pub struct MachineConfig {
     pub no_defaults: bool,
     /// Boot order, letters of `acdn`.
     pub boot_order: String,
+    /// Boot order until the first reset, after which `boot_order` holds.
+    pub boot_once: Option<String>,
+    /// The firmware does not start a floppy disk without a boot sector's signature.
+    pub floppy_check: bool,
     /// The firmware shows its boot menu.
     pub boot_menu: bool,
+    /// Milliseconds that the firmware shows its picture or menu.
+    pub splash_time: Option<u16>,
+    /// Milliseconds after which the firmware starts anew when nothing boots; -1: never.
+    pub reboot_timeout: Option<i32>,
+    /// The machine's UUID.
+    pub uuid: [u8; 16],
     /// Entries for the firmware: name and contents.
     pub fw_cfg: Vec<(String, Vec<u8>)>,
     /// Properties of the machine (`-M pc,smm=off`).
@@ -158,7 +178,12 @@ impl Default for MachineConfig {
             nics: Vec::new(),
             no_defaults: false,
             boot_order: "cad".into(),
+            boot_once: None,
+            floppy_check: true,
             boot_menu: false,
+            splash_time: None,
+            reboot_timeout: None,
+            uuid: [0; 16],
             fw_cfg: Vec::new(),
             props: Vec::new(),
             clock: ClockMode::Realtime,
@@ -238,6 +263,8 @@ pub struct Built {
     pub power_button: Option<IrqLine>,
     /// How it suspends to RAM; `None`: it does not.
     pub suspend: Option<Suspend>,
+    /// What the clock's memory says from the first reset on: index and value.
+    pub after_reset: Vec<(u8, u8)>,
     /// Devices that were asked for by type.
     pub named: Vec<Named>,
     /// The lines to the I/O interrupt controller, by number.

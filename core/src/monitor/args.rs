@@ -142,6 +142,7 @@ qapi_types! {
     struct ResetEvent { guest: bool, reason: String }
     struct DeletedEvent { device: Option<String>, path: String }
     struct PanickedEvent { action: String }
+    struct WatchdogEvent { action: String }
     struct RtcEvent { offset: i64, qom_path: String }
     struct TrayEvent { device: String, id: String, tray_open: bool }
 }
@@ -155,10 +156,11 @@ pub(super) fn events(registry: &mut Registry) -> Vec<Value> {
         event("SHUTDOWN", ResetEvent::define(registry)),
         event("DEVICE_DELETED", DeletedEvent::define(registry)),
         event("GUEST_PANICKED", PanickedEvent::define(registry)),
+        event("WATCHDOG", WatchdogEvent::define(registry)),
         event("DEVICE_TRAY_MOVED", TrayEvent::define(registry)),
         event("RTC_CHANGE", RtcEvent::define(registry)),
     ];
-    for name in ["STOP", "RESUME", "POWERDOWN", "SUSPEND", "WAKEUP"] {
+    for name in ["STOP", "RESUME", "POWERDOWN", "SUSPEND", "WAKEUP", "GUEST_PVSHUTDOWN"] {
         out.push(event(name, Nothing::define(registry)));
     }
     out

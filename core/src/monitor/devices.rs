@@ -48,6 +48,9 @@ impl Desk<'_> {
         let mut drives = Vec::new();
         if let Some((_, name)) = props.iter().find(|(k, _)| k == "drive") {
             let backend = self.drive(name)?;
+            if !backend.has_medium() {
+                return Err(QmpError::generic("Device needs media, but drive is empty"));
+            }
             drives.push(Drive {
                 backend,
                 interface: Interface::None,

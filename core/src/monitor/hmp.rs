@@ -67,8 +67,15 @@ pub(crate) const COMMANDS: &[Command] = &[
         "driver[,prop=value][,...]",
         "add device, like -device on the command line",
         |d, a| {
-            let mut k = KeyVals::parse(a, Some("driver"));
+            let mut k = KeyVals::parse(a.trim_matches('"'), Some("driver"));
             let driver = k.take("driver");
+            if let Some(driver) = driver.as_ref().filter(|_| k.take("help").is_some()) {
+                let print = crate::options::Print::DeviceProps(driver.clone());
+                return match crate::launch::print_text(&print) {
+                    Ok(text) => say(&text),
+                    Err(error) => wrong(&error.to_string()),
+                };
+            }
             let mut map: Map<String, Value> =
                 k.rest().into_iter().map(|(k, v)| (k, Value::String(v))).collect();
             match driver.as_deref() {
@@ -80,6 +87,24 @@ pub(crate) const COMMANDS: &[Command] = &[
         },
     ),
     row(&["device_del"], "device", "remove device", |d, a| d.quiet("device_del", json!({"id": a}))),
+    row(&["drive_add"], "[-n] bus [file=FILE][,id=ID][,...]", "add a drive", |d, a| {
+        let (_, a) = flag(a, "-n");
+        let (_, text) = pair(a);
+        let options = match crate::options::Options::parse(&["-drive", text]) {
+            Ok(options) => options,
+            Err(error) => return wrong(&error.to_string()),
+        };
+        let blocks = d.machine.blocks.clone();
+        Reply::later(async move {
+            for drive in &options.drives {
+                let id = if drive.id.is_empty() { "none0" } else { &drive.id };
+                crate::launch::add_drive(&blocks, drive, id)
+                    .await
+                    .map_err(|error| QmpError::generic(error.to_string()))?;
+            }
+            Ok("OK\n".into())
+        })
+    }),
     row(&["drive_del"], "device", "remove host block device", |d, a| {
         match d.machine.blocks.remove_backend(a) {
             Ok(()) => say(""),

@@ -21,7 +21,7 @@ mod tests;
 pub use hmp::complete;
 pub(crate) use host::{base64, from_base64};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, Waits};
 use crate::{Stop, handles::Handles};
 use orrery_block::Event;
 use orrery_block::qmp::{self, Answer, Call, QmpError, Session, Step};
@@ -112,6 +112,10 @@ pub struct Settings {
     pub name: Option<String>,
     /// The machine was started with `-S` and has not run yet.
     pub prelaunch: bool,
+    /// It waits to be configured (`-preconfig`): few commands are allowed, until one of them ends it.
+    pub preconfig: bool,
+    /// It stays paused after that (`-S`).
+    pub paused: bool,
     /// Character devices.
     pub chardevs: Vec<Chardev>,
     /// Ring buffers by id: (what the guest sent, its capacity, where input goes).
@@ -389,6 +393,10 @@ impl Control {
                     self.clients.entry(id).and_modify(|c| c.out.extend(line.as_bytes()));
                     return true;
                 }
+                Step::Run(call) if call.oob && !table::OOB.contains(&call.name.as_str()) => {
+                    let text = format!("The command {} does not support OOB", call.name);
+                    (Some(call), Reply::Now(Err(QmpError::generic(text))))
+                }
                 Step::Run(call) => {
                     let mut desk = Desk { machine, state: &mut self.state, blocks: &self.blocks };
                     let reply = desk.call(&call.name, call.arguments.clone());
@@ -437,6 +445,12 @@ impl Desk<'_> {
     pub(crate) fn call(&mut self, name: &str, arguments: Value) -> Reply {
         // Objects are the block layer's, and it knows what of them can be changed.
         let path = arguments.get("path").and_then(Value::as_str).unwrap_or_default();
+        if self.state.settings.preconfig && !table::PRECONFIG.contains(&name) {
+            let text = format!(
+                "The command '{name}' is permitted only after machine initialization has completed"
+            );
+            return Reply::Now(Err(QmpError::generic(text)));
+        }
         let of_blocks = name == "qom-set" && path.starts_with("/objects/");
         if !of_blocks && let Some(reply) = self.dispatch(name, arguments.clone()) {
             return reply;
@@ -460,6 +474,8 @@ impl Desk<'_> {
             None if self.machine.suspended() => RunState::Suspended,
             None => RunState::Running,
             Some(_) if self.machine.powered_off() => RunState::Shutdown,
+            Some(_) if self.machine.waits() == Some(Waits::Panicked) => RunState::GuestPanicked,
+            Some(_) if self.machine.waits() == Some(Waits::Watchdog) => RunState::Watchdog,
             Some(Stop::Paused) if self.state.settings.prelaunch => RunState::Prelaunch,
             Some(Stop::Shutdown | Stop::Reset | Stop::Exit(_) | Stop::Script(_)) => {
                 RunState::Shutdown

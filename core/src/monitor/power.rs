@@ -2,6 +2,7 @@
 
 use super::args::*;
 use super::{Desk, table};
+use crate::machine::{OnPanic, OnWatchdog};
 use orrery_block::qmp::{self, Answer, QmpError};
 use serde_json::{Value, json};
 
@@ -113,16 +114,27 @@ impl Desk<'_> {
             Some("poweroff") => false,
             Some(other) => return wrong("shutdown", other),
         };
-        match args.panic.as_deref() {
-            None | Some("pause" | "shutdown" | "exit-failure" | "none") => {}
-            Some(other) => return wrong("panic", other),
+        if let Some(name) = args.panic.as_deref() {
+            let Some(action) = OnPanic::from_name(name) else { return wrong("panic", name) };
+            policy.on_panic = action;
         }
-        match args.watchdog.as_deref() {
-            None | Some("reset" | "shutdown" | "poweroff" | "pause" | "debug" | "none") => {}
-            Some("inject-nmi") => {}
-            Some(other) => return wrong("watchdog", other),
+        if let Some(name) = args.watchdog.as_deref() {
+            let Some(action) = OnWatchdog::from_name(name) else { return wrong("watchdog", name) };
+            policy.on_watchdog = action;
         }
         (policy.no_reboot, policy.no_shutdown) = (no_reboot, no_shutdown);
+        Ok(Nothing {})
+    }
+
+    pub(super) fn exit_preconfig(&mut self, _: Nothing) -> Answer<Nothing> {
+        let settings = &mut self.state.settings;
+        if !std::mem::take(&mut settings.preconfig) {
+            let text = "The command is permitted only before machine initialization";
+            return Err(QmpError::generic(text));
+        }
+        if !settings.paused {
+            self.machine.resume();
+        }
         Ok(Nothing {})
     }
 

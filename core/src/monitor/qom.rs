@@ -214,43 +214,28 @@ impl Desk<'_> {
     }
 
     pub(super) fn qom_list_types(&mut self, args: QomListTypes) -> Answer<Vec<TypeInfo>> {
-        let mut out: Vec<TypeInfo> = Vec::new();
-        let mut add = |name: String, parent: &str| {
-            out.push(TypeInfo { name, parent: Some(parent.into()), r#abstract: None });
-        };
-        let implements = args.implements.as_deref().unwrap_or("object");
-        let any = implements == "object";
-        if any || ["device", "pci-device", "isa-device"].contains(&implements) {
-            for d in devices() {
-                let parent = match d.bus {
-                    "PCI" => "pci-device",
-                    "ISA" => "isa-device",
-                    _ => "device",
-                };
-                if any || implements == "device" || implements == parent {
-                    add(d.name.into(), parent);
+        let all = types();
+        let parent =
+            |name: &str| all.iter().find(|t| t.name == name).and_then(|t| t.parent.clone());
+        let implements = |t: &TypeInfo, wanted: &str| {
+            if wanted == "user-creatable" {
+                return orrery_block::graph::OBJECT_TYPES.contains(&t.name.as_str());
+            }
+            let mut name = Some(t.name.clone());
+            while let Some(n) = name {
+                if n == wanted {
+                    return true;
                 }
+                name = parent(&n);
             }
-        }
-        if any || implements == "machine" {
-            for m in orrery_hw::i386::MACHINES {
-                add(format!("{}-machine", m.name), "generic-pc-machine");
-            }
-        }
-        if any || ["cpu", "x86_64-cpu", "device"].contains(&implements) {
-            for name in orrery_cpu::x86::cpuid::Model::NAMES {
-                add(format!("{name}-x86_64-cpu"), "x86_64-cpu");
-            }
-        }
-        if any || implements == "user-creatable" {
-            for name in orrery_block::graph::OBJECT_TYPES {
-                add((*name).into(), "object");
-            }
-        }
-        if any || implements == "accel" {
-            add("tcg-accel".into(), "accel");
-            add("qtest-accel".into(), "accel");
-        }
+            false
+        };
+        let mut out: Vec<TypeInfo> = all
+            .iter()
+            .filter(|t| t.r#abstract.is_none() || args.r#abstract == Some(true))
+            .filter(|t| args.implements.as_ref().is_none_or(|wanted| implements(t, wanted)))
+            .cloned()
+            .collect();
         out.sort_by(|a, b| a.name.cmp(&b.name));
         out.dedup_by(|a, b| a.name == b.name);
         Ok(out)
@@ -316,6 +301,52 @@ impl Desk<'_> {
         }
         out
     }
+}
+
+/// Every type with its parent.
+fn types() -> Vec<TypeInfo> {
+    // Types that nothing is of directly.
+    const ABSTRACT: &[(&str, &str)] = &[
+        ("device", "object"),
+        ("pci-device", "device"),
+        ("isa-device", "device"),
+        ("ide-device", "device"),
+        ("cpu", "device"),
+        ("x86_64-cpu", "cpu"),
+        ("machine", "object"),
+        ("generic-pc-machine", "machine"),
+        ("accel", "object"),
+    ];
+    let one = |name: &str, parent: Option<&str>, is_abstract: bool| TypeInfo {
+        name: name.into(),
+        parent: parent.map(str::to_owned),
+        r#abstract: is_abstract.then_some(true),
+    };
+    let mut out = vec![one("object", None, true), one("container", Some("object"), false)];
+    out.extend(ABSTRACT.iter().map(|(name, parent)| one(name, Some(parent), true)));
+    for d in devices() {
+        let parent = match d.bus {
+            "PCI" => "pci-device",
+            "ISA" => "isa-device",
+            "IDE" => "ide-device",
+            _ => "device",
+        };
+        out.push(one(d.name, Some(parent), false));
+    }
+    for m in orrery_hw::i386::MACHINES {
+        let parent = if m.name == "none" { "machine" } else { "generic-pc-machine" };
+        out.push(one(&format!("{}-machine", m.name), Some(parent), false));
+    }
+    for name in orrery_cpu::x86::cpuid::Model::NAMES {
+        out.push(one(&format!("{name}-x86_64-cpu"), Some("x86_64-cpu"), false));
+    }
+    for name in orrery_block::graph::OBJECT_TYPES {
+        out.push(one(name, Some("object"), false));
+    }
+    for name in ["tcg-accel", "qtest-accel"] {
+        out.push(one(name, Some("accel"), false));
+    }
+    out
 }
 
 /// Properties of every PC.

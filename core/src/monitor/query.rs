@@ -24,6 +24,13 @@ impl Desk<'_> {
         Ok(Vec::new())
     }
 
+    pub(super) fn query_ospm(&mut self, _: Nothing) -> Answer<Vec<Value>> {
+        if self.handles().pci.is_none() {
+            return Err(QmpError::generic("command is not supported, missing ACPI device"));
+        }
+        Ok(Vec::new())
+    }
+
     pub(super) fn query_none_of(&mut self, _: Value) -> Answer<Vec<Value>> {
         Ok(Vec::new())
     }
@@ -76,6 +83,9 @@ impl Desk<'_> {
     }
 
     pub(super) fn query_hotpluggable(&mut self, _: Nothing) -> Answer<Vec<Value>> {
+        if self.handles().pci.is_none() {
+            return Err(QmpError::generic("machine does not support hot-plugging CPUs"));
+        }
         let one = |n: usize| {
             json!({
                 "props": {"core-id": n, "thread-id": 0, "socket-id": 0}, "vcpus-count": 1,

@@ -47,6 +47,35 @@ macro_rules! commands {
 /// Commands that need not wait for others.
 pub(super) const OOB: &[&str] = &["query-status", "system_reset", "stop", "cont", "quit"];
 
+/// Commands that are allowed while the machine waits to be configured.
+pub(super) const PRECONFIG: &[&str] = &[
+    "qmp_capabilities",
+    "query-version",
+    "query-commands",
+    "query-qmp-schema",
+    "query-status",
+    "query-name",
+    "query-machines",
+    "query-command-line-options",
+    "query-hotpluggable-cpus",
+    "query-kvm",
+    "query-target",
+    "query-chardev",
+    "query-chardev-backends",
+    "query-uuid",
+    "query-memdev",
+    "qom-list",
+    "qom-get",
+    "qom-set",
+    "qom-list-types",
+    "qom-list-properties",
+    "object-add",
+    "object-del",
+    "human-monitor-command",
+    "x-exit-preconfig",
+    "quit",
+];
+
 impl Desk<'_> {
     fn with<A: serde::de::DeserializeOwned, R: serde::Serialize>(
         &mut self,
@@ -94,6 +123,7 @@ commands! {
     "system_wakeup" system_wakeup Nothing => Nothing;
     "inject-nmi" inject_nmi Nothing => Nothing;
     "set-action" set_action Actions => Nothing;
+    "x-exit-preconfig" exit_preconfig Nothing => Nothing;
     "query-status" query_status Nothing => StatusInfo;
     "query-name" query_name Nothing => NameInfo;
     "query-uuid" query_uuid Nothing => UuidInfo;
@@ -120,7 +150,7 @@ commands! {
     "query-tpm-models" query_none Nothing => Vec<Value>;
     "query-tpm-types" query_none Nothing => Vec<Value>;
     "query-rx-filter" query_none_of Value => Vec<Value>;
-    "query-acpi-ospm-status" query_none Nothing => Vec<Value>;
+    "query-acpi-ospm-status" query_ospm Nothing => Vec<Value>;
     "query-dump-guest-memory-capability" query_dump Nothing => Value;
     "query-replay" query_replay Nothing => Value;
     "qom-list" qom_list QomPath => Vec<QomProperty>;

@@ -206,3 +206,63 @@ fn the_page_of_commands_is_what_the_definitions_say() {
     let page = include_str!("../../../docs/commands.md");
     assert!(page == reference(), "make it again: orrery -qmp help > docs/commands.md");
 }
+
+#[test]
+fn a_guest_that_panics_or_hangs_meets_what_the_user_chose() {
+    use orrery_system::pins::PowerRequest;
+    let mut b = Bench::new("-M none -action panic=pause");
+    let happen = |b: &mut Bench, request| {
+        b.machine.board.power().request(request);
+        let now = b.machine.board.now();
+        b.machine.pass_time(now);
+        b.lines();
+        b.ok("query-status", json!({}))["status"].clone()
+    };
+    assert_eq!(happen(&mut b, PowerRequest::Panicked), "guest-panicked");
+    assert!(b.run("cont", json!({})).get("error").is_some());
+    b.ok("set-action", json!({"panic": "none", "watchdog": "pause"}));
+    b.ok("system_reset", json!({}));
+    b.ok("cont", json!({}));
+    assert_eq!(happen(&mut b, PowerRequest::Panicked), "running");
+    assert_eq!(happen(&mut b, PowerRequest::Watchdog), "watchdog");
+}
+
+#[test]
+fn every_type_descends_from_object() {
+    let mut b = Bench::new("-M none");
+    let all = b.ok("qom-list-types", json!({"abstract": true}));
+    let all = all.as_array().unwrap().clone();
+    let find = |name: &Value| all.iter().find(|t| t["name"] == *name).cloned();
+    for one in &all {
+        let mut at = one.clone();
+        while at["name"] != "object" {
+            at = find(&at["parent"]).unwrap_or_else(|| panic!("{at}"));
+        }
+    }
+    let cards = b.ok("qom-list-types", json!({"implements": "pci-device"}));
+    let names: Vec<_> = cards.as_array().unwrap().iter().map(|t| &t["name"]).collect();
+    assert!(names.contains(&&json!("e1000")) && !names.contains(&&json!("pci-device")));
+}
+
+#[test]
+fn a_drive_comes_and_goes_by_hand() {
+    let mut b = Bench::new("-M none");
+    let text = "drive_add 0 if=none,id=d,file=null-co://,file.read-zeroes=on,format=raw";
+    assert_eq!(b.hmp(text), "OK\n");
+    let blocks = b.ok("query-block", json!({}));
+    assert_eq!(blocks[0]["device"], "d");
+    assert_eq!(b.hmp("drive_del d"), "");
+    assert_eq!(b.ok("query-block", json!({})), json!([]));
+    assert!(b.hmp("device_add \"e1000,help\"").contains("mac"));
+}
+
+#[test]
+fn a_machine_that_waits_to_be_configured_takes_few_commands() {
+    let mut b = Bench::new("-M none -preconfig");
+    b.control.settings().preconfig = true;
+    assert!(b.run("query-cpus-fast", json!({})).get("error").is_some());
+    b.ok("query-status", json!({}));
+    b.ok("x-exit-preconfig", json!({}));
+    b.ok("query-cpus-fast", json!({}));
+    assert!(b.run("x-exit-preconfig", json!({})).get("error").is_some());
+}

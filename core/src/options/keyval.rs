@@ -50,6 +50,13 @@ impl KeyVals {
         all
     }
 
+    /// Takes what is said of something below: keys with a point in them.
+    pub fn take_dotted(&mut self) -> Vec<(String, String)> {
+        let (dotted, plain) = self.0.drain(..).partition(|(k, _)| k.contains('.'));
+        self.0 = plain;
+        dotted
+    }
+
     /// Takes a switch.
     pub fn take_bool(&mut self, option: &str, key: &str) -> Result<Option<bool>, OptionError> {
         let Some(v) = self.take(key) else { return Ok(None) };

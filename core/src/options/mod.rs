@@ -8,6 +8,7 @@ mod chardev;
 mod help;
 mod keyval;
 mod net;
+mod readconfig;
 mod table;
 
 pub(crate) use chardev::CHARDEV_BACKENDS;
@@ -15,8 +16,10 @@ pub use help::help;
 pub use keyval::{KeyVals, number, size};
 pub use orrery_block::backend::OnError;
 pub use orrery_hw::machine::{DeviceSpec, Interface};
+pub use readconfig::readconfig;
 pub(crate) use table::{describe, rows};
 
+use crate::machine::{OnPanic, OnWatchdog};
 use crate::monitor::Mode;
 use orrery_block::host::Address;
 use std::fmt::Write as _;
@@ -111,6 +114,8 @@ pub struct DriveOption {
     pub read_only: bool,
     /// Keep writes in memory and drop them at the end.
     pub snapshot: bool,
+    /// Options of the node and those below it (`file.read-zeroes`).
+    pub node: Vec<(String, String)>,
     /// What to do when a read failed (`rerror`).
     pub on_read_error: OnError,
     /// What to do when a write failed (`werror`).
@@ -231,7 +236,7 @@ pub enum RtcBase {
 }
 
 /// `-accel`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accel {
     /// Hot code is compiled; if nothing is said, where the front end does so by itself.
     pub jit: Option<bool>,
@@ -241,6 +246,10 @@ pub struct Accel {
     pub eager: bool,
     /// Nothing is executed: a test drives the devices.
     pub qtest: bool,
+    /// One that this program has was named.
+    pub named: bool,
+    /// One that it does not have was named first.
+    pub refused: Option<String>,
 }
 
 /// Everything the command line says.
@@ -308,6 +317,24 @@ pub struct Options {
     pub audiodevs: Vec<AudioOption>,
     /// `-boot order=`.
     pub boot_order: Option<String>,
+    /// `-boot once=`: until the first reset.
+    pub boot_once: Option<String>,
+    /// `-boot splash-time=`, in milliseconds.
+    pub splash_time: Option<u16>,
+    /// `-boot reboot-timeout=`, in milliseconds; -1: never.
+    pub reboot_timeout: Option<i32>,
+    /// `-no-fd-bootchk`.
+    pub no_floppy_check: bool,
+    /// `-uuid`.
+    pub uuid: Option<[u8; 16]>,
+    /// `-global`: device type, property and value.
+    pub globals: Vec<(String, String, String)>,
+    /// `-action panic=`.
+    pub on_panic: OnPanic,
+    /// `-action watchdog=`, `-watchdog-action`.
+    pub on_watchdog: OnWatchdog,
+    /// `-preconfig`: it waits for a monitor to let it begin.
+    pub preconfig: bool,
     /// `-boot menu=`.
     pub boot_menu: bool,
     /// `-icount`.
@@ -372,7 +399,8 @@ impl Options {
     /// Parses arguments (without the program's name).
     pub fn parse<S: AsRef<str>>(args: &[S]) -> Result<Self, OptionError> {
         let mut options = Self::default();
-        let mut args = args.iter().map(AsRef::as_ref);
+        let args = readconfig::with_sets(args)?;
+        let mut args = args.iter().map(String::as_str);
         while let Some(arg) = args.next() {
             let Some(name) = arg.strip_prefix('-').filter(|n| !n.is_empty()) else {
                 // A bare argument is a disk image, as with QEMU.
@@ -410,6 +438,11 @@ impl Options {
     }
 
     fn check(&self) -> Result<(), OptionError> {
+        if let (Some(name), false) = (&self.accel.refused, self.accel.named) {
+            let reason =
+                format!("'{name}' is not in this program: it has 'jit', 'tcg' and 'interp'");
+            return Err(OptionError::refused("-accel", reason));
+        }
         if self.kernel.is_none() {
             if self.append.is_some() {
                 return Err(OptionError::refused("-append", "it needs -kernel"));

@@ -7,6 +7,7 @@ use super::{
     OptionError, Options, Print, RtcBase,
 };
 use super::{audio, net};
+use crate::machine::{OnPanic, OnWatchdog};
 use crate::monitor::Mode;
 
 type Apply = fn(&mut Options, &str) -> Result<(), OptionError>;
@@ -235,16 +236,38 @@ pub(super) const TABLE: &[Row] = &[
             Ok(())
         },
     ),
+    row(
+        "global",
+        Some("DRIVER.PROP=VALUE"),
+        "a property that devices of a type have where they are not given another",
+        global,
+    ),
+    row("set", Some("GROUP.ID.KEY=VALUE"), "one more sub-option of an option before it", |_, _| {
+        Ok(())
+    }),
+    row("readconfig", Some("FILE"), "more options, from a file", |_, v| {
+        Err(OptionError::refused("-readconfig", format!("'{v}' cannot be read here")))
+    }),
     row("audio", Some("none"), "accepted; sound is said by -audiodev", |_, _| Ok(())),
     row("pidfile", Some("FILE"), "write the process number to a file", |o, v| {
         set(&mut o.pidfile, v.into())
     }),
     row(
         "action",
-        Some("reboot=reset|shutdown,shutdown=poweroff|pause"),
+        Some(
+            "reboot=reset|shutdown,shutdown=poweroff|pause,panic=pause|shutdown|exit-failure|none,watchdog=ACTION",
+        ),
         "what to do about events",
         |o, v| {
             let mut k = KeyVals::parse(v, None);
+            if let Some(value) = k.take("panic") {
+                o.on_panic = OnPanic::from_name(&value).ok_or_else(|| {
+                    OptionError::value("-action", "panic", &value, &OnPanic::NAMES.join(", "))
+                })?;
+            }
+            if let Some(value) = k.take("watchdog") {
+                watchdog(o, "-action", &value)?;
+            }
             for (key, yes, no) in
                 [("reboot", "shutdown", "reset"), ("shutdown", "pause", "poweroff")]
             {
@@ -263,10 +286,14 @@ pub(super) const TABLE: &[Row] = &[
                 };
                 if key == "reboot" { o.no_reboot = on } else { o.no_shutdown = on }
             }
-            k.take("panic");
-            k.take("watchdog");
             k.finish("-action", &["reboot", "shutdown", "panic", "watchdog"])
         },
+    ),
+    row(
+        "watchdog-action",
+        Some("reset|shutdown|poweroff|pause|debug|inject-nmi|none"),
+        "what to do when a watchdog was not fed",
+        |o, v| watchdog(o, "-watchdog-action", v),
     ),
     row("display", Some("window|none"), "where the picture goes", |o, v| {
         o.display = match v.split(',').next().unwrap_or_default() {
@@ -309,6 +336,23 @@ pub(super) const TABLE: &[Row] = &[
         audio::audiodev,
     ),
     row("fw_cfg", Some("[name=]NAME,string=TEXT|file=FILE"), "an entry for the firmware", fw_cfg),
+    row("uuid", Some("UUID"), "the machine's UUID", |o, v| {
+        let digits: String = v.chars().filter(|c| *c != '-').collect();
+        let bytes = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32);
+        let bytes = bytes.ok_or_else(|| {
+            let wants = "a UUID such as 4600cb32-38ec-4b2f-8acb-81c6ea54f2d8";
+            OptionError::value("-uuid", "uuid", v, wants)
+        })?;
+        set(&mut o.uuid, bytes.to_be_bytes())
+    }),
+    row("no-fd-bootchk", None, "start from floppy disks without a signature too", |o, _| {
+        o.no_floppy_check = true;
+        Ok(())
+    }),
+    row("preconfig", None, "wait for a monitor's x-exit-preconfig", |o, _| {
+        o.preconfig = true;
+        Ok(())
+    }),
     row("no-reboot", None, "end when the guest resets", |o, _| {
         o.no_reboot = true;
         Ok(())
@@ -356,9 +400,20 @@ fn machine(o: &mut Options, v: &str) -> Result<(), OptionError> {
 
 fn accel(o: &mut Options, option: &str, v: &str) -> Result<(), OptionError> {
     let mut k = KeyVals::parse(v, Some("accel"));
-    // `-machine accel=a:b` names what to try in turn.
+    // `-machine accel=a:b` names what to try in turn, as several `-accel` do.
     let names = k.take("accel").unwrap_or_default();
-    o.accel.jit = match names.split(':').next().unwrap_or_default() {
+    let others = |n: &&str| ["kvm", "hvf", "whpx", "xen", "nvmm"].contains(n);
+    let Some(name) = names.split(':').find(|n| !others(n)) else {
+        if o.accel.refused.is_none() {
+            o.accel.refused = Some(names);
+        }
+        return Ok(());
+    };
+    if o.accel.named {
+        return Ok(());
+    }
+    o.accel.named = true;
+    o.accel.jit = match name {
         // Scripts made for QEMU name its translator: what is here by itself.
         "tcg" => None,
         "qtest" => {
@@ -378,6 +433,31 @@ fn accel(o: &mut Options, option: &str, v: &str) -> Result<(), OptionError> {
         k.take(key);
     }
     k.finish(option, &["accel", "heat", "eager", "thread", "tb-size", "split-wx"])
+}
+
+fn watchdog(o: &mut Options, option: &str, v: &str) -> Result<(), OptionError> {
+    o.on_watchdog = OnWatchdog::from_name(v)
+        .ok_or_else(|| OptionError::value(option, "watchdog", v, &OnWatchdog::NAMES.join(", ")))?;
+    Ok(())
+}
+
+fn global(o: &mut Options, v: &str) -> Result<(), OptionError> {
+    let short = v.split_once('=').and_then(|(name, value)| Some((name.rsplit_once('.')?, value)));
+    let given = match short {
+        // In the long form the first name is `driver`, which has no point.
+        Some(((driver, prop), value)) => [driver, prop, value].map(str::to_owned),
+        _ => {
+            let mut k = KeyVals::parse(v, None);
+            let mut part = |name: &str| {
+                let reason = format!("'{name}' is missing: write DRIVER.PROP=VALUE");
+                k.take(name).ok_or_else(|| OptionError::refused("-global", reason))
+            };
+            [part("driver")?, part("property")?, part("value")?]
+        }
+    };
+    let [driver, prop, value] = given;
+    o.globals.push((driver, prop, value));
+    Ok(())
 }
 
 fn smp(o: &mut Options, v: &str) -> Result<(), OptionError> {
@@ -410,9 +490,9 @@ fn memory(o: &mut Options, v: &str) -> Result<(), OptionError> {
 
 fn boot(o: &mut Options, v: &str) -> Result<(), OptionError> {
     let mut k = KeyVals::parse(v, Some("order"));
-    o.boot_order = k.take("once").or_else(|| k.take("order")).or(o.boot_order.take());
-    k.take("order");
-    if let Some(order) = &o.boot_order {
+    o.boot_once = k.take("once").or(o.boot_once.take());
+    o.boot_order = k.take("order").or(o.boot_order.take());
+    for order in o.boot_once.iter().chain(&o.boot_order) {
         if let Some(bad) = order.chars().find(|c| !"abcdnp".contains(*c)) {
             return Err(OptionError::value(
                 "-boot",
@@ -424,8 +504,20 @@ fn boot(o: &mut Options, v: &str) -> Result<(), OptionError> {
     }
     o.boot_menu = k.take_bool("-boot", "menu")?.unwrap_or(o.boot_menu);
     k.take("strict");
-    k.take("splash-time");
-    k.finish("-boot", &["order", "once", "menu", "strict", "splash-time"])
+    k.take("splash");
+    if let Some(ms) = k.take_number("-boot", "splash-time")? {
+        let ms = u16::try_from(ms).map_err(|_| {
+            OptionError::value("-boot", "splash-time", &ms.to_string(), "0 to 65535")
+        })?;
+        o.splash_time = Some(ms);
+    }
+    if let Some(text) = k.take("reboot-timeout") {
+        let ms = text.parse::<i32>().ok().filter(|ms| (-1..=0xffff).contains(ms));
+        let wants = "-1 to 65535";
+        let ms = ms.ok_or_else(|| OptionError::value("-boot", "reboot-timeout", &text, wants))?;
+        o.reboot_timeout = Some(ms);
+    }
+    k.finish("-boot", &["order", "once", "menu", "strict", "splash-time", "reboot-timeout"])
 }
 
 fn icount(o: &mut Options, v: &str) -> Result<(), OptionError> {
@@ -535,7 +627,12 @@ fn drive(o: &mut Options, v: &str) -> Result<(), OptionError> {
             (bus, unit) => Some(bus.unwrap_or(0) * 2 + unit.unwrap_or(0)),
         },
     );
+    let mut node = k.take_dotted();
+    for key in ["size", "offset"] {
+        node.extend(k.take(key).map(|value| (key.to_owned(), value)));
+    }
     let drive = DriveOption {
+        node,
         id: k.take("id").unwrap_or_default(),
         file: k.take("file").filter(|f| !f.is_empty()),
         format: k.take("format"),

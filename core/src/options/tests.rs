@@ -72,3 +72,31 @@ fn help_lists_every_option() {
     let text = help();
     assert!(table::TABLE.iter().all(|r| text.contains(&format!("-{}", r.name))));
 }
+
+#[test]
+fn what_firmware_starts_from_and_what_follows_a_failure_are_told() {
+    let o = parse(
+        "-boot once=a,order=c,splash-time=12,reboot-timeout=-1 -no-fd-bootchk \
+         -uuid 4600cb32-38ec-4b2f-8acb-81c6ea54f2d8 -action panic=none,watchdog=pause \
+         -global e1000.mac=52:54:00:00:00:01",
+    )
+    .unwrap();
+    assert_eq!((o.boot_once.as_deref(), o.boot_order.as_deref()), (Some("a"), Some("c")));
+    assert_eq!((o.splash_time, o.reboot_timeout, o.no_floppy_check), (Some(12), Some(-1), true));
+    assert_eq!(o.uuid.unwrap()[..4], [0x46, 0x00, 0xcb, 0x32]);
+    assert_eq!((o.on_panic, o.on_watchdog), (OnPanic::None, OnWatchdog::Pause));
+    assert_eq!(o.globals, [("e1000".into(), "mac".into(), "52:54:00:00:00:01".into())]);
+    assert!(parse("-uuid 12").unwrap_err().to_string().contains("a UUID such as"));
+    let error = parse("-action panic=run").unwrap_err().to_string();
+    assert!(error.ends_with("it takes shutdown, pause, exit-failure, none"), "{error}");
+}
+
+#[test]
+fn an_engine_that_is_not_here_is_passed_over_if_another_is_named() {
+    assert!(parse("-accel kvm -accel tcg").is_ok());
+    assert!(parse("-M pc,accel=kvm:tcg").is_ok());
+    let o = parse("-accel tcg -accel qtest").unwrap();
+    assert!(!o.accel.qtest, "the first one holds");
+    let error = parse("-accel kvm").unwrap_err().to_string();
+    assert_eq!(error, "-accel: 'kvm' is not in this program: it has 'jit', 'tcg' and 'interp'");
+}

@@ -68,6 +68,10 @@ pub enum PowerRequest {
     Suspend,
     /// The guest says it panicked (pvpanic).
     Panicked,
+    /// The guest says that it shut down in good order (pvpanic): power off.
+    GuestShutdown,
+    /// A watchdog was not fed in time; what follows is the user's choice.
+    Watchdog,
     /// Wait: a drive cannot go on ([`Power::io_error`]).
     IoError,
     /// End the emulator with this exit status (isa-debug-exit).
@@ -121,6 +125,8 @@ impl Power {
             PowerRequest::Suspend => 3,
             PowerRequest::Panicked => 4,
             PowerRequest::IoError => 6,
+            PowerRequest::GuestShutdown => 7,
+            PowerRequest::Watchdog => 8,
             PowerRequest::Exit(code) => 5 | u64::from(code) << 32,
         };
         // A reset after a shutdown in the same instant loses, as pulling the plug would win.
@@ -137,6 +143,8 @@ impl Power {
             3 => PowerRequest::Suspend,
             4 => PowerRequest::Panicked,
             6 => PowerRequest::IoError,
+            7 => PowerRequest::GuestShutdown,
+            8 => PowerRequest::Watchdog,
             5 => PowerRequest::Exit((v >> 32) as u32),
             _ => return None,
         })

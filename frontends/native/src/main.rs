@@ -24,7 +24,7 @@ mod terminal;
 #[cfg(feature = "window")]
 mod window;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use orrery_core::launch::print_text;
 use orrery_core::options::{Options, Print};
 use std::io::Write;
@@ -40,12 +40,12 @@ fn main() -> ExitCode {
     if let Some(code) = block::program(&name, &args).or_else(|| tool(&name, &args)) {
         return code;
     }
-    let result = match Options::parse(&args) {
+    let result = match with_files(args).and_then(|args| Ok(Options::parse(&args)?)) {
         Ok(options) => match &options.print {
             Some(print) => describe(print),
             None => run::run(&options),
         },
-        Err(e) => Err(e.into()),
+        Err(e) => Err(e),
     };
     match result {
         Ok(code) => code,
@@ -55,6 +55,24 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The arguments, with the files of options that they name put in their place.
+fn with_files(args: Vec<String>) -> Result<Vec<String>> {
+    let mut out = Vec::new();
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        match (arg.as_str(), args.len()) {
+            ("-readconfig" | "--readconfig", 1..) => {
+                let name = args.next().unwrap_or_default();
+                let text = std::fs::read_to_string(&name)
+                    .with_context(|| format!("-readconfig: cannot read '{name}'"))?;
+                out.extend(orrery_core::options::readconfig(&text)?);
+            }
+            _ => out.push(arg),
+        }
+    }
+    Ok(out)
 }
 
 /// Runs a tool, when the program was started under its name or with it as the first argument.

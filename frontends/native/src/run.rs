@@ -161,6 +161,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             }
         }
     })));
+    #[cfg(unix)]
+    end_on_signals(sender.clone())?;
     let host_lines = connect(lines, &mut chars)?;
     let mut control = Control::new(&machine, settings(options));
     monitors(options, &mut chars)?;
@@ -193,6 +195,26 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         let _ = std::fs::remove_file(name);
     }
     Ok(exit_code(stop?))
+}
+
+/// The first of these signals ends the machine in order, the second one the program.
+#[cfg(unix)]
+fn end_on_signals(sender: Sender<Event>) -> Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use std::io::Read as _;
+    let (mut ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let again = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, again.clone())?;
+        signal_hook::flag::register(signal, again.clone())?;
+        signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
+    }
+    std::thread::spawn(move || {
+        if ours.read(&mut [0]).is_ok() {
+            let _ = sender.send(Event::Close);
+        }
+    });
+    Ok(())
 }
 
 fn has_desktop() -> bool {
@@ -246,7 +268,13 @@ fn connect(lines: Vec<orrery_core::launch::Line>, chars: &mut Chars) -> Result<V
 
 fn settings(options: &Options) -> Settings {
     let name = options.name.as_ref().map(|n| n.split(',').next().unwrap_or_default().to_owned());
-    Settings { name, prelaunch: options.paused, ..Settings::default() }
+    Settings {
+        name,
+        prelaunch: options.paused || options.preconfig,
+        preconfig: options.preconfig,
+        paused: options.paused,
+        ..Settings::default()
+    }
 }
 
 /// Gives monitors, debugger and test their places.

@@ -15,6 +15,8 @@ pub struct Session {
     depth: usize,
     quote: Option<u8>,
     escaped: bool,
+    /// What comes is skipped, up to a sign or space.
+    lost: bool,
 }
 
 /// Longest command.
@@ -39,6 +41,7 @@ impl Session {
             depth: 0,
             quote: None,
             escaped: false,
+            lost: false,
         }
     }
 
@@ -68,8 +71,22 @@ impl Session {
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<Result<String, String>> {
         let mut out = Vec::new();
         for byte in bytes {
+            if self.lost {
+                // After a word that is none, the next sign or space is a new start.
+                if !(byte.is_ascii_control() || b" [{]}:,".contains(byte)) {
+                    continue;
+                }
+                self.lost = false;
+            }
             // A control character or 0xff puts the parser back to its start.
-            if *byte == 0xff || (*byte < 0x20 && !b"\t\n\r".contains(byte)) {
+            let space = b"\t\n\r".contains(byte) && self.quote.is_none();
+            if self.quote.is_none() && b"%&$#@!?*~`^|<>=;()/\\".contains(byte) {
+                out.push(Err("JSON parse error, stray character".into()));
+                self.reset();
+                self.lost = true;
+                continue;
+            }
+            if *byte == 0xff || (*byte < 0x20 && !space) {
                 if !self.pending.is_empty() || *byte != 0xff {
                     out.push(Err("JSON parse error, stray control character".into()));
                 }

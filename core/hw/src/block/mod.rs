@@ -2,4 +2,5 @@
 
 pub mod drive;
 pub mod fdc;
+pub mod geometry;
 pub mod pflash_cfi01;

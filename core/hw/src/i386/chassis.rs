@@ -77,6 +77,8 @@ pub(crate) struct Chassis<'a> {
     pub(super) seated: BTreeSet<usize>,
     /// What firmware starts from, and how early.
     pub(super) boot: BTreeMap<u32, String>,
+    /// Geometries that firmware is to use: its name for the disk, and three numbers.
+    pub(crate) geometries: Vec<String>,
     netdevs: Vec<(String, Option<Netdev>)>,
     /// Network cards so far.
     pub(crate) cards: usize,
@@ -143,17 +145,20 @@ impl<'a> Chassis<'a> {
 
     /// Nothing is built yet.
     fn empty(config: &'a MachineConfig, board: Board, layout: Layout, ram: Region) -> Self {
+        let order = config.boot_once.as_ref().unwrap_or(&config.boot_order);
+        let boot = Cmos::boot_order(order, config.floppy_check);
         Self {
             config,
             ram,
             isa: (0..16).map(|_| board.wire()).collect(),
             power_button: board.wire(),
             suspend: None,
-            cmos: Cmos::new(layout.low, layout.high, config.cpus, &config.boot_order),
+            cmos: Cmos::new(layout.low, layout.high, config.cpus, boot),
             items: Items::default(),
             drives: config.drives.iter().cloned().map(Some).collect(),
             seated: BTreeSet::new(),
             boot: BTreeMap::new(),
+            geometries: Vec::new(),
             netdevs: config.netdevs.iter().cloned().map(|(id, n)| (id, Some(n))).collect(),
             cards: 0,
             built: Ends::default(),
@@ -577,10 +582,16 @@ impl<'a> Chassis<'a> {
         items.set(key::RAM_SIZE, self.config.memory.to_le_bytes());
         items.set_u16(key::NB_CPUS, cpus);
         items.set_u16(key::MAX_CPUS, cpus);
-        items.set(key::UUID, [0; 16]);
+        items.set(key::UUID, self.config.uuid);
         items.set_u16(key::NOGRAPHIC, (self.config.vga == "none").into());
         items.set_u16(key::BOOT_MENU, self.config.boot_menu.into());
         items.set(key::NUMA, [0; 8]);
+        if let Some(ms) = self.config.splash_time {
+            items.add_file("etc/boot-menu-wait", ms.to_le_bytes());
+        }
+        if let Some(ms) = self.config.reboot_timeout {
+            items.add_file("etc/boot-fail-wait", ms.to_le_bytes());
+        }
         items.set_u32(key::IRQ0_OVERRIDE, 1);
         items.add_file("etc/e820", e820(layout));
         // Sleep states: bit 7 says that S3, S4 and S5 are there, the rest is their type.
@@ -592,7 +603,7 @@ impl<'a> Chassis<'a> {
         let smbios = smbios::build(&smbios::Config {
             product: description.into(),
             version: name.into(),
-            uuid: [0; 16],
+            uuid: self.config.uuid,
             cpus: self.config.cpus as u8,
             ram: [layout.low, layout.high],
         });
@@ -607,6 +618,9 @@ impl<'a> Chassis<'a> {
         if let Some(kernel) = &self.config.kernel {
             let space = crate::loader::Space { low_ram: layout.low };
             crate::loader::load(kernel, space, items)?;
+        }
+        if !self.geometries.is_empty() {
+            items.add_file("bios-geometry", self.geometries.join("\n") + "\n\0");
         }
         // A kernel goes before everything else.
         let kernel = self.config.kernel.iter().map(|_| crate::loader::BOOT_PATH.to_string());
@@ -634,6 +648,13 @@ impl<'a> Chassis<'a> {
             inputs: self.built.inputs,
             power_button: Some(self.power_button.pin()),
             suspend: self.suspend,
+            after_reset: match self.config.boot_once {
+                Some(_) => {
+                    let order = &self.config.boot_order;
+                    Cmos::boot_order(order, self.config.floppy_check).into()
+                }
+                None => Vec::new(),
+            },
             named: self.built.named,
             irqs: self.isa.iter().map(IrqInput::tap).chain(self.built.irqs).collect(),
             pci: self.built.pci,

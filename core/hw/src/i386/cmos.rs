@@ -2,6 +2,7 @@
 //!
 //! Reference: the layout as SeaBIOS and the PC/AT's BIOS read it (Ralf Brown's CMOS list).
 
+use crate::block::geometry::{self, Shape};
 use std::collections::BTreeMap;
 
 /// The bytes that are set.
@@ -14,8 +15,8 @@ pub(crate) struct Cmos {
 const EQUIPMENT: u8 = 0x06;
 
 impl Cmos {
-    /// Memory below and above 4 GiB, CPUs, and the boot order: letters of `acdn`.
-    pub(crate) fn new(low: u64, high: u64, cpus: usize, boot_order: &str) -> Self {
+    /// Memory below and above 4 GiB, CPUs, and the boot order.
+    pub(crate) fn new(low: u64, high: u64, cpus: usize, boot: [(u8, u8); 2]) -> Self {
         let mut c = Self::default();
         // KiB below 640K; KiB above 1 MiB, twice; 64 KiB units above 16 MiB; and above 4 GiB.
         c.word(0x15, 640);
@@ -27,6 +28,15 @@ impl Cmos {
         c.set(0x5d, (high >> 32) as u8);
         c.set(0x5f, cpus.saturating_sub(1) as u8);
         c.set(0x14, EQUIPMENT);
+        for (index, value) in boot {
+            c.set(index, value);
+        }
+        c
+    }
+
+    /// The bytes of a boot order, letters of `acdn`. `check`: a floppy disk must have a boot
+    /// sector's signature.
+    pub(crate) fn boot_order(order: &str, check: bool) -> [(u8, u8); 2] {
         let device = |letter| match letter {
             'a' | 'b' => 1,
             'c' => 2,
@@ -34,11 +44,8 @@ impl Cmos {
             'n' => 4,
             _ => 0,
         };
-        let order: Vec<u8> = boot_order.chars().map(device).chain([0; 3]).take(3).collect();
-        c.set(0x3d, order[1] << 4 | order[0]);
-        // Bit 0: boot from a floppy without a signature too.
-        c.set(0x38, order[2] << 4);
-        c
+        let order: Vec<u8> = order.chars().map(device).chain([0; 3]).take(3).collect();
+        [(0x38, order[2] << 4 | u8::from(!check)), (0x3d, order[1] << 4 | order[0])]
     }
 
     fn set(&mut self, index: u8, value: u8) {
@@ -60,15 +67,16 @@ impl Cmos {
     }
 
     /// IDE disk `n` (0 to 3) of so many sectors.
-    pub(crate) fn disk(&mut self, n: usize, sectors: u64) {
-        let (heads, per_track) = (16_u64, 63_u64);
-        let cylinders = (sectors / (heads * per_track)).clamp(2, 16383);
+    pub(crate) fn disk(&mut self, n: usize, sectors: u64, shape: Option<Shape>) {
+        let geometry = shape.map_or_else(|| geometry::usual(sectors), |s| s.geometry);
+        let (cylinders, heads) = (u64::from(geometry.cylinders), u64::from(geometry.heads));
         // How the BIOS translates addresses: not at all, by moving cylinder bits to heads, by LBA.
-        let translation = match cylinders {
+        let usual = match cylinders {
             0..=1024 => 0,
             c if c * heads <= 131_072 => 2,
             _ => 1,
         };
+        let translation = shape.map_or(usual, |s| s.translation.cmos());
         let old = self.bytes.get(&0x39).copied().unwrap_or(0);
         self.set(0x39, old | translation << (2 * n));
         if n >= 2 {
@@ -84,7 +92,7 @@ impl Cmos {
         self.word(base + 3, 0xffff);
         self.set(base + 5, 0xc0 | u8::from(heads > 8) << 3);
         self.word(base + 6, cylinders as u16);
-        self.set(base + 8, per_track as u8);
+        self.set(base + 8, geometry.sectors);
     }
 
     /// Index and value of every byte that is set.
@@ -103,30 +111,30 @@ mod tests {
 
     #[test]
     fn memory_is_counted_in_its_three_units() {
-        let c = Cmos::new(512 << 20, 3 << 30, 2, "cad");
+        let c = Cmos::new(512 << 20, 3 << 30, 2, Cmos::boot_order("cad", true));
         assert_eq!((word(&c, 0x30), word(&c, 0x34)), (0xffff, 496 * 16));
         assert_eq!((word(&c, 0x5b), c.bytes[&0x5d], c.bytes[&0x5f]), (0xc000, 0, 1));
     }
 
     #[test]
     fn the_boot_order_is_three_nibbles() {
-        let c = Cmos::new(1 << 20, 0, 1, "dc");
-        assert_eq!((c.bytes[&0x3d], c.bytes[&0x38]), (0x23, 0));
-        assert_eq!(Cmos::new(1 << 20, 0, 1, "cad").bytes[&0x38], 0x30);
+        assert_eq!(Cmos::boot_order("dc", true), [(0x38, 0), (0x3d, 0x23)]);
+        assert_eq!(Cmos::boot_order("cad", true), [(0x38, 0x30), (0x3d, 0x12)]);
+        assert_eq!(Cmos::boot_order("", false), [(0x38, 1), (0x3d, 0)]);
     }
 
     #[test]
     fn two_floppy_drives_show_in_the_equipment() {
-        let mut c = Cmos::new(1 << 20, 0, 1, "a");
+        let mut c = Cmos::new(1 << 20, 0, 1, Cmos::boot_order("a", true));
         c.floppies([4, 5]);
         assert_eq!((c.bytes[&0x10], c.bytes[&0x14]), (0x45, 0x47));
     }
 
     #[test]
     fn a_large_second_disk_is_translated_by_lba() {
-        let mut c = Cmos::new(1 << 20, 0, 1, "c");
-        c.disk(0, 400 * 16 * 63);
-        c.disk(1, 1 << 24);
+        let mut c = Cmos::new(1 << 20, 0, 1, Cmos::boot_order("c", true));
+        c.disk(0, 400 * 16 * 63, None);
+        c.disk(1, 1 << 24, None);
         assert_eq!((c.bytes[&0x39], c.bytes[&0x12]), (0x04, 0xff));
         assert_eq!(word(&c, 0x1b), 400);
     }

@@ -3,8 +3,10 @@
 use super::chassis::Chassis;
 use crate::block::drive::DriveIo;
 use crate::block::fdc::{self, Fdc, media::DriveType};
+use crate::block::geometry::{Shape, Translation};
 use crate::block::pflash_cfi01;
-use crate::ide::{ata, channel::Plug};
+use crate::ide::ata::{self, Geometry};
+use crate::ide::channel::Plug;
 use crate::machine::{BuildError, DeviceSpec, Drive, Interface};
 use crate::pci;
 use crate::virtio::{self, blk};
@@ -58,6 +60,37 @@ pub(crate) fn error_policies(spec: &DeviceSpec, drive: &Drive) -> Result<(), Bui
     let write = or(policy("werror")?, of_drive.on_write_error());
     of_drive.set_on_error(read, write);
     Ok(())
+}
+
+/// The geometry that a device gives its drive (`cyls`, `heads`, `secs`).
+fn shape_of(spec: &DeviceSpec) -> Result<Option<Shape>, BuildError> {
+    let parts = [number(spec, "cyls")?, number(spec, "heads")?, number(spec, "secs")?];
+    let name = property(spec, "bios-chs-trans").unwrap_or("auto");
+    let [Some(cylinders @ 1..=65535), Some(heads @ 1..=16), Some(sectors @ 1..=255)] = parts else {
+        return match parts {
+            [None, None, None] => Ok(None),
+            _ => wrong(spec, "cyls is 1 to 65535, heads 1 to 16, secs 1 to 255".into()),
+        };
+    };
+    let geometry =
+        Geometry { cylinders: cylinders as u16, heads: heads as u8, sectors: sectors as u8 };
+    let small = cylinders <= 1024 && sectors <= 63;
+    let translation = match name {
+        "auto" if small => Translation::None,
+        "auto" => Translation::Lba,
+        name => match Translation::from_name(name) {
+            Some(translation) => translation,
+            None => return wrong(spec, format!("bios-chs-trans cannot be '{name}'")),
+        },
+    };
+    Ok(Some(Shape { geometry, translation }))
+}
+
+/// The geometry that firmware is to use for a device (`lcyls`, `lheads`, `lsecs`).
+pub(crate) fn bios_geometry(spec: &DeviceSpec) -> Result<Option<[u32; 3]>, BuildError> {
+    let parts = [number(spec, "lcyls")?, number(spec, "lheads")?, number(spec, "lsecs")?];
+    let parts = parts.map(|n| n.unwrap_or(0));
+    Ok((parts != [0; 3]).then_some(parts))
 }
 
 impl Chassis<'_> {
@@ -129,7 +162,10 @@ impl Chassis<'_> {
             None => return wrong(spec, "it needs drive=ID".into()),
         };
         error_policies(spec, &drive)?;
-        Ok(Drive { cdrom, bootindex, serial, ..drive })
+        let model = ["model", "ver"].map(|name| property(spec, name).map(str::to_owned));
+        let shape = shape_of(spec)?.or(drive.shape);
+        let bios = bios_geometry(spec)?;
+        Ok(Drive { cdrom, bootindex, serial, model, shape, bios, ..drive })
     }
 
     /// Puts the drives that are devices (`ide-hd`, `ide-cd`) on a bus.
@@ -223,15 +259,26 @@ impl Chassis<'_> {
                 continue;
             };
             let (cable, unit) = (n / bus.units, n % bus.units);
-            self.boot_from(d.bootindex, format!("{}/drive@{cable}/disk@{unit}", bus.path))?;
+            let path = format!("{}/drive@{cable}/disk@{unit}", bus.path);
+            if let Some([c, h, s]) = d.bios {
+                self.geometries.push(format!("{path} {c} {h} {s}"));
+            }
+            self.boot_from(d.bootindex, path)?;
             let number = n as u32;
             let usual =
                 if d.cdrom { ata::Config::cdrom(number) } else { ata::Config::disk(number) };
             let serial = d.serial.unwrap_or_else(|| usual.serial.clone());
             if bus.usual && !d.cdrom && n < 4 {
-                self.cmos.disk(n, d.backend.len() / 512);
+                self.cmos.disk(n, d.backend.len() / 512, d.shape);
             }
-            plugs.push(Some((ata::Config { serial, ..usual }, d.backend)));
+            let geometry = d.shape.map(|s| s.geometry);
+            let [model, firmware] = d.model;
+            let model = model.unwrap_or_else(|| usual.model.clone());
+            let firmware = firmware.unwrap_or_else(|| usual.firmware.clone());
+            plugs.push(Some((
+                ata::Config { serial, geometry, model, firmware, ..usual },
+                d.backend,
+            )));
         }
         Ok(plugs)
     }

@@ -5,6 +5,7 @@ pub(crate) mod chassis;
 mod cmos;
 pub(crate) mod drives;
 mod isapc;
+mod none;
 mod pc;
 mod q35;
 pub(crate) mod smbios;
@@ -15,7 +16,7 @@ use crate::machine::MachineType;
 pub const MACHINES: &[MachineType] = &[
     MachineType {
         name: "pc",
-        aliases: &["pc-i440fx", "pc-i440fx-7.2", "pc-i440fx-2.1"],
+        aliases: &["pc-i440fx", "pc-i440fx-10.0", "pc-i440fx-7.2", "pc-i440fx-2.1"],
         description: "Standard PC (i440FX + PIIX, 1996)",
         default_memory: 128 << 20,
         default_cpu: "qemu64",
@@ -24,7 +25,7 @@ pub const MACHINES: &[MachineType] = &[
     },
     MachineType {
         name: "q35",
-        aliases: &["pc-q35", "pc-q35-7.2"],
+        aliases: &["pc-q35", "pc-q35-10.0", "pc-q35-7.2"],
         description: "Standard PC (Q35 + ICH9, 2009)",
         default_memory: 128 << 20,
         default_cpu: "qemu64",
@@ -39,5 +40,14 @@ pub const MACHINES: &[MachineType] = &[
         default_cpu: "486",
         max_cpus: 1,
         build: isapc::build,
+    },
+    MachineType {
+        name: "none",
+        aliases: &[],
+        description: "empty machine",
+        default_memory: 0,
+        default_cpu: "qemu64",
+        max_cpus: 1,
+        build: none::build,
     },
 ];

@@ -127,7 +127,7 @@ impl I6300Esb {
             self.state.interrupt |= config.u16(CONFIG) & TYPE == 0;
             self.start(1, config);
         } else if config.u16(CONFIG) & NO_RESET == 0 {
-            self.wires.power.request(PowerRequest::Reset);
+            self.wires.power.request(PowerRequest::Watchdog);
             self.state = State { timed_out: true, ..POWER_ON };
         } else if config.u8(LOCK) & FREE_RUNNING != 0 {
             self.start(0, config);
@@ -295,7 +295,7 @@ mod tests {
         assert!(!b.bus.wires().iter().any(IrqInput::level));
         assert_eq!(b.run(20), None);
         assert!(b.bus.wires().iter().any(IrqInput::level), "the first stage is over");
-        assert_eq!(b.run(200), Some(PowerRequest::Reset));
+        assert_eq!(b.run(200), Some(PowerRequest::Watchdog));
         b.dev.reset();
         assert_eq!(b.dev.read(REGISTERS, 0xc, 2), Ok(0x200));
         b.unlocked(0xc, 2, 0x200);

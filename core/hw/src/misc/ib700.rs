@@ -94,7 +94,7 @@ impl Device for Ib700 {
     fn wake(&mut self, _timer: u32, _now: VmTime) {
         let now = self.wires.clock.now();
         if self.state.bites_at.take_if(|t| *t <= now).is_some() {
-            self.wires.power.request(PowerRequest::Reset);
+            self.wires.power.request(PowerRequest::Watchdog);
         }
         self.drive();
     }
@@ -148,7 +148,7 @@ mod tests {
         dev.write(0, 0, 1, 0).unwrap();
         assert_eq!(run(&mut dev, 60), None, "stopped");
         dev.write(0, 2, 1, 14).unwrap();
-        assert_eq!(run(&mut dev, 2), Some(PowerRequest::Reset));
+        assert_eq!(run(&mut dev, 2), Some(PowerRequest::Watchdog));
         assert_eq!(run(&mut dev, 60), None, "once");
     }
 

@@ -7,3 +7,4 @@ pub mod i6300esb;
 pub mod ib700;
 pub mod port;
 pub mod pvpanic;
+pub mod testdev;

@@ -31,7 +31,9 @@ impl Mechanism {
     ) -> BusResult<()> {
         match (offset, width) {
             (0, 4) => {
-                self.address = value as u32 & 0x80ff_fffc;
+                // The lowest two bits are kept, as QEMU keeps them: its tests address bytes by them,
+                // where the data port's own address does not say which.
+                self.address = value as u32 & 0x80ff_ffff;
                 Ok(())
             }
             (1, 1) => Err(wires.reset()),
@@ -45,7 +47,7 @@ impl Mechanism {
             return None;
         }
         let device = bus.route((self.address >> 16) as u8, (self.address >> 8) as u8)?;
-        let offset = u64::from(self.address & 0xfc) | offset & 3;
+        let offset = u64::from(self.address & 0xff) | offset & 3;
         Some(BusError::Forward { device, bank: CONFIG_BANK, offset })
     }
 }

@@ -6,11 +6,30 @@ use crate::i386::drives::DriveBus;
 use crate::ide;
 use crate::machine::BuildError;
 use crate::misc::port::Ports;
-use crate::misc::{debugcon, debugexit, ib700, pvpanic};
+use crate::misc::{debugcon, debugexit, ib700, pvpanic, testdev};
 
 const CHARDEV: Property = property("chardev", "where the output goes");
 const INDEX: Property = property("index", "which one (the next)");
 const DRIVE: Property = property("drive", "id of the drive");
+const MODEL: Property = property("model", "model name");
+const VERSION: Property = property("ver", "firmware version");
+const IDE_DISK: &[Property] = &[
+    DRIVE,
+    UNIT,
+    property("serial", "serial number"),
+    MODEL,
+    VERSION,
+    property("cyls", "cylinders (by its size)"),
+    property("heads", "heads (16)"),
+    property("secs", "sectors of a track (63)"),
+    property("bios-chs-trans", "how a BIOS translates them: none, lba, large or auto"),
+    property("lcyls", "cylinders that a BIOS is to use"),
+    property("lheads", "heads that a BIOS is to use"),
+    property("lsecs", "sectors of a track that a BIOS is to use"),
+    RERROR,
+    WERROR,
+    BOOTINDEX,
+];
 const UNIT: Property = property("unit", "place on the cable (the next)");
 
 /// Drives were plugged in when their controller was built.
@@ -121,6 +140,17 @@ pub(super) const DEVICES: &[DeviceType] = &[
         },
     },
     DeviceType {
+        name: "pc-testdev",
+        bus: "ISA",
+        description: "registers that show how accesses arrive",
+        properties: &[],
+        build: |p| {
+            let lines = p.chassis.irqs();
+            testdev::build(&mut p.chassis.board, lines);
+            Ok(())
+        },
+    },
+    DeviceType {
         name: "isa-vga",
         bus: "ISA",
         description: "a display adapter with the Bochs interface",
@@ -167,14 +197,23 @@ pub(super) const DEVICES: &[DeviceType] = &[
         name: "ide-hd",
         bus: "IDE",
         description: "an ATA disk",
-        properties: &[DRIVE, UNIT, property("serial", "serial number"), RERROR, WERROR, BOOTINDEX],
+        properties: IDE_DISK,
         build: plugged,
     },
     DeviceType {
         name: "ide-cd",
         bus: "IDE",
         description: "an ATAPI CD-ROM drive",
-        properties: &[DRIVE, UNIT, property("serial", "serial number"), RERROR, WERROR, BOOTINDEX],
+        properties: &[
+            DRIVE,
+            UNIT,
+            property("serial", "serial number"),
+            MODEL,
+            VERSION,
+            RERROR,
+            WERROR,
+            BOOTINDEX,
+        ],
         build: plugged,
     },
     DeviceType {

@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_debug_console_prints_on_every_board() {
-        for m in MACHINES {
+        for m in MACHINES.iter().filter(|m| m.name != "none") {
             let mut built = machine(m.name, "isa-debugcon", &[("iobase", "0x402")]).unwrap();
             built.board.port_out(0x402, 1, b'x'.into());
             assert_eq!(built.chars[0].1.drain(), b"x", "{}", m.name);

@@ -3,10 +3,10 @@
 use super::{BOOTINDEX, DeviceType, Property, RERROR, WERROR, property};
 use crate::char::serial_pci;
 use crate::display::vga;
-use crate::i386::drives::{DriveBus, error_policies};
+use crate::i386::drives::{DriveBus, bios_geometry, error_policies};
 use crate::ide::{ahci, channel::Plug};
-use crate::misc::{edu, i6300esb};
-use crate::virtio::blk;
+use crate::misc::{edu, i6300esb, pvpanic};
+use crate::virtio::{blk, rng};
 
 /// Properties of every virtio device.
 pub(super) const LEGACY: Property =
@@ -24,6 +24,9 @@ pub(super) const DEVICES: &[DeviceType] = &[
             property("serial", "serial number"),
             property("queue-size", "entries of the queue, a power of two (256)"),
             property("logical_block_size", "block size that the guest sees (512)"),
+            property("lcyls", "cylinders that a BIOS is to use"),
+            property("lheads", "heads that a BIOS is to use"),
+            property("lsecs", "sectors of a track that a BIOS is to use"),
             property("discard", "takes discard and write-zeroes requests (on)"),
             RERROR,
             WERROR,
@@ -50,6 +53,10 @@ pub(super) const DEVICES: &[DeviceType] = &[
             }
             if !config.block_size.is_power_of_two() || !(512..=32768).contains(&config.block_size) {
                 return p.wrong("logical_block_size is a power of two from 512 to 32768");
+            }
+            if let Some([c, h, s]) = bios_geometry(p.spec)? {
+                let place = format!("/pci@i0cf8/scsi@{:x}/disk@0,0 {c} {h} {s}", devfn >> 3);
+                p.chassis.geometries.push(place);
             }
             p.boots("scsi", devfn, "/disk@0,0")?;
             let transport = p.transport(2)?;
@@ -95,6 +102,29 @@ pub(super) const DEVICES: &[DeviceType] = &[
         build: |p| {
             let (bus, devfn) = p.slot()?;
             i6300esb::build(&mut p.chassis.board, &bus, devfn);
+            Ok(())
+        },
+    },
+    DeviceType {
+        name: "pvpanic-pci",
+        bus: "PCI",
+        description: "a register in which a guest says that it crashed",
+        properties: &[],
+        build: |p| {
+            let (bus, devfn) = p.slot()?;
+            pvpanic::build_pci(&mut p.chassis.board, &bus, devfn);
+            Ok(())
+        },
+    },
+    DeviceType {
+        name: "virtio-rng-pci",
+        bus: "PCI",
+        description: "a virtio source of random numbers",
+        properties: &[LEGACY, VECTORS],
+        build: |p| {
+            let (bus, devfn) = p.slot()?;
+            let transport = p.transport(2)?;
+            rng::build(&mut p.chassis.board, &bus, devfn, transport);
             Ok(())
         },
     },

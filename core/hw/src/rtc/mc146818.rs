@@ -71,7 +71,7 @@ const VRT: u8 = 0x80;
 const CMOS_SIZE: usize = 128;
 const CRYSTAL_HZ: i128 = 32768;
 /// UIP rises this long before an update.
-const UPDATE_WARNING_NS: i64 = 244_000;
+const UPDATE_WARNING_NS: i64 = 244_140;
 const SECOND: i64 = NANOS_PER_SEC as i64;
 const DAY_SECS: i64 = 86_400;
 

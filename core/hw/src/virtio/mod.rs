@@ -7,6 +7,7 @@ pub mod blk;
 pub mod net;
 pub mod pci;
 pub mod queue;
+pub mod rng;
 
 use orrery_system::time::VmTime;
 use orrery_system::{Dma, RestoreError};
