@@ -196,7 +196,9 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         return Err(LaunchError::TooManyCpus { machine: kind.name, max: kind.max_cpus });
     }
     let model_text = options.cpu.as_deref().unwrap_or(kind.default_cpu);
-    let (model, mut warnings) = Model::parse(model_text)?;
+    // Which place a CPU has follows from its number.
+    let parts = model_text.split(',').filter(|part| !part.starts_with("apic-id="));
+    let (model, mut warnings) = Model::parse(&parts.collect::<Vec<_>>().join(","))?;
     check_chardevs(options)?;
     let blocks = host.graph();
     let (serials, parallels) = char_targets(options);

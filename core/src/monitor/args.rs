@@ -103,6 +103,7 @@ qapi_types! {
         description: Option<String>,
     }
     struct DeviceId { id: String }
+    struct RxFilter { name: Option<String> }
     struct OptionName { option: Option<String> }
     struct FileRange { val: u64, size: u64, filename: String, cpu_index("cpu-index"): Option<u64> }
     enum ImageFormat { Ppm = "ppm", Png = "png" }

@@ -31,7 +31,7 @@ impl Desk<'_> {
         Ok(Vec::new())
     }
 
-    pub(super) fn query_none_of(&mut self, _: Value) -> Answer<Vec<Value>> {
+    pub(super) fn query_rx_filter(&mut self, _: RxFilter) -> Answer<Vec<Value>> {
         Ok(Vec::new())
     }
 

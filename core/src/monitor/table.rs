@@ -149,7 +149,7 @@ commands! {
     "query-tpm" query_none Nothing => Vec<Value>;
     "query-tpm-models" query_none Nothing => Vec<Value>;
     "query-tpm-types" query_none Nothing => Vec<Value>;
-    "query-rx-filter" query_none_of Value => Vec<Value>;
+    "query-rx-filter" query_rx_filter RxFilter => Vec<Value>;
     "query-acpi-ospm-status" query_ospm Nothing => Vec<Value>;
     "query-dump-guest-memory-capability" query_dump Nothing => Value;
     "query-replay" query_replay Nothing => Value;
