@@ -161,8 +161,6 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             }
         }
     })));
-    #[cfg(unix)]
-    end_on_signals(sender.clone())?;
     let host_lines = connect(lines, &mut chars)?;
     let mut control = Control::new(&machine, settings(options));
     monitors(options, &mut chars)?;
@@ -172,6 +170,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         std::fs::write(name, format!("{}\n", std::process::id()))
             .with_context(|| format!("-pidfile: cannot write '{name}'"))?;
     }
+    #[cfg(unix)]
+    end_on_signals(sender.clone())?;
     let sounds = sound::open(&options.audiodevs, &machine)?;
     let runner = Runner {
         machine,
