@@ -535,7 +535,7 @@ fn a_program_killed_during_a_job_leaves_images_that_open_and_the_whole_disk() {
         }
         assert_eq!(bench.statuses("j").last().map(String::as_str), Some("null"), "{job}");
         let changes = std::mem::take(&mut *lock(&log));
-        assert!(changes.len() > 10, "{job} wrote {} times", changes.len());
+        assert!(changes.len() > 5, "{job} wrote {} times", changes.len());
         for (number, bytes) in changes {
             files[number] = bytes;
             assert!(what_is_left(&files, number) == want, "{job}");

@@ -36,6 +36,7 @@ mod tests {
     fn it_has_memory_and_nothing_else() {
         let config = MachineConfig { memory: 2 << 20, ..MachineConfig::default() };
         let mut board = build(&config).unwrap().board;
+        board.settle();
         board.write(0x1f_fffc, 4, 0x1234_5678);
         assert_eq!(board.read(0x1f_fffc, 4), 0x1234_5678);
         assert_eq!(board.devices().len(), 0);

@@ -81,7 +81,8 @@ impl TestDevice {
             MEMORY => &mut self.state.memory,
             _ => return Err(BusError::NoRegister),
         };
-        bytes.get_mut(at..at + usize::from(width)).ok_or(BusError::NoRegister)
+        let end = at.checked_add(width.into()).ok_or(BusError::NoRegister)?;
+        bytes.get_mut(at..end).ok_or(BusError::NoRegister)
     }
 }
 
@@ -143,6 +144,7 @@ mod tests {
         let mut board = Board::with_ram(0x1000);
         let wire = board.wire();
         build(&mut board, vec![wire.pin()]);
+        board.settle();
         board.port_out(0xe0, 4, 0x8765_4321);
         assert_eq!(board.port_in(0xe2, 2), 0x8765);
         assert_eq!(board.port_in(0xe1, 1), 0x43);
