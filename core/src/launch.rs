@@ -280,7 +280,11 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         let id = if drive.id.is_empty() { default_id(drive, i) } else { drive.id.clone() };
         let backend = open_drive(&blocks, host.fs(), drive, &id, options.snapshot).await?;
         let &DriveOption { interface, cdrom, index, .. } = drive;
-        let shape = if cdrom { None } else { partition_geometry(&backend).await };
+        let hard_disk = !cdrom && !matches!(interface, Interface::Floppy | Interface::Pflash);
+        let shape = match blocks.root_of(&backend).filter(|_| hard_disk) {
+            Some(disk) => partition_geometry(&disk).await,
+            None => None,
+        };
         config.drives.push(Drive {
             backend,
             interface,
@@ -665,13 +669,14 @@ async fn open_drive(
 }
 
 /// The geometry that a disk was partitioned with.
-async fn partition_geometry(backend: &BlockBackend) -> Option<Shape> {
-    if backend.len() < 512 {
+async fn partition_geometry(disk: &Node) -> Option<Shape> {
+    if disk.len() < 512 {
         return None;
     }
-    // A disk that cannot be read says so to the guest.
-    let boot = backend.read(0, 512).await.ok()?.to_vec();
-    geometry::guess(&boot, backend.len() / 512)
+    // The node is read, not the backend, whose requests wait until the machine runs. A disk that
+    // cannot be read says so to the guest.
+    let boot = disk.read(0, IoBuf::zeroed(512)).await.ok()?;
+    geometry::guess(&boot.into_vec(), disk.len() / 512)
 }
 
 /// Makes a drive that a device may be given later.

@@ -4,8 +4,9 @@ import { expect, test } from "@playwright/test";
 import fs from "node:fs";
 import http from "node:http";
 import path from "node:path";
+import { fileURLToPath } from "node:url";
 
-const root = path.resolve(import.meta.dirname, "../..");
+const root = fileURLToPath(new URL("../..", import.meta.url));
 const dist = path.join(root, "www/dist");
 const shared = path.join(root, "../shared/guests");
 /** Guest files by the name the page fetches them under. */

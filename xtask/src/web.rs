@@ -18,6 +18,8 @@ fn bindings(to: &str) -> Result<()> {
     let module = format!("{target}/{wasm}/release/orrery_web.wasm");
     let tool = bindgen(&target)?;
     shell::run(&tool, &["--target", "web", "--no-typescript", "--out-dir", to, &module])?;
+    // Debian's Node (18) takes a `.js` file for a module only if it is told so.
+    fs::write(format!("{to}/package.json"), r#"{"type": "module"}"#)?;
     // Smaller and faster where binaryen is there; the page works without.
     if shell::have("wasm-opt") {
         let out = format!("{to}/orrery_web_bg.wasm");

@@ -134,7 +134,7 @@ impl Region {
     }
 
     /// A region of given blocks, all in one page.
-    #[cfg(all(test, not(target_arch = "wasm32")))]
+    #[cfg(test)]
     pub(crate) fn of_blocks(bits: [u8; FIRST_TEMP as usize], blocks: Vec<RBlock>) -> Self {
         let starts = blocks.iter().enumerate().map(|(i, b)| (b.pc, i)).collect();
         let returns = Vec::new();

@@ -122,6 +122,8 @@ pub fn build(board: &mut Board, bus: &Bus, devfn: u8, config: Config) -> DeviceI
         .memory_bar(5, MEMORY_BANK, 0x1000)
         // Address map: AHCI mode.
         .register(0x90, 1, 0x40, 0)
+        // Port control and status: firmware enables the ports it uses.
+        .register(0x92, 2, 0, 0x3f)
         .msi_at(0x80, 1);
     // Serial ATA capability 1.0: index and data pair at offset 0x10 of BAR 4.
     builder.place_capability(0xa8, 0x12, &[0x10, 0x00, 0x48, 0, 0, 0], &[]);
