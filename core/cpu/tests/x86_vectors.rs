@@ -382,5 +382,6 @@ fn the_full_set_passes(folder: &str) {
         "{} pass, {} fail in {bad} files; set aside: {:#?}",
         total.passed, total.failed, total.skipped
     );
+    assert_ne!(total.passed, 0, "no vectors in {folder}");
     assert_eq!(total.failed, 0);
 }
