@@ -10,7 +10,7 @@
 //! [`Card`] around it holds the configuration space: the fixed part (identity, masks, BAR regions, pin,
 //! DMA) is a [`Function`], the part the guest changes a [`ConfigState`].
 //!
-//! ```ignore
+//! ```text
 //! /// Puts the device on a bus.
 //! pub fn build(board: &mut Board, bus: &pci::Bus, devfn: u8, config: Config) -> DeviceId {
 //!     let id = board.reserve("my-device");
