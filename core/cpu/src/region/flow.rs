@@ -70,25 +70,22 @@ pub struct Budget {
 /// fails is interpreted.
 const MOST: u32 = 128;
 
+/// The blocks that each block may go on in; `returns` are those that a way by a variable leads to.
+pub fn ways(region: &Region, returns: &[usize]) -> Vec<Vec<usize>> {
+    let to = |op: &Op| match *op {
+        Op::ExitIf { pc, .. } | Op::Goto { pc } | Op::GotoVar { pc: Val::Imm(pc) } => {
+            region.block_at(pc).into_iter().collect()
+        }
+        Op::GotoVar { .. } => returns.to_vec(),
+        _ => Vec::new(),
+    };
+    region.blocks.iter().map(|b| b.ops.iter().flat_map(to).collect()).collect()
+}
+
 /// Finds where to look at the budget.
 pub fn budget(region: &Region) -> Budget {
     let n = region.blocks.len();
-    let ways: Vec<Vec<usize>> = region
-        .blocks
-        .iter()
-        .map(|b| {
-            let mut to = Vec::new();
-            for op in &b.ops {
-                match *op {
-                    Op::ExitIf { pc, .. } | Op::Goto { pc } => to.extend(region.block_at(pc)),
-                    Op::GotoVar { pc: Val::Imm(pc) } => to.extend(region.block_at(pc)),
-                    Op::GotoVar { .. } => to.extend(&region.returns),
-                    _ => {}
-                }
-            }
-            to
-        })
-        .collect();
+    let ways = ways(region, &region.returns);
     let mut b = Budget { need: vec![0; n], look: vec![false; n] };
     // Depth first: a way to a block that is not done yet closes a loop.
     let (mut open, mut done) = (vec![false; n], vec![false; n]);

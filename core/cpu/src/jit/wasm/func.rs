@@ -178,22 +178,7 @@ pub(super) struct Func<'a> {
 impl<'a> Func<'a> {
     fn new(region: &'a Region, shims: &'a Slots) -> Self {
         let returns = &region.returns[..region.returns.len().min(MOST_RETURNS)];
-        let succs: Vec<Vec<usize>> = region
-            .blocks
-            .iter()
-            .map(|b| {
-                let mut to = Vec::new();
-                for op in &b.ops {
-                    match *op {
-                        Op::ExitIf { pc, .. } | Op::Goto { pc } => to.extend(region.block_at(pc)),
-                        Op::GotoVar { pc: Val::Imm(pc) } => to.extend(region.block_at(pc)),
-                        Op::GotoVar { .. } => to.extend(returns),
-                        _ => {}
-                    }
-                }
-                to
-            })
-            .collect();
+        let succs = flow::ways(region, returns);
         let mut f = Self {
             region,
             shims,
