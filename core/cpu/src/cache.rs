@@ -11,7 +11,7 @@ use std::cell::Cell;
 use rustc_hash::FxHashMap;
 
 use crate::ir::Args;
-use crate::jit::abi::Entry;
+use crate::jit::abi::Code;
 use crate::region::RPage;
 use crate::uop::Uop;
 
@@ -53,7 +53,7 @@ pub(crate) struct Slot {
     pub(crate) block: u32,
     pub(crate) pages: Vec<RPage>,
     /// The compiled code, once it is there.
-    pub(crate) code: Option<Entry>,
+    pub(crate) code: Option<Code>,
     /// What it replaced at the start of the block.
     first: Uop,
     pub(crate) alive: bool,
@@ -315,7 +315,7 @@ impl CodeCache {
 
     /// Puts a region's code in place of its first block. Answers the program counter and the code that was
     /// there before, which is not to be entered any more.
-    pub(crate) fn publish(&mut self, region: u32, code: Entry) -> Option<(u64, Entry)> {
+    pub(crate) fn publish(&mut self, region: u32, code: Code) -> Option<(u64, Code)> {
         let slot = &self.slots[region as usize];
         let block = &self.blocks[slot.block as usize];
         if !(slot.alive && block.alive) {

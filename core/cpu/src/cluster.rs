@@ -11,7 +11,7 @@ use crate::env::Env;
 use crate::interp::{Core, Run, Stop, exec};
 use crate::ir::{Builder, opt};
 use crate::isa::{Access, CodeWindow, Isa, Lift, Poll};
-use crate::jit::{Compiler, JitStats, Policy, SAMPLE, Tier, abi, runtime};
+use crate::jit::{Compiler, JitStats, Policy, SAMPLE, SAMPLE_COMPILED, Tier, abi, runtime};
 use crate::lower::lower;
 use crate::region::{Chunk, RPage, Region};
 use crate::uop::Uop;
@@ -265,7 +265,9 @@ impl<I: Isa> Cluster<I> {
                     let core = &mut self.cores[index];
                     let epoch = epoch::<I>(core, &self.cache, mode);
                     let cache = &self.cache;
-                    let mut run = Run { index, board, cache, mode, epoch, total, left, single };
+                    let synced = self.map_seen.wrapping_add(self.ram_seen);
+                    let mut run =
+                        Run { index, board, cache, mode, epoch, total, left, single, synced };
                     let stop = exec(core, &mut run, &ram, start);
                     left = run.left;
                     stop
@@ -317,12 +319,14 @@ impl<I: Isa> Cluster<I> {
                         left -= self.deliver(index, board, trap, (total - left) as u64);
                         continue 'outer;
                     }
-                    Stop::Restart(uop) => {
-                        left += self.rewind(index, uop);
-                        single = true;
-                        continue;
-                    }
-                    Stop::RestartHere => {
+                    Stop::Restart(_) | Stop::RestartHere => {
+                        if let Stop::Restart(uop) = stop {
+                            left += self.rewind(index, uop);
+                        }
+                        // What came before it in the block may want each instruction on its own.
+                        if I::block_key(&self.cores[index].cpu) != mode {
+                            continue 'outer;
+                        }
                         single = true;
                         continue;
                     }
@@ -360,6 +364,7 @@ impl<I: Isa> Cluster<I> {
     ) -> Stop<I> {
         loop {
             let mode = *mode_of;
+            let synced = self.map_seen.wrapping_add(self.ram_seen);
             let core = &mut self.cores[index];
             let epoch = epoch::<I>(core, &self.cache, mode);
             let Some(tier) = &mut self.tier else { unreachable!("called with one") };
@@ -379,34 +384,40 @@ impl<I: Isa> Cluster<I> {
                     && pages & 1 != 0
                 {
                     let cache = &self.cache;
-                    let before = *left + i64::from(len);
+                    let budget = *left + i64::from(len);
+                    // It is looked at now and then what runs.
+                    let hold = (budget - SAMPLE_COMPILED).max(0);
+                    let before = budget - hold;
                     let mut run = Run {
                         index,
                         board,
                         cache,
                         mode,
                         epoch,
-                        total,
+                        total: total - hold,
                         left: before,
                         single: false,
+                        synced,
                     };
-                    let tag = tier.tag(mode, epoch);
                     if pages == u32::MAX {
-                        let pc = cache.block(slot.block).key.pc;
+                        let (pc, tag) = (cache.block(slot.block).key.pc, core.tag(mode, epoch));
+                        let (chain, code) = (code.chain, Some(code.entry));
                         core.links[abi::Link::slot(pc)] =
-                            abi::Link { pc, tag, code: Some(code), region };
+                            abi::Link { pc, tag, code, region, chain };
                     }
                     let mut last = region;
-                    let stop = runtime::enter(core, &mut run, code, pages, tag, &mut last);
-                    *left = run.left;
+                    let stop = runtime::enter(core, &mut run, code.entry, pages, &mut last);
+                    *left = run.left + hold;
+                    *mode_of = run.mode;
+                    let idle = run.left == before;
                     tier.stats.entered += 1;
-                    if tier.ran(before - *left) {
-                        self.warm(index, board, mode, last);
+                    if tier.ran(before - run.left) {
+                        self.warm(index, board, *mode_of, last);
                     }
                     match stop {
                         // Too few instructions are left for it.
-                        Stop::Lookup if *left == before => *left -= i64::from(len),
-                        Stop::Lookup => match self.next(index, mode, left) {
+                        Stop::Lookup if idle => *left -= i64::from(len),
+                        Stop::Lookup => match self.next(index, *mode_of, left) {
                             Some(to) => {
                                 start = to;
                                 continue;
@@ -450,6 +461,7 @@ impl<I: Isa> Cluster<I> {
                 total: total - hold,
                 left: before,
                 single: false,
+                synced,
             };
             let stop = exec(core, &mut run, ram, start);
             *left = run.left + hold;
@@ -520,7 +532,7 @@ impl<I: Isa> Cluster<I> {
         for (region, code) in tier.poll() {
             if let Some((pc, before)) = self.cache.publish(region, code) {
                 for link in self.cores.iter_mut().map(|c| &mut c.links[abi::Link::slot(pc)]) {
-                    if link.code.is_some_and(|c| c as usize == before as usize) {
+                    if link.code.is_some_and(|c| before.is(abi::Code::called(c))) {
                         *link = abi::Link::NONE;
                     }
                 }
@@ -725,7 +737,7 @@ impl<I: Isa> Cluster<I> {
                 Lift::End(len) => (len, true),
                 Lift::Short if pos > 0 => {
                     b.abort_insn();
-                    b.goto(pc);
+                    b.end_at(pc);
                     break;
                 }
                 Lift::Short => {
@@ -759,11 +771,9 @@ impl<I: Isa> Cluster<I> {
             }
             let stops = !self.debugger.breaks.is_empty()
                 && self.debugger.breaks.contains(&core.cpu.linear_pc(pc));
-            let end = end || stops;
-            if b.must_end() {
-                b.leave(pc);
-            } else if end || single || second_page.is_some() || b.insns() >= MAX_INSNS {
-                b.goto(pc);
+            let end = end || stops || b.must_end();
+            if end || single || second_page.is_some() || b.insns() >= MAX_INSNS {
+                b.end_at(pc);
             }
         }
         let insns = b.insns() as u8;
@@ -815,7 +825,7 @@ fn env<'a, I: Isa>(
 }
 
 /// What places found in this mode hold for.
-fn epoch<I: Isa>(core: &Core<I>, cache: &CodeCache, mode: u64) -> u64 {
+pub(crate) fn epoch<I: Isa>(core: &Core<I>, cache: &CodeCache, mode: u64) -> u64 {
     core.tlb.epoch(I::fetch_mmu(mode)).wrapping_add(cache.epoch())
 }
 

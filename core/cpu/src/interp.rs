@@ -33,6 +33,9 @@ pub(crate) struct Core<I: Isa> {
     jumps: Box<[Jump; JUMPS]>,
     /// The same for compiled regions.
     pub(crate) links: Vec<Link>,
+    /// Modes that links are for, by number, and the last one asked for with its number.
+    modes: Vec<u64>,
+    last: (u64, u64),
 }
 
 impl<I: Isa> Core<I> {
@@ -42,8 +45,22 @@ impl<I: Isa> Core<I> {
             cpu,
             tlb: Tlb::new(),
             links: vec![Link::NONE; LINKS],
+            modes: Vec::new(),
+            last: (u64::MAX, 0),
             jumps: jumps.try_into().unwrap_or_else(|_| unreachable!("of that length")),
         }
+    }
+
+    /// What links hold for in this mode and epoch: no other mode or epoch has the same.
+    pub(crate) fn tag(&mut self, mode: u64, epoch: u64) -> u64 {
+        if self.last.0 != mode {
+            let n = self.modes.iter().position(|&m| m == mode).unwrap_or_else(|| {
+                self.modes.push(mode);
+                self.modes.len() - 1
+            });
+            self.last = (mode, n as u64 & 0xffff);
+        }
+        epoch << 16 | self.last.1
     }
 
     #[inline(always)]
@@ -101,6 +118,8 @@ pub(crate) struct Run<'a> {
     pub(crate) left: i64,
     /// The block holds one instruction, which may do anything.
     pub(crate) single: bool,
+    /// [`Board::map_generation`] when the TLBs were last brought up to date.
+    pub(crate) synced: u64,
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use js_sys::WebAssembly::{Instance, Module, Table, instantiate_buffer, validate};
 use js_sys::{Object, Reflect, Uint8Array};
-use orrery_cpu::jit::abi::Shims;
+use orrery_cpu::jit::abi::{Code, Shims};
 use orrery_cpu::jit::wasm::{self, IMPORTS, Slots};
 use orrery_cpu::jit::{Compiler, Done, Job};
 use wasm_bindgen::prelude::*;
@@ -169,7 +169,7 @@ impl State {
                 continue;
             }
             self.live.insert(id, slot);
-            self.done.push(Done { id, code: Some(wasm::entry(slot)), bytes, nanos: 0 });
+            self.done.push(Done { id, code: Some(Code::called(wasm::entry(slot))), bytes, nanos: 0 });
         }
     }
 }

@@ -15,6 +15,10 @@ pub struct Builder {
     vtemps: u8,
     labels: u16,
     ends: bool,
+    /// The next instruction belongs to the one begun last.
+    open: bool,
+    /// The one begun last belongs to the one before it.
+    behind: bool,
     insns: u16,
     insn_start: usize,
 }
@@ -30,6 +34,7 @@ impl Builder {
         self.ops.clear();
         (self.temps, self.vtemps, self.labels, self.ends, self.insns, self.insn_start) =
             (0, 0, 0, false, 0, 0);
+        (self.open, self.behind) = (false, false);
     }
 
     /// The ops so far.
@@ -57,11 +62,42 @@ impl Builder {
         self.ops.last().is_some_and(Op::is_terminal)
     }
 
+    /// The run loop must look at the processor before the next instruction unless that
+    /// is in this block too. A block that ends there all the same ends with [`end_at`](Self::end_at).
+    pub fn keep_open(&mut self) {
+        self.open = true;
+    }
+
+    /// Whether the instruction begun last follows one that kept the block open.
+    pub fn is_behind_open(&self) -> bool {
+        self.behind
+    }
+
+    /// Ends the block before the instruction at `pc`.
+    pub fn end_at(&mut self, pc: u64) {
+        if self.ends || self.open {
+            self.leave(pc);
+        } else {
+            self.goto(pc);
+        }
+    }
+
+    /// The ops of the instruction begun last.
+    pub fn insn_ops(&mut self) -> &mut [Op] {
+        &mut self.ops[self.insn_start..]
+    }
+
+    /// Takes ops of the instruction begun last away: all from the `n`th on.
+    pub fn take_insn_ops(&mut self, n: usize) -> Vec<Op> {
+        self.ops.split_off(self.insn_start + n)
+    }
+
     /// Starts an instruction; temporaries of the one before are free again.
     pub fn begin_insn(&mut self, pc: u64) {
         self.insn_start = self.ops.len();
         (self.temps, self.vtemps) = (0, 0);
         self.insns += 1;
+        self.behind = core::mem::take(&mut self.open);
         self.ops.push(Op::Insn { pc, len: 0 });
     }
 
@@ -76,6 +112,7 @@ impl Builder {
     pub fn abort_insn(&mut self) {
         self.ops.truncate(self.insn_start);
         self.insns -= 1;
+        self.open = self.behind;
     }
 
     /// Removes what the instruction begun last has emitted so far.

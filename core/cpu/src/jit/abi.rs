@@ -47,6 +47,27 @@ pub use crate::tlb::{BITS as TLB_BITS, Fast};
 /// A compiled region; answers with a code of [`stop`].
 pub type Entry = unsafe extern "C" fn(*mut Context) -> u32;
 
+/// The code of a region.
+#[derive(Clone, Copy, Debug)]
+pub struct Code {
+    /// What the runtime calls.
+    pub entry: Entry,
+    /// Where regions of the same back end go on at it by a jump, in bytes from the entry; 0 if they cannot.
+    pub chain: u32,
+}
+
+impl Code {
+    /// Code that only the runtime calls.
+    pub const fn called(entry: Entry) -> Self {
+        Self { entry, chain: 0 }
+    }
+
+    /// Whether these are the same code.
+    pub fn is(self, other: Self) -> bool {
+        self.entry as usize == other.entry as usize
+    }
+}
+
 /// Why a region stopped.
 pub mod stop {
     /// Go on at the program counter, same mode.
@@ -85,13 +106,16 @@ pub struct Context {
     pub tag: u64,
     /// The CPU, for quick functions.
     pub cpu: *mut (),
+    /// The number of the region that runs, or ran last.
+    pub region: u32,
 }
 
 /// A place whose region is known. Instead of stopping with [`stop::LOOKUP`] at a program counter, a
 /// region may look at the link in slot `(pc ^ pc >> 12) % LINKS`. If its `pc` is that one and its
 /// `tag` that of the context, all pages of the region there are in place: with
 /// [`Context::pages`] all ones, [`Context::left`] up to date and all variables written back, that
-/// region may be entered in place of returning, whatever is left of the budget.
+/// region may be entered in place of returning, whatever is left of the budget. A back end whose regions
+/// go on by a jump keeps to rules of its own instead; [`Context::region`] is then the number of the last one.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(32))]
 pub struct Link {
@@ -103,17 +127,23 @@ pub struct Link {
     pub code: Option<Entry>,
     /// Its number, for the runtime.
     pub region: u32,
+    /// [`Code::chain`].
+    pub chain: u32,
 }
 
 impl Link {
     /// A link that never holds.
-    pub const NONE: Self = Self { pc: 0, tag: u64::MAX, code: None, region: 0 };
+    pub const NONE: Self = Self { pc: 0, tag: u64::MAX, code: None, region: 0, chain: 0 };
     /// Offset of the program counter.
     pub const PC: u32 = offset_of!(Self, pc) as u32;
     /// Offset of the tag.
     pub const TAG: u32 = offset_of!(Self, tag) as u32;
     /// Offset of the code.
     pub const CODE: u32 = offset_of!(Self, code) as u32;
+    /// Offset of the number.
+    pub const REGION: u32 = offset_of!(Self, region) as u32;
+    /// Offset of where to jump to.
+    pub const CHAIN: u32 = offset_of!(Self, chain) as u32;
 
     /// The slot of a program counter.
     pub const fn slot(pc: u64) -> usize {
@@ -138,6 +168,7 @@ impl Context {
     pub const LINKS: u32 = offset_of!(Self, links) as u32;
     pub const TAG: u32 = offset_of!(Self, tag) as u32;
     pub const CPU: u32 = offset_of!(Self, cpu) as u32;
+    pub const REGION: u32 = offset_of!(Self, region) as u32;
 
     /// A context that points nowhere yet.
     pub const fn new() -> Self {
@@ -153,6 +184,7 @@ impl Context {
             links: core::ptr::null(),
             tag: 0,
             cpu: core::ptr::null_mut(),
+            region: 0,
         }
     }
 }
@@ -222,4 +254,8 @@ pub struct Shims {
     pub call: extern "C" fn(*mut Context, u32) -> u64,
     /// `trap(ctx, id, arg)`: keeps the trap; the region then stops with [`stop::FAULT`].
     pub trap: extern "C" fn(*mut Context, u32, u64),
+    /// `resume(ctx) -> goes on`, with all variables and [`Context::left`] written back: may be called in place of
+    /// stopping with [`stop::LEAVE`]. If it answers 1 the region may go on at the link of the program counter, or stop with
+    /// `LOOKUP` there; mode and [`Context::tlb`] may be others than before.
+    pub resume: extern "C" fn(*mut Context) -> u32,
 }

@@ -14,7 +14,7 @@ pub mod wasm;
 use rustc_hash::FxHashMap;
 
 use crate::region::{Limits, Region};
-use abi::Entry;
+use abi::Code;
 
 /// A region to compile.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct Done {
     /// The job's number.
     pub id: u64,
     /// Its code; valid until released.
-    pub code: Option<Entry>,
+    pub code: Option<Code>,
     /// Bytes of code.
     pub bytes: usize,
     /// Nanoseconds of compilation, where known.
@@ -121,7 +121,7 @@ pub struct JitStats {
 /// Instructions the interpreter runs before it is looked at.
 pub(crate) const SAMPLE: i64 = 4096;
 /// Guest instructions compiled code runs before it is looked at.
-const SAMPLE_COMPILED: i64 = 32 << 10;
+pub(crate) const SAMPLE_COMPILED: i64 = 32 << 10;
 /// Most jobs waiting for the compiler: what is hot then stays so.
 const MAX_PENDING: usize = 40;
 /// Most of them when one for the best code is added.
@@ -134,10 +134,6 @@ pub(crate) struct Tier {
     pub(crate) stats: JitStats,
     /// Counts how often the cache was emptied: jobs from before are void.
     generation: u32,
-    /// Modes seen.
-    modes: Vec<u64>,
-    /// The last one asked for, with its number.
-    last: (u64, u64),
     /// Bytes of the code of each region that has some, and all of them together.
     sizes: FxHashMap<u32, usize>,
     live: usize,
@@ -150,31 +146,17 @@ pub(crate) struct Tier {
 impl Tier {
     pub(crate) fn new(compiler: Box<dyn Compiler>, policy: Policy) -> Self {
         let stats = JitStats::default();
-        let (modes, sizes) = (Vec::new(), FxHashMap::default());
+        let sizes = FxHashMap::default();
         Self {
             compiler,
             policy,
             stats,
             generation: 0,
-            modes,
-            last: (u64::MAX, 0),
             sizes,
             live: 0,
             since: 0,
             ran: 0,
         }
-    }
-
-    /// What links hold for in this mode and epoch: no other mode or epoch has the same.
-    pub(crate) fn tag(&mut self, mode: u64, epoch: u64) -> u64 {
-        if self.last.0 != mode {
-            let n = self.modes.iter().position(|&m| m == mode).unwrap_or_else(|| {
-                self.modes.push(mode);
-                self.modes.len() - 1
-            });
-            self.last = (mode, n as u64 & 0xffff);
-        }
-        epoch << 16 | self.last.1
     }
 
     pub(crate) fn stats(&self) -> JitStats {
@@ -213,7 +195,7 @@ impl Tier {
     }
 
     /// The regions that are ready.
-    pub(crate) fn poll(&mut self) -> Vec<(u32, Entry)> {
+    pub(crate) fn poll(&mut self) -> Vec<(u32, Code)> {
         let mut ready = Vec::new();
         for done in self.compiler.poll() {
             self.stats.nanos += done.nanos;

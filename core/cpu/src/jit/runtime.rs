@@ -15,6 +15,7 @@
 #![expect(unsafe_code, reason = "compiled code is called, and calls back with raw pointers")]
 
 use super::abi::{Context, Entry, Link, Shims, stop};
+use crate::cluster::epoch;
 use crate::interp::{Core, Run, Stop, env, load_rmw_slow, load_slow, probe, store_slow};
 use crate::interp::{vload, vstore};
 use crate::ir::{VecVar, Width};
@@ -35,9 +36,9 @@ pub(crate) fn enter<I: Isa>(
     run: &mut Run<'_>,
     mut code: Entry,
     pages: u32,
-    tag: u64,
     region: &mut u32,
 ) -> Stop<I> {
+    let tag = core.tag(run.mode, run.epoch);
     let (core, run) = (&raw mut *core, &raw mut *run);
     let mut engine = Engine::<I> { core, run: run.cast(), trap: None };
     // SAFETY: both pointers come from exclusive references that live as long as this function
@@ -52,6 +53,7 @@ pub(crate) fn enter<I: Isa>(
             links: (*core).links.as_ptr(),
             tag,
             cpu: (&raw mut (*core).cpu).cast(),
+            region: *region,
             ..Context::new()
         }
     };
@@ -60,21 +62,23 @@ pub(crate) fn enter<I: Isa>(
         // SAFETY: `code` was made by a back end for this interface and is not freed while it runs
         // (that is done between runs); the context is complete.
         let why = unsafe { code(&raw mut ctx) };
-        if why != stop::LOOKUP || ctx.left == before {
-            break why;
+        match why {
+            stop::LOOKUP if ctx.left != before => {}
+            stop::LEAVE if resume::<I>(&raw mut ctx) != 0 => {}
+            why => break why,
         }
         // SAFETY: as above; the code has returned. Links hold while their tag does.
         let link = unsafe { &(&*core).links }[Link::slot(ctx.pc)];
         match link.code {
             Some(next) if link.pc == ctx.pc && link.tag == ctx.tag => {
-                (code, ctx.pages, *region) = (next, u32::MAX, link.region);
+                (code, ctx.pages, ctx.region) = (next, u32::MAX, link.region);
             }
-            _ => break why,
+            _ => break stop::LOOKUP,
         }
     };
     // SAFETY: as above; the code has returned.
     let (core, run) = unsafe { (&mut *core, &mut *run) };
-    run.left = ctx.left;
+    (run.left, *region) = (ctx.left, ctx.region);
     I::set_pc(&mut core.cpu, ctx.pc);
     match why {
         stop::LEAVE => Stop::Leave,
@@ -198,6 +202,33 @@ extern "C" fn call<I: Isa>(ctx: *mut Context, f: u32) -> u64 {
     })
 }
 
+/// Behind an instruction that may have changed anything: 1 where nothing is pending and nothing has to be brought
+/// up to date, so that compiled code may go on at once. Mode, tag and TLB of the context are then those of now.
+extern "C" fn resume<I: Isa>(ctx: *mut Context) -> u32 {
+    // SAFETY: as in `with`; between regions `enter` gives its own context.
+    let (ctx, engine) = unsafe { (&mut *ctx, &mut *(*ctx).engine.cast::<Engine<I>>()) };
+    // SAFETY: the same.
+    let (core, run) = unsafe { (&mut *engine.core, &mut *engine.run) };
+    let board = &*run.board;
+    let quiet = ctx.left > 0
+        && !board.attention()
+        && board.map_generation() == run.synced
+        && !board.ram().has_stale_code()
+        && I::is_quiet(&mut core.cpu, run.index, board);
+    if !quiet {
+        return 0;
+    }
+    let mode = I::block_key(&core.cpu);
+    if I::one_insn(mode) {
+        return 0;
+    }
+    let epoch = epoch::<I>(core, run.cache, mode);
+    (run.mode, run.epoch) = (mode, epoch);
+    ctx.tag = core.tag(mode, epoch);
+    ctx.tlb = core.tlb.fast(I::data_mmu(mode)).as_ptr();
+    1
+}
+
 extern "C" fn trap<I: Isa>(ctx: *mut Context, id: u32, arg: u64) {
     with::<I, ()>(ctx, |_, _, _| Err(Stop::Fault(I::trap(id as u16, arg), 0)));
 }
@@ -214,5 +245,6 @@ pub(crate) fn shims<I: Isa>() -> Shims {
         pure: pure::<I>,
         call: call::<I>,
         trap: trap::<I>,
+        resume: resume::<I>,
     }
 }

@@ -257,7 +257,7 @@ impl Region {
         while !b.ended() {
             // An instruction is not lifted twice where it can be helped.
             if pos > 0 && self.starts.contains_key(&pc) {
-                b.goto(pc);
+                b.end_at(pc);
                 break;
             }
             b.begin_insn(pc);
@@ -266,7 +266,7 @@ impl Region {
                 Lift::End(len) => (len, true),
                 Lift::Short if pos > 0 => {
                     b.abort_insn();
-                    b.goto(pc);
+                    b.end_at(pc);
                     break;
                 }
                 Lift::Short => return,
@@ -277,10 +277,8 @@ impl Region {
             if b.ended() {
                 break;
             }
-            if b.must_end() {
-                b.leave(pc);
-            } else if end || u32::from(b.insns()) >= limits.block_insns {
-                b.goto(pc);
+            if end || b.must_end() || u32::from(b.insns()) >= limits.block_insns {
+                b.end_at(pc);
             }
         }
         opt::optimise(b.ops_mut(), |v| I::var_bits(self.mode, v));

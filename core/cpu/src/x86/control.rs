@@ -267,6 +267,13 @@ impl X86 {
         Ok(())
     }
 
+    /// The instruction behind STI is done, in the same block. What it opened itself stays.
+    pub const fn end_shadow(&mut self) {
+        if !self.sys.shadow_ss {
+            self.sys.shadow = 0;
+        }
+    }
+
     /// CLAC and STAC.
     pub fn set_ac(&mut self, on: bool) -> Result<(), Fault> {
         if self.sys.cpl > 0 || !self.model.has(feature::SMAP) {

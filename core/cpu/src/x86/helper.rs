@@ -129,10 +129,12 @@ helpers! {
     Pushf,
     /// `(image, opsize)` POPF. **ends**
     Popf,
-    /// `()` CLI. **ends**
+    /// `()` CLI.
     Cli,
-    /// `()` STI. **ends**
+    /// `()` STI. The block goes on with one more instruction, which holds interrupts off.
     Sti,
+    /// `()` The instruction behind STI is done.
+    EndShadow,
     /// `()` CLAC. **ends**
     Clac,
     /// `()` STAC. **ends**

@@ -482,6 +482,10 @@ fn call(helper: Helper, env: &mut Env<'_, X86Isa>, args: &[u64; 6]) -> Result<u6
         Helper::Popf => done(cpu.popf(a, b as u8)),
         Helper::Cli => done(cpu.cli()),
         Helper::Sti => done(cpu.sti()),
+        Helper::EndShadow => {
+            cpu.end_shadow();
+            Ok(0)
+        }
         Helper::Clac => done(cpu.set_ac(false)),
         Helper::Stac => done(cpu.set_ac(true)),
         Helper::ReadCr => cpu.read_cr(bus, a),

@@ -49,15 +49,27 @@ impl Arena {
 
     /// Copies code in; answers where it can be run. `None` when it does not fit.
     pub(super) fn put(&mut self, code: &[u8]) -> Option<usize> {
-        let need = code.len().max(1).next_multiple_of(ALIGN);
+        self.put_with(code.len(), |_| code)
+    }
+
+    /// The same for code of `len` bytes that is different from place to place.
+    pub(super) fn put_with<'a>(
+        &mut self,
+        len: usize,
+        code: impl FnOnce(usize) -> &'a [u8],
+    ) -> Option<usize> {
+        let need = len.max(1).next_multiple_of(ALIGN);
         let (&at, &len) = self.free.iter().find(|&(_, &len)| len >= need)?;
         self.free.remove(&at);
         if len > need {
             self.free.insert(at + need, len - need);
         }
-        // SAFETY: the piece is inside the mapping and free: nothing runs it.
+        let place = self.exec as usize + at;
+        let code = code(place);
+        assert!(code.len() <= need, "code of the length said");
+        // SAFETY: the piece is inside the mapping, long enough and free: nothing runs it.
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.write.add(at), code.len()) };
-        Some(self.exec as usize + at)
+        Some(place)
     }
 
     /// Frees what [`put`](Self::put) gave for `len` bytes.

@@ -1,7 +1,10 @@
-//! Hot code as native code, by Cranelift.
+//! Hot code as native code: the best by Cranelift, what is wanted soon by [`direct`] where the host is one
+//! it makes code for.
 //!
 //! [`Native`] compiles on a thread of its own, or in place for tests.
 
+#[cfg(target_arch = "x86_64")]
+mod direct;
 mod emit;
 mod memory;
 
@@ -21,7 +24,7 @@ use cranelift_codegen::settings::{self, Configurable};
 use cranelift_codegen::{CodegenError, Context as Codegen};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
-use super::abi::{Context, Shims};
+use super::abi::{self, Context, Shims};
 use super::{Compiler, Done, Job};
 use crate::ir::text::dump;
 use crate::region::Region;
@@ -51,6 +54,9 @@ struct Maker {
     isa: OwnedTargetIsa,
     /// For code made quickly: a fifth of the time, and half as fast again in the worst case.
     quick: OwnedTargetIsa,
+    /// For code made in a hundredth of the time, that goes on in the next region by a jump.
+    #[cfg(target_arch = "x86_64")]
+    direct: Option<direct::Stubs>,
     targets: Targets,
     frontend: FunctionBuilderContext,
     codegen: Codegen,
@@ -67,15 +73,16 @@ pub struct Listing {
 }
 
 impl Listing {
-    fn region(&mut self, region: &Region, place: usize, bytes: usize, text: Option<&str>) {
+    fn region(&mut self, job: &Job, place: usize, bytes: usize, text: Option<&str>) {
+        let (region, kind) = (&job.region, if job.best { "" } else { "_quick" });
         let pc = region.pc();
         // What cannot be written is not said.
         if let Some(map) = &mut self.map {
-            let _ = writeln!(map, "{place:x} {bytes:x} guest_{pc:x}");
+            let _ = writeln!(map, "{place:x} {bytes:x} guest_{pc:x}{kind}");
             let _ = map.flush();
         }
         if let Some(code) = &mut self.code {
-            let _ = writeln!(code, "== region {pc:#x} at {place:#x}, {bytes} bytes");
+            let _ = writeln!(code, "== region {pc:#x}{kind} at {place:#x}, {bytes} bytes");
             for block in &region.blocks {
                 let ops = dump(&block.ops);
                 let _ = writeln!(code, "-- block {:#x}, {} insns\n{ops}", block.pc, block.insns);
@@ -106,7 +113,16 @@ impl Maker {
         let (quick, isa) = (isa("none", "single_pass")?, isa("speed", "backtracking")?);
         let targets = Targets { shims, load: 0, store: 0, probe: 0, vload: 0, vstore: 0, call: 0 };
         let (frontend, codegen) = (FunctionBuilderContext::new(), Codegen::new());
-        Ok(Self { isa, quick, targets, frontend, codegen, listing: Listing::default() })
+        Ok(Self {
+            isa,
+            quick,
+            #[cfg(target_arch = "x86_64")]
+            direct: None,
+            targets,
+            frontend,
+            codegen,
+            listing: Listing::default(),
+        })
     }
 
     /// Compiles what is in `codegen.func`.
@@ -152,6 +168,13 @@ impl Maker {
         b.seal_all_blocks();
         b.finalize(self.isa.frontend_config());
         self.finish(true).map(|(code, _)| code)
+    }
+
+    /// Code that was not made by Cranelift.
+    #[cfg(target_arch = "x86_64")]
+    fn direct(&self, job: &Job) -> Option<direct::Code> {
+        let stubs = self.direct.as_ref().filter(|_| !job.best)?;
+        Some(direct::region(&job.region, stubs))
     }
 
     fn region(&mut self, region: &Region, best: bool) -> Result<(Vec<u8>, Option<String>), String> {
@@ -213,6 +236,13 @@ impl Native {
         let vload = stub(s.vload as usize, &three)?;
         let vstore = stub(s.vstore as usize, &three)?;
         let call = stub(s.call as usize, &[PTR, I32])?;
+        #[cfg(target_arch = "x86_64")]
+        if direct::works_here() {
+            maker.direct = direct::make_stubs(&s, |mut code| {
+                let code = &mut code;
+                arena.put_with(code.bytes.len(), move |place| code.place(place))
+            });
+        }
         maker.listing = listing;
         maker.targets = Targets { shims, load, store, probe, vload, vstore, call };
         let shared = Arc::new(Shared {
@@ -264,13 +294,30 @@ impl Native {
 fn make(maker: &mut Maker, shared: &Shared, failed: &Mutex<Vec<String>>, job: &Job) -> Done {
     let start = clock();
     let mut done = Done { id: job.id, code: None, bytes: 0, nanos: 0 };
+    #[cfg(target_arch = "x86_64")]
+    if let Some(mut code) = maker.direct(job) {
+        done.bytes = code.bytes.len();
+        let place = {
+            let (len, code) = (done.bytes, &mut code);
+            let mut arena = shared.arena.lock().expect("no panic while held");
+            arena.put_with(len, move |place| code.place(place))
+        };
+        if let Some(place) = place {
+            let text = || code.bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+            let text = maker.listing.code.is_some().then(text);
+            maker.listing.region(job, place, done.bytes, text.as_deref());
+        }
+        done.code = place.map(|place| abi::Code { entry: entry(place), chain: direct::BODY });
+        done.nanos = (clock() - start).as_nanos() as u64;
+        return done;
+    }
     match maker.region(&job.region, job.best) {
         Ok((code, text)) => {
             let place = shared.arena.lock().expect("no panic while held").put(&code);
             if let Some(place) = place {
-                maker.listing.region(&job.region, place, code.len(), text.as_deref());
+                maker.listing.region(job, place, code.len(), text.as_deref());
             }
-            done.code = place.map(entry);
+            done.code = place.map(|place| abi::Code::called(entry(place)));
             done.bytes = code.len();
         }
         Err(e) => failed.lock().expect("no panic while held").push(e),
@@ -312,7 +359,7 @@ impl Compiler for Native {
         };
         for d in &all {
             if let Some(code) = d.code {
-                self.code.insert(d.id, (code as usize, d.bytes));
+                self.code.insert(d.id, (code.entry as usize, d.bytes));
             }
         }
         let unwanted: Vec<u64> =

@@ -1,11 +1,47 @@
 //! Jumps, calls, returns, interrupts, waiting.
 
 use super::*;
+use crate::ir::Op;
 
 /// What a helper that transfers control may do.
 const JUMP: Fx = Fx::ALL;
 
 impl Lifter<'_> {
+    /// The instruction lifted last stands behind STI, which holds interrupts off until it is done
+    /// (SDM vol. 2, STI): every way on from it goes through the run loop.
+    pub(super) fn end_shadow(&mut self, flow: Flow) -> Flow {
+        let exit = |op: &Op| op.is_terminal() || matches!(op, Op::ExitIf { .. });
+        let ops = self.b.insn_ops();
+        let end = ops.iter().position(exit).unwrap_or(ops.len());
+        let exits = self.b.take_insn_ops(end);
+        let pc = match exits[..] {
+            [] => Val::Imm(self.next),
+            [Op::Goto { pc }] => Val::Imm(pc),
+            [Op::GotoVar { pc } | Op::Leave { pc }] => pc,
+            [Op::ExitIf { cmp, pc }, Op::Goto { pc: next }] => {
+                let to = self.tmp();
+                let (x, y) = (Val::Imm(pc), Val::Imm(next));
+                self.b.push(Op::Select { w: Width::W64, d: to, cmp, x, y });
+                to.into()
+            }
+            [Op::ExitIf { cmp, pc }] => {
+                let to = self.tmp();
+                let (x, y) = (Val::Imm(pc), Val::Imm(self.next));
+                self.b.push(Op::Select { w: Width::W64, d: to, cmp, x, y });
+                to.into()
+            }
+            [Op::Trap { .. }] => {
+                exits.into_iter().for_each(|op| self.b.push(op));
+                return flow;
+            }
+            // Its ways are too many: a block of its own.
+            _ => return Lift::Short,
+        };
+        self.call(Helper::EndShadow, &[], Fx::NONE);
+        self.b.leave(pc);
+        self.end()
+    }
+
     pub(super) fn control(&mut self) -> Flow {
         let opsize: Val = u64::from(self.i.opsize).into();
         let next: Val = self.next.into();

@@ -109,7 +109,11 @@ pub fn lift(cpu: &X86, block_key: u64, pc: u64, code: &[u8], b: &mut Builder) ->
     let mode = mode(block_key, features);
     let mut bytes = code.iter().copied();
     match decode(mode, &mut || bytes.next().ok_or(())) {
-        Ok(insn) => Lifter::new(b, insn, block_key, pc).run(),
+        Ok(insn) => {
+            let mut lifter = Lifter::new(b, insn, block_key, pc);
+            let flow = lifter.dispatch();
+            if lifter.b.is_behind_open() { lifter.end_shadow(flow) } else { flow }
+        }
         Err(DecodeError::Fetch(())) => Lift::Short,
         Err(DecodeError::Undefined) => {
             b.trap(vector::UD.into(), 0u64);
@@ -198,10 +202,6 @@ impl<'a> Lifter<'a> {
         let next = if long { next } else { next & 0xffff_ffff };
         let mmu = data_mmu(block_key);
         Self { b, i, key: block_key, pc, next, long, mmu }
-    }
-
-    fn run(mut self) -> Lift {
-        self.dispatch()
     }
 
     fn has(&self, bit: u64) -> bool {

@@ -20,8 +20,16 @@ impl Lifter<'_> {
                 self.move_sp(size.into());
                 self.leave_next()
             }
-            Id::CLI => self.simple(Helper::Cli),
-            Id::STI => self.simple(Helper::Sti),
+            // Nothing can become possible by CLI that has to be looked at.
+            Id::CLI => {
+                self.call(Helper::Cli, &[], Fx::FAULTS | Fx::READS | Fx::WRITES);
+                self.done()
+            }
+            Id::STI => {
+                self.call(Helper::Sti, &[], Fx::FAULTS | Fx::READS | Fx::WRITES);
+                self.b.keep_open();
+                self.done()
+            }
             Id::CLAC => self.simple(Helper::Clac),
             Id::STAC => self.simple(Helper::Stac),
             Id::CLTS => self.simple(Helper::Clts),

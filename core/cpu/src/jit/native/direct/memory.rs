@@ -1,0 +1,179 @@
+//! Memory accesses: a look at the fast TLB, and the access itself ([`abi`](crate::jit::abi), "Fast path of memory").
+
+use super::asm::{Alu, At, Cc, Mark, R14, RAX, RCX, RDX, Rm, Shift, at, at2};
+use super::{Cold, Emit, Extend, Src, vector_home};
+use crate::ir::{Addr, Mem, Val, Var, VecVar, Width};
+use crate::jit::abi::{TLB_BITS, access, fast};
+
+impl Emit<'_> {
+    /// RAX = the linear address.
+    pub(super) fn address(&mut self, addr: &Addr) {
+        let w = if addr.wrap == Width::W64 { Width::W64 } else { Width::W32 };
+        let base = addr.base.map(|v| self.src(Val::Var(v)));
+        let base = base.map(|s| self.in_register(w, RAX, s));
+        let index = addr.index.map(|v| self.src(Val::Var(v)));
+        let index = index.map(|s| (self.in_register(w, RCX, s), addr.scale));
+        // In 32 bits the displacement counts modulo those.
+        let near = if w == Width::W32 { Some(addr.disp as i32) } else { i32::try_from(addr.disp).ok() };
+        match (base, index, near) {
+            (None, None, _) => {
+                let n = addr.disp as u64 & w.mask();
+                self.a.set(RAX, n);
+            }
+            (Some(base), None, Some(0)) => {
+                if base != RAX {
+                    self.a.load(w, RAX, base);
+                }
+            }
+            (base, index, Some(disp)) => self.a.lea(w, RAX, At { base, index, disp }),
+            (base, index, None) => {
+                self.a.lea(w, RAX, At { base, index, disp: 0 });
+                self.a.set(RDX, addr.disp as u64);
+                self.a.alu(Alu::Add, w, RAX, RDX);
+            }
+        }
+        if matches!(addr.wrap, Width::W8 | Width::W16) {
+            self.a.load(addr.wrap, RAX, RAX);
+        }
+        let sum = match addr.segment.map(|v| self.place(v)) {
+            Some(segment) => {
+                let w = if addr.lin == Width::W64 { Width::W64 } else { Width::W32 };
+                self.a.alu(Alu::Add, w, RAX, segment);
+                w
+            }
+            None => addr.wrap,
+        };
+        if addr.lin.bits() < sum.bits() {
+            self.a.load(addr.lin, RAX, RAX);
+        }
+    }
+
+    /// Looks the page of the address in RAX up: RCX is then what to add to it for the host's. The mark is where
+    /// it goes on a miss.
+    fn look_up(&mut self, bytes: u32, mem: Mem, write: bool) -> Mark {
+        let miss = self.a.mark();
+        let shift = 12 - fast::SIZE.trailing_zeros();
+        let mask = ((1u32 << TLB_BITS) - 1) * fast::SIZE;
+        self.a.load(Width::W32, RCX, RAX);
+        self.a.shift_imm(Shift::Shr, Width::W32, RCX, shift as u8);
+        self.a.alu_imm(Alu::And, Width::W32, RCX, mask as i32);
+        self.a.lea(Width::W64, RDX, at(RAX, bytes as i32 - 1));
+        self.a.alu_imm(Alu::And, Width::W64, RDX, !0xfff);
+        if mem.mmu != 0 {
+            self.a.alu_imm(Alu::Or, Width::W32, RDX, i32::from(mem.mmu));
+        }
+        let which = if write { fast::WRITE } else { fast::READ };
+        self.a.alu(Alu::Cmp, Width::W64, RDX, at2(R14, RCX, which as i32));
+        self.a.jump_if(Cc::Ne, miss);
+        self.a.load(Width::W64, RCX, at2(R14, RCX, fast::HOST as i32));
+        miss
+    }
+
+    /// The slow way of an access, which comes back here.
+    fn slow(
+        &mut self,
+        here: Mark,
+        stub: usize,
+        access: u32,
+        value: Option<Src>,
+        result: Option<(Rm, Width, Extend)>,
+    ) {
+        let back = self.a.mark();
+        self.a.here(back);
+        let (rest, pc) = (self.rest(), self.pc);
+        self.cold.push(Cold::Access { here, back, stub, value, access, rest, pc, result });
+    }
+
+    /// Puts what was loaded where it belongs: from memory, or zero-extended from RAX.
+    pub(super) fn loaded(&mut self, place: Rm, w: Width, extend: Extend, from: Rm) {
+        let r = match place {
+            Rm::Reg(r) => r,
+            Rm::Mem(_) => RAX,
+        };
+        match extend {
+            Extend::Zero => self.a.load(w, r, from),
+            Extend::Sign(to) if to == w => self.a.load(w, r, from),
+            Extend::Sign(to) => {
+                self.a.load_signed(w, to == Width::W64, r, from);
+                if matches!(to, Width::W8 | Width::W16) {
+                    self.a.load(to, r, r);
+                }
+            }
+        }
+        if let Rm::Mem(m) = place {
+            self.a.store(Width::W64, m, RAX);
+        }
+    }
+
+    pub(super) fn read(&mut self, w: Width, extend: Extend, d: Var, addr: &Addr, mem: Mem) {
+        self.address(addr);
+        let rmw = mem.flags & Mem::WRITE != 0;
+        let miss = self.look_up(w.bytes(), mem, rmw);
+        let place = self.place(d);
+        self.loaded(place, w, extend, at2(RAX, RCX, 0).into());
+        let how = access(w.bytes(), mem.mmu, rmw, 0);
+        self.slow(miss, self.stubs.load, how, None, Some((place, w, extend)));
+        self.most[usize::from(d.0)] = u64::MAX;
+    }
+
+    pub(super) fn write(&mut self, w: Width, a: Val, addr: &Addr, mem: Mem) {
+        self.address(addr);
+        let miss = self.look_up(w.bytes(), mem, true);
+        let (value, to) = (self.src(a), at2(RAX, RCX, 0));
+        match value {
+            Src::Imm(n) if i32::try_from(w.sext(n) as i64).is_ok() => {
+                self.a.store_imm(w, to, w.sext(n) as i32);
+            }
+            value => {
+                let r = self.in_register(w, RDX, value);
+                self.a.store(w, to, r);
+            }
+        }
+        let how = access(w.bytes(), mem.mmu, false, 0);
+        self.slow(miss, self.stubs.store, how, Some(value), None);
+    }
+
+    pub(super) fn probe(&mut self, size: u16, addr: &Addr, mem: Mem) {
+        self.address(addr);
+        let miss = self.look_up(size.into(), mem, true);
+        let how = access(size.into(), mem.mmu, false, 0);
+        self.slow(miss, self.stubs.probe, how, None, None);
+    }
+
+    pub(super) fn vread(&mut self, size: u8, d: VecVar, addr: &Addr, mem: Mem) {
+        self.address(addr);
+        let miss = self.look_up(size.into(), mem, false);
+        let (from, to) = (at2(RAX, RCX, 0), vector_home(d.0));
+        match Width::from_bytes(size.into()) {
+            None => {
+                self.a.vload(RAX, from);
+                self.a.vstore(to, RAX);
+            }
+            Some(w) => {
+                self.a.load(w, RAX, from);
+                self.a.store(Width::W64, to, RAX);
+                self.a.store_imm(Width::W64, At { disp: to.disp + 8, ..to }, 0);
+            }
+        }
+        let how = access(size.into(), mem.mmu, false, d.0);
+        self.slow(miss, self.stubs.vload, how, None, None);
+    }
+
+    pub(super) fn vwrite(&mut self, size: u8, a: VecVar, addr: &Addr, mem: Mem) {
+        self.address(addr);
+        let miss = self.look_up(size.into(), mem, true);
+        let (from, to) = (vector_home(a.0), at2(RAX, RCX, 0));
+        match Width::from_bytes(size.into()) {
+            None => {
+                self.a.vload(RAX, from);
+                self.a.vstore(to, RAX);
+            }
+            Some(w) => {
+                self.a.load(w, RDX, from);
+                self.a.store(w, to, RDX);
+            }
+        }
+        let how = access(size.into(), mem.mmu, false, a.0);
+        self.slow(miss, self.stubs.vstore, how, None, None);
+    }
+}

@@ -1,0 +1,678 @@
+//! Regions as code for x86-64 hosts, made in one pass: the quick kind of code on these hosts.
+//!
+//! The first eight guest variables (all general registers of a 32-bit x86 guest) stay in host registers from
+//! region to region; the others are in the frame. A region that ends goes on in the next one by
+//! a jump, with nothing stored or loaded in between ([`stubs`]). Temporaries are in two more
+//! registers while there is room. What does not run in the common case is behind the region's code and
+//! ends in stubs that all regions share.
+//!
+//! | host register | holds |
+//! |---|---|
+//! | RBX R8 RSI R10 RDI R9 R11 R12 | guest variables 0 to 7 |
+//! | R13 R15 | temporaries of an instruction |
+//! | RAX RCX RDX | nothing from one operation to the next |
+//! | RBP | the frame, and [`BIAS`] more |
+//! | R14 | the fast TLB |
+//! | RSP | the slots of [`slot`] |
+
+mod alu;
+mod asm;
+mod calls;
+mod memory;
+mod stubs;
+mod vector;
+
+use asm::{Alu, Asm, At, Cc, Mark, R8, R9, R10, R11, R12, R13, R15, RAX, RBP, RBX, RCX, RDI};
+use asm::{RDX, RSI, RSP, Reg, Rm, at};
+pub(super) use asm::Code;
+pub(super) use stubs::{Stubs, make as make_stubs};
+
+use crate::frame::{FIRST_TEMP, INTS};
+use crate::ir::{Cmp, Cond, Label, Op, Val, Var, Width, opt};
+use crate::jit::abi::{int_offset, stop, vec_offset};
+use crate::region::{Region, flow};
+
+/// What RBP is ahead of the frame, so that a byte reaches 32 variables.
+const BIAS: i32 = 128;
+/// Where guest variables 0 to 7 are.
+const PINNED: [Reg; 8] = [RBX, R8, RSI, R10, RDI, R9, R11, R12];
+/// Where temporaries are.
+const TEMPS: [Reg; 2] = [R13, R15];
+
+/// Where the code behind the entry begins, in which variables are in their registers: what another
+/// region jumps to.
+pub(super) const BODY: u32 = 16;
+
+/// What is on the host's stack while regions run: offsets from RSP.
+mod slot {
+    /// The context.
+    pub(super) const CTX: i32 = 0;
+    /// Instructions left.
+    pub(super) const LEFT: i32 = 8;
+    /// Pages in place.
+    pub(super) const PAGES: i32 = 16;
+    /// The number of the region.
+    pub(super) const REGION: i32 = 20;
+    /// What a stub gives back if it faults.
+    pub(super) const REST: i32 = 24;
+    /// All of them, so that RSP is a multiple of 16 with six registers pushed.
+    pub(super) const SIZE: i32 = 72;
+}
+
+/// Whether this host runs what is made here.
+pub(super) fn works_here() -> bool {
+    std::arch::is_x86_feature_detected!("popcnt") && std::arch::is_x86_feature_detected!("sse4.1")
+}
+
+/// An operand.
+#[derive(Clone, Copy, Debug)]
+enum Src {
+    Reg(Reg),
+    Mem(At),
+    Imm(u64),
+}
+
+impl From<Rm> for Src {
+    fn from(rm: Rm) -> Self {
+        match rm {
+            Rm::Reg(r) => Self::Reg(r),
+            Rm::Mem(m) => Self::Mem(m),
+        }
+    }
+}
+
+/// What a load makes of what it finds.
+#[derive(Clone, Copy, Debug)]
+enum Extend {
+    Zero,
+    /// To 64 bits where set, else to this width and with zeros from there.
+    Sign(Width),
+}
+
+/// Code that is seldom run, and where it is jumped to from.
+enum Cold {
+    /// An access that the TLB does not know, with its address in RAX.
+    Access {
+        here: Mark,
+        back: Mark,
+        stub: usize,
+        /// A store's value.
+        value: Option<Src>,
+        access: u32,
+        rest: u32,
+        pc: u64,
+        /// Where a load's result belongs.
+        result: Option<(Rm, Width, Extend)>,
+    },
+    /// A way from block `from` to `pc`, with instructions given back.
+    Go { here: Mark, from: usize, pc: u64, back: u32 },
+    /// The same out of the region.
+    Exit { here: Mark, pc: u64 },
+    /// The budget is used up.
+    Short { here: Mark, pc: u64 },
+    /// A trap.
+    Trap { here: Mark, id: u16, arg: Src, rest: u32, pc: u64 },
+}
+
+struct Emit<'a> {
+    a: Asm,
+    region: &'a Region,
+    stubs: &'a Stubs,
+    budget: flow::Budget,
+    blocks: Vec<Mark>,
+    /// The block that is emitted next.
+    next: Option<usize>,
+    /// The operation is the last of its block.
+    last: bool,
+    at: usize,
+    insn: u32,
+    pc: u64,
+    /// Where the instruction's temporaries are, if in registers.
+    temps: Vec<(Var, Reg)>,
+    /// At most this is in a variable, as far as the instruction says.
+    most: [u64; INTS],
+    labels: Vec<(Label, Mark)>,
+    cold: Vec<Cold>,
+    /// What follows is not reached.
+    done: bool,
+}
+
+/// Makes the code of a region.
+pub(super) fn region(region: &Region, stubs: &Stubs) -> Code {
+    let mut a = Asm::default();
+    // The entry that the runtime calls: everything goes into its registers.
+    a.lea_ahead(BODY as i32 - 7);
+    a.jump_to(stubs.enter);
+    a.fill(BODY as usize);
+    let blocks = region.blocks.iter().map(|_| a.mark()).collect();
+    let budget = flow::budget(region);
+    let mut e = Emit {
+        a,
+        region,
+        stubs,
+        budget,
+        blocks,
+        next: None,
+        last: false,
+        at: 0,
+        insn: 0,
+        pc: 0,
+        temps: Vec::new(),
+        most: [u64::MAX; INTS],
+        labels: Vec::new(),
+        cold: Vec::new(),
+        done: false,
+    };
+    e.look(0);
+    let order = order(region);
+    for (i, &n) in order.iter().enumerate() {
+        e.next = order.get(i + 1).copied();
+        e.block(n);
+    }
+    e.last = false;
+    while !e.cold.is_empty() {
+        for cold in std::mem::take(&mut e.cold) {
+            e.emit_cold(cold);
+        }
+    }
+    e.a.finish()
+}
+
+/// The blocks in the order of their code: where one surely goes on comes next.
+fn order(region: &Region) -> Vec<usize> {
+    let mut order = Vec::with_capacity(region.blocks.len());
+    let mut taken = vec![false; region.blocks.len()];
+    for first in 0..region.blocks.len() {
+        let mut at = Some(first);
+        while let Some(n) = at.filter(|&n| !taken[n]) {
+            taken[n] = true;
+            order.push(n);
+            at = match region.blocks[n].ops.last() {
+                Some(Op::Goto { pc }) => region.block_at(*pc),
+                _ => None,
+            };
+        }
+    }
+    order
+}
+
+/// A guest or temporary variable's place in the frame.
+fn home(v: Var) -> At {
+    at(RBP, int_offset(v.0) as i32 - BIAS)
+}
+
+/// A vector variable's.
+fn vector_home(v: u8) -> At {
+    at(RBP, vec_offset(v) as i32 - BIAS)
+}
+
+/// The width of the host's operation for one of this width.
+fn host(w: Width) -> Width {
+    if w == Width::W64 { w } else { Width::W32 }
+}
+
+impl Emit<'_> {
+    fn block(&mut self, n: usize) {
+        let region = self.region;
+        let block = &region.blocks[n];
+        (self.at, self.insn, self.pc, self.done) = (n, 0, block.pc, false);
+        self.most.fill(u64::MAX);
+        self.a.here(self.blocks[n]);
+        self.a.alu_imm(Alu::Sub, Width::W64, at(RSP, slot::LEFT), block.insns as i32);
+        for (i, op) in block.ops.iter().enumerate() {
+            self.last = i + 1 == block.ops.len();
+            if let Op::Insn { pc, .. } = *op {
+                self.insn += 1;
+                self.pc = pc;
+                self.labels.clear();
+                self.most[usize::from(FIRST_TEMP)..].fill(u64::MAX);
+                self.assign(&block.ops[i + 1..]);
+            } else {
+                self.op(op);
+            }
+        }
+        if !self.done {
+            self.exit(self.pc);
+        }
+    }
+
+    /// Finds registers for the temporaries of the instruction whose operations these are.
+    fn assign(&mut self, ops: &[Op]) {
+        self.temps.clear();
+        // First and last operation that mentions each.
+        let mut seen: Vec<(Var, usize, usize)> = Vec::new();
+        for (i, op) in ops.iter().enumerate() {
+            if matches!(op, Op::Insn { .. }) {
+                break;
+            }
+            let mut mention = |v: Var| {
+                if !v.is_temp() {
+                    return;
+                }
+                match seen.iter_mut().find(|s| s.0 == v) {
+                    Some(s) => s.2 = i,
+                    None => seen.push((v, i, i)),
+                }
+            };
+            opt::reads(op, &mut mention);
+            opt::dest(op).into_iter().for_each(mention);
+        }
+        let mut until = [None::<usize>; TEMPS.len()];
+        for (v, first, last) in seen {
+            if let Some(n) = until.iter().position(|u| u.is_none_or(|u| u <= first)) {
+                until[n] = Some(last);
+                self.temps.push((v, TEMPS[n]));
+            }
+        }
+    }
+
+    /// Where a variable is.
+    fn place(&self, v: Var) -> Rm {
+        if let Some(&r) = PINNED.get(usize::from(v.0)) {
+            return r.into();
+        }
+        match self.temps.iter().find(|t| t.0 == v) {
+            Some(&(_, r)) if v.is_temp() => r.into(),
+            _ => home(v).into(),
+        }
+    }
+
+    fn src(&self, v: Val) -> Src {
+        match v {
+            Val::Imm(n) => Src::Imm(n),
+            Val::Var(v) => self.place(v).into(),
+        }
+    }
+
+    /// The register to compute a variable in: its own, or RAX.
+    fn target(&self, d: Var) -> Reg {
+        match self.place(d) {
+            Rm::Reg(r) => r,
+            Rm::Mem(_) => RAX,
+        }
+    }
+
+    /// A variable was computed in its [`target`](Self::target), all 64 bits.
+    fn computed(&mut self, d: Var) {
+        if let Rm::Mem(m) = self.place(d) {
+            self.a.store(Width::W64, m, RAX);
+        }
+        self.most[usize::from(d.0)] = u64::MAX;
+    }
+
+    /// The low bits of `r` are the value of a variable.
+    fn put(&mut self, w: Width, d: Var, r: Reg) {
+        match self.place(d) {
+            Rm::Reg(x) if x == r && w == Width::W64 => {}
+            Rm::Reg(x) => self.a.load(w, x, r),
+            Rm::Mem(m) => {
+                if w != Width::W64 {
+                    self.a.load(w, r, r);
+                }
+                self.a.store(Width::W64, m, r);
+            }
+        }
+        self.most[usize::from(d.0)] = u64::MAX;
+    }
+
+    /// `r` = an operand, of which the low bits of this width count. Leaves the flags alone.
+    fn fetch(&mut self, w: Width, r: Reg, s: Src) {
+        match s {
+            Src::Reg(x) if x == r => {}
+            Src::Reg(x) => self.a.load(host(w), r, x),
+            Src::Mem(m) => self.a.load(host(w), r, m),
+            Src::Imm(n) => match u32::try_from(n & w.mask()) {
+                Ok(n) => self.a.set_quiet(r, n),
+                Err(_) => self.a.set(r, n),
+            },
+        }
+    }
+
+    /// The same with zeros above the width.
+    fn fetch_zero(&mut self, w: Width, r: Reg, s: Src) {
+        match s {
+            Src::Reg(x) => self.a.load(w, r, x),
+            Src::Mem(m) => self.a.load(w, r, m),
+            Src::Imm(_) => self.fetch(w, r, s),
+        }
+    }
+
+    /// The same with the sign to 64 bits.
+    fn fetch_signed(&mut self, w: Width, r: Reg, s: Src) {
+        match s {
+            Src::Reg(x) => self.a.load_signed(w, true, r, x),
+            Src::Mem(m) => self.a.load_signed(w, true, r, m),
+            Src::Imm(n) => self.a.set(r, w.sext(n)),
+        }
+    }
+
+    // Ways out and between blocks.
+
+    /// Stops before block `to` unless enough is left to get to the next look.
+    fn look(&mut self, to: usize) {
+        let here = self.a.mark();
+        self.compare_left(to);
+        self.a.jump_if(Cc::L, here);
+        let pc = self.region.blocks[to].pc;
+        self.cold.push(Cold::Short { here, pc });
+    }
+
+    fn compare_left(&mut self, to: usize) {
+        let need = self.budget.need[to] as i32;
+        self.a.alu_imm(Alu::Cmp, Width::W64, at(RSP, slot::LEFT), need);
+    }
+
+    /// Leaves for the region at `pc`.
+    fn exit(&mut self, pc: u64) {
+        self.a.set(RAX, pc);
+        self.a.jump_to(self.stubs.lookup);
+    }
+
+    fn give_back(&mut self, back: u32) {
+        if back != 0 {
+            self.a.alu_imm(Alu::Add, Width::W64, at(RSP, slot::LEFT), back as i32);
+        }
+    }
+
+    /// Goes on at `pc` with instructions given back.
+    fn go(&mut self, pc: u64, back: u32) {
+        self.give_back(back);
+        let Some((to, page)) = self.region.edge(self.at, pc) else { return self.exit(pc) };
+        if let Some(page) = page {
+            let here = self.a.mark();
+            self.a.test_imm(Width::W32, at(RSP, slot::PAGES), (1u32 << page) as i32);
+            self.a.jump_if(Cc::E, here);
+            self.cold.push(Cold::Exit { here, pc });
+        }
+        if self.budget.look[to] {
+            self.look(to);
+        }
+        if self.next != Some(to) || !self.last {
+            let to = self.blocks[to];
+            self.a.jump(to);
+        }
+    }
+
+    /// Goes on at `pc` where the condition holds.
+    fn go_if(&mut self, cc: Cc, pc: u64) {
+        let back = self.region.blocks[self.at].insns - self.insn;
+        match self.region.edge(self.at, pc) {
+            Some((to, None)) if back == 0 && !self.budget.look[to] => {
+                let to = self.blocks[to];
+                self.a.jump_if(cc, to);
+            }
+            Some((to, None)) if back == 0 => {
+                let (over, short) = (self.a.mark(), self.a.mark());
+                self.a.jump_if(cc.not(), over);
+                self.compare_left(to);
+                let to = self.blocks[to];
+                self.a.jump_if(Cc::Ge, to);
+                self.a.jump(short);
+                self.a.here(over);
+                self.cold.push(Cold::Short { here: short, pc });
+            }
+            _ => {
+                let here = self.a.mark();
+                self.a.jump_if(cc, here);
+                self.cold.push(Cold::Go { here, from: self.at, pc, back });
+            }
+        }
+    }
+
+    fn go_var(&mut self, pc: Val) {
+        let target = match self.src(pc) {
+            Src::Imm(pc) => return self.go(pc, 0),
+            other => other,
+        };
+        self.fetch(Width::W64, RAX, target);
+        // One or two are compared faster than looked up.
+        let region = self.region;
+        for &to in region.returns.iter().take(2) {
+            let pc = region.blocks[to].pc;
+            match i32::try_from(pc as i64) {
+                Ok(n) => self.a.alu_imm(Alu::Cmp, Width::W64, RAX, n),
+                Err(_) => {
+                    self.a.set(RCX, pc);
+                    self.a.alu(Alu::Cmp, Width::W64, RAX, RCX);
+                }
+            }
+            let here = self.a.mark();
+            self.a.jump_if(Cc::E, here);
+            self.cold.push(Cold::Go { here, from: self.at, pc, back: 0 });
+        }
+        self.a.jump_to(self.stubs.lookup);
+    }
+
+    /// Instructions of the block that are not done when this one is not.
+    fn rest(&self) -> u32 {
+        self.region.blocks[self.at].insns - (self.insn - 1)
+    }
+
+    fn emit_cold(&mut self, cold: Cold) {
+        match cold {
+            Cold::Access { here, back, stub, value, access, rest, pc, result } => {
+                self.a.here(here);
+                if let Some(value) = value {
+                    self.fetch(Width::W64, RDX, value);
+                }
+                self.a.set(RCX, u64::from(access) | u64::from(rest) << 32);
+                self.a.call(stub);
+                // The stub reads this when it has to leave.
+                self.a.set_long(RCX, pc);
+                if let Some((place, w, extend)) = result {
+                    self.loaded(place, w, extend, RAX.into());
+                }
+                self.a.jump(back);
+            }
+            Cold::Go { here, from, pc, back } => {
+                self.a.here(here);
+                self.at = from;
+                self.go(pc, back);
+            }
+            Cold::Exit { here, pc } => {
+                self.a.here(here);
+                self.exit(pc);
+            }
+            Cold::Short { here, pc } => {
+                self.a.here(here);
+                self.a.set(RAX, pc);
+                self.a.set_quiet(RCX, stop::LOOKUP);
+                self.a.jump_to(self.stubs.leave);
+            }
+            Cold::Trap { here, id, arg, rest, pc } => {
+                self.a.here(here);
+                self.fetch(Width::W64, RDX, arg);
+                self.a.set(RCX, u64::from(id) | u64::from(rest) << 32);
+                self.a.call(self.stubs.trap);
+                self.a.set_long(RCX, pc);
+            }
+        }
+    }
+
+    // Comparisons.
+
+    /// Sets the flags; answers the condition.
+    fn cmp(&mut self, c: &Cmp) -> Cc {
+        let (a, b) = (self.src(c.a), self.src(c.b));
+        let test = matches!(c.cond, Cond::TestZ | Cond::TestNz);
+        let cc = match c.cond {
+            Cond::Eq | Cond::TestZ => Cc::E,
+            Cond::Ne | Cond::TestNz => Cc::Ne,
+            Cond::LtU => Cc::B,
+            Cond::LeU => Cc::Be,
+            Cond::GtU => Cc::A,
+            Cond::GeU => Cc::Ae,
+            Cond::LtS => Cc::L,
+            Cond::LeS => Cc::Le,
+            Cond::GtS => Cc::G,
+            Cond::GeS => Cc::Ge,
+        };
+        // An immediate of the width, sign-extended from 32 bits.
+        let short = match b {
+            Src::Imm(n) => i32::try_from(c.w.sext(n) as i64).ok(),
+            _ => None,
+        };
+        let left = match a {
+            Src::Reg(r) => Rm::Reg(r),
+            Src::Mem(m) if short.is_some() => Rm::Mem(m),
+            a => {
+                self.fetch(c.w, RAX, a);
+                Rm::Reg(RAX)
+            }
+        };
+        match (left, short) {
+            (Rm::Reg(r), Some(0)) if !test => self.a.test(c.w, r, r),
+            (left, Some(n)) if test => self.a.test_imm(c.w, left, n),
+            (left, Some(n)) => self.a.alu_imm(Alu::Cmp, c.w, left, n),
+            (left, None) => {
+                let Rm::Reg(r) = left else { unreachable!("memory only with an immediate") };
+                let right = match b {
+                    Src::Reg(x) => Rm::Reg(x),
+                    Src::Mem(m) => Rm::Mem(m),
+                    b => {
+                        self.fetch(c.w, RCX, b);
+                        Rm::Reg(RCX)
+                    }
+                };
+                if test {
+                    self.a.test(c.w, right, r);
+                } else {
+                    self.a.alu(Alu::Cmp, c.w, r, right);
+                }
+            }
+        }
+        cc
+    }
+
+    fn label(&mut self, label: Label) -> Mark {
+        if let Some(&(_, mark)) = self.labels.iter().find(|(l, _)| *l == label) {
+            return mark;
+        }
+        let mark = self.a.mark();
+        self.labels.push((label, mark));
+        mark
+    }
+
+    fn op(&mut self, op: &Op) {
+        if self.done && !matches!(op, Op::Label { .. }) {
+            return;
+        }
+        match *op {
+            Op::Insn { .. } => {}
+            Op::Mov { w, d, a } => self.mov(w, d, a),
+            Op::Bin { op, w, d, a, b } => self.bin(op, w, d, a, b),
+            Op::Un { op, w, d, a } => self.un(op, w, d, a),
+            Op::Sext { from, to, d, a } => self.sext(from, to, d, a),
+            Op::Extract { d, a, pos, len } => self.extract(d, a, pos, len),
+            Op::Deposit { d, a, b, pos, len } => self.deposit(d, a, b, pos, len),
+            Op::Set { d, cmp } => {
+                let cc = self.cmp(&cmp);
+                self.a.setcc(cc, RAX);
+                self.put(Width::W8, d, RAX);
+                self.most[usize::from(d.0)] = 1;
+            }
+            Op::Select { w, d, cmp, x, y } => self.select(w, d, &cmp, x, y),
+            Op::Lea { d, addr } => {
+                self.address(&addr);
+                self.put(Width::W64, d, RAX);
+            }
+            Op::Load { w, d, addr, mem } => self.read(w, Extend::Zero, d, &addr, mem),
+            Op::LoadSext { w, to, d, addr, mem } => self.read(w, Extend::Sign(to), d, &addr, mem),
+            Op::Store { w, a, addr, mem } => self.write(w, a, &addr, mem),
+            Op::Probe { size, addr, mem } => self.probe(size, &addr, mem),
+            Op::VLoad { size, d, addr, mem } => self.vread(size, d, &addr, mem),
+            Op::VStore { size, a, addr, mem } => self.vwrite(size, a, &addr, mem),
+            Op::VMov { d, a } => {
+                self.a.vload(RAX, vector_home(a.0));
+                self.a.vstore(vector_home(d.0), RAX);
+            }
+            Op::VConst { d, value } => {
+                let m = vector_home(d.0);
+                self.put_constant(m, value as u64);
+                self.put_constant(At { disp: m.disp + 8, ..m }, (value >> 64) as u64);
+            }
+            Op::VGet { w, d, a, lane } => {
+                let byte = u32::from(lane) * w.bytes();
+                let r = self.target(d);
+                if byte < 16 {
+                    let m = vector_home(a.0);
+                    self.a.load(w, r, At { disp: m.disp + byte as i32, ..m });
+                } else {
+                    self.a.set(r, 0);
+                }
+                self.computed(d);
+            }
+            Op::VPut { w, d, a, lane } => {
+                let byte = u32::from(lane) * w.bytes();
+                if byte < 16 {
+                    let (m, a) = (vector_home(d.0), self.src(a));
+                    let r = self.in_register(w, RAX, a);
+                    self.a.store(w, At { disp: m.disp + byte as i32, ..m }, r);
+                }
+            }
+            Op::VecOp { kind, d, a, b, imm } => self.vec_op(kind, d, a, b, imm),
+            Op::Float { d, a, b, imm, f, kind, .. } => {
+                let args = [kind.into(), d.0.into(), a.0.into(), b.0.into(), imm.into(), 0];
+                self.call(f, None, &args.map(Val::Imm));
+            }
+            Op::FloatInt { d, v, a, b, f, kind, .. } => {
+                let args = [kind.into(), v.0.into(), a.0.into(), b.0.into(), 0, 0];
+                self.call(f, Some(d), &args.map(Val::Imm));
+            }
+            Op::Pure { f, d, ref args } => self.pure(f, d, args),
+            Op::Quick { f, d, ref args } => self.quick(f, d, args),
+            Op::Call { f, d, ref args, .. } => self.call(f, d, args),
+            Op::Label { label } => {
+                let mark = self.label(label);
+                self.a.here(mark);
+                self.done = false;
+                self.most.fill(u64::MAX);
+            }
+            Op::Jump { label } => {
+                let mark = self.label(label);
+                self.a.jump(mark);
+                self.done = true;
+            }
+            Op::Branch { cmp, label } => {
+                let cc = self.cmp(&cmp);
+                let mark = self.label(label);
+                self.a.jump_if(cc, mark);
+            }
+            Op::TrapIf { cmp, id, arg } => {
+                let cc = self.cmp(&cmp);
+                let here = self.a.mark();
+                self.a.jump_if(cc, here);
+                self.trap(here, id, arg);
+            }
+            Op::Trap { id, arg } => {
+                let here = self.a.mark();
+                self.a.jump(here);
+                self.trap(here, id, arg);
+                self.done = true;
+            }
+            Op::ExitIf { cmp, pc } => {
+                let cc = self.cmp(&cmp);
+                self.go_if(cc, pc);
+            }
+            Op::Goto { pc } => {
+                self.go(pc, 0);
+                self.done = true;
+            }
+            Op::GotoVar { pc } => {
+                self.go_var(pc);
+                self.done = true;
+            }
+            Op::Leave { pc } => {
+                let pc = self.src(pc);
+                self.fetch(Width::W64, RAX, pc);
+                self.a.jump_to(self.stubs.resume);
+                self.done = true;
+            }
+        }
+    }
+
+    fn trap(&mut self, here: Mark, id: u16, arg: Val) {
+        let arg = self.src(arg);
+        self.cold.push(Cold::Trap { here, id, arg, rest: self.rest(), pc: self.pc });
+    }
+}

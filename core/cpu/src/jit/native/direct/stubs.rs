@@ -1,0 +1,340 @@
+//! What all regions share: the way in, the ways out, and the calls.
+//!
+//! A stub that may leave reads the program counter from the instruction behind the call, which
+//! loads it into RCX for nobody: the call returns there. Stubs save the guest variables that are in
+//! registers to the frame, so that it is as the instruction found it when they leave.
+
+use super::asm::{Alu, Asm, Cc, Code, Mark, Shift, at};
+use super::asm::{R8, R11, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP};
+use super::{BIAS, PINNED, home, slot};
+use crate::ir::{DECLINED, Var, Width};
+use crate::jit::abi::{Context, LINKS, Link, Shims, stop};
+
+const W: Width = Width::W64;
+
+/// Where the stubs are.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::jit::native) struct Stubs {
+    /// From the runtime, with the place to go on in RAX.
+    pub(super) enter: usize,
+    /// Goes on at the program counter in RAX: in the region there, or in the runtime.
+    pub(super) lookup: usize,
+    /// Goes on at the program counter in RAX behind an instruction that may have changed anything.
+    pub(super) resume: usize,
+    /// Leaves at the program counter in RAX for the reason in ECX.
+    pub(super) leave: usize,
+    /// Accesses, of the address in RAX, the value in RDX; ECX the access, above it what to give back.
+    pub(super) load: usize,
+    pub(super) store: usize,
+    pub(super) probe: usize,
+    pub(super) vload: usize,
+    pub(super) vstore: usize,
+    /// A helper, ECX as the shim takes it.
+    pub(super) call: usize,
+    /// A pure function, its number in ECX.
+    pub(super) pure: usize,
+    /// The quick function at RAX; ECX what to give back.
+    pub(super) quick: usize,
+    /// A vector operation, with its arguments in ECX and EDX.
+    pub(super) vec: usize,
+    /// A trap: number in ECX with what to give back above it, argument in RDX.
+    pub(super) trap: usize,
+}
+
+/// What a stub does with the answer of what it called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// It cannot fault.
+    Return,
+    /// The context's status says whether it did.
+    Check,
+    /// The same, and variables may have changed.
+    CheckAndRead,
+}
+
+struct Maker {
+    a: Asm,
+    /// Bytes on the stack above the slots: the return address.
+    over: i32,
+}
+
+impl Maker {
+    fn new(over: i32) -> Self {
+        Self { a: Asm::default(), over }
+    }
+
+    /// The variables in registers go to the frame.
+    fn save(&mut self) {
+        for (n, r) in PINNED.into_iter().enumerate() {
+            self.a.store(W, home(Var(n as u8)), r);
+        }
+    }
+
+    /// They come back: all, or those that a call does not keep.
+    fn restore(&mut self, all: bool) {
+        for (n, r) in PINNED.into_iter().enumerate() {
+            if all || !matches!(r, RBX | R12) {
+                self.a.load(W, r, home(Var(n as u8)));
+            }
+        }
+    }
+
+    fn slot(&self, n: i32) -> super::At {
+        at(RSP, n + self.over)
+    }
+
+    /// RDI = the context, brought up to date. RSI is lost.
+    fn context(&mut self) {
+        self.a.load(W, RDI, self.slot(slot::CTX));
+        self.a.load(W, RSI, self.slot(slot::LEFT));
+        self.a.store(W, at(RDI, Context::LEFT as i32), RSI);
+    }
+
+    /// Calls what is at RAX. The stack is one return address deep.
+    fn call(&mut self) {
+        self.a.alu_imm(Alu::Sub, W, RSP, 8);
+        self.a.call_reg(RAX);
+        self.a.alu_imm(Alu::Add, W, RSP, 8);
+    }
+
+    /// Goes back to the region, or leaves it.
+    fn back(&mut self, then: Then) {
+        let fault = self.a.mark();
+        if then != Then::Return {
+            self.a.load(W, RCX, self.slot(slot::CTX));
+            self.a.load(Width::W32, RDX, at(RCX, Context::STATUS as i32));
+            self.a.test(Width::W32, RDX, RDX);
+            self.a.jump_if(Cc::Ne, fault);
+        }
+        self.restore(then == Then::CheckAndRead);
+        self.a.ret();
+        if then != Then::Return {
+            self.fault(fault);
+        }
+    }
+
+    /// Leaves for the reason in EDX, at the instruction that called the stub, which is not done.
+    fn fault(&mut self, here: Mark) {
+        self.a.here(here);
+        self.a.pop(RSI);
+        self.over -= 8;
+        self.a.load(W, RSI, at(RSI, 2));
+        self.a.load(W, RDI, self.slot(slot::CTX));
+        self.a.store(W, at(RDI, Context::PC as i32), RSI);
+        self.a.load(W, RSI, self.slot(slot::LEFT));
+        self.a.alu(Alu::Add, W, RSI, self.slot(slot::REST));
+        self.a.store(W, at(RDI, Context::LEFT as i32), RSI);
+        self.a.load(Width::W32, RAX, RDX);
+        self.out();
+    }
+
+    /// Returns EAX to the runtime, whose context is in RDI.
+    fn out(&mut self) {
+        self.a.load(Width::W32, RSI, self.slot(slot::REGION));
+        self.a.store(Width::W32, at(RDI, Context::REGION as i32), RSI);
+        self.a.alu_imm(Alu::Add, W, RSP, slot::SIZE);
+        for r in [R15, R14, R13, R12, RBX, RBP] {
+            self.a.pop(r);
+        }
+        self.a.ret();
+    }
+
+    /// Leaves at RAX for the reason in ECX.
+    fn leave(&mut self) {
+        self.save();
+        self.context();
+        self.a.store(W, at(RDI, Context::PC as i32), RAX);
+        self.a.load(Width::W32, RAX, RCX);
+        self.out();
+    }
+}
+
+/// The way in.
+fn enter() -> Code {
+    let mut m = Maker::new(0);
+    for r in [RBP, RBX, R12, R13, R14, R15] {
+        m.a.push(r);
+    }
+    m.a.alu_imm(Alu::Sub, W, RSP, slot::SIZE);
+    m.a.store(W, m.slot(slot::CTX), RDI);
+    for (from, to, w) in [
+        (Context::LEFT, slot::LEFT, W),
+        (Context::PAGES, slot::PAGES, Width::W32),
+        (Context::REGION, slot::REGION, Width::W32),
+    ] {
+        m.a.load(w, RCX, at(RDI, from as i32));
+        m.a.store(w, m.slot(to), RCX);
+    }
+    m.a.load(W, R14, at(RDI, Context::TLB as i32));
+    m.a.load(W, RBP, at(RDI, Context::FRAME as i32));
+    m.a.alu_imm(Alu::Sub, W, RBP, -BIAS);
+    m.restore(true);
+    m.a.jump_reg(RAX);
+    m.a.finish()
+}
+
+/// From region to region: see [`Link`].
+fn lookup() -> Code {
+    let mut m = Maker::new(0);
+    let miss = m.a.mark();
+    m.a.load(W, RCX, RAX);
+    m.a.shift_imm(Shift::Shr, W, RCX, 12);
+    m.a.alu(Alu::Xor, Width::W32, RCX, RAX);
+    m.a.alu_imm(Alu::And, Width::W32, RCX, LINKS as i32 - 1);
+    m.a.shift_imm(Shift::Shl, Width::W32, RCX, size_of::<Link>().trailing_zeros() as u8);
+    m.a.load(W, RDX, m.slot(slot::CTX));
+    m.a.alu(Alu::Add, W, RCX, at(RDX, Context::LINKS as i32));
+    m.a.alu(Alu::Cmp, W, RAX, at(RCX, Link::PC as i32));
+    m.a.jump_if(Cc::Ne, miss);
+    m.a.load(W, RDX, at(RDX, Context::TAG as i32));
+    m.a.alu(Alu::Cmp, W, RDX, at(RCX, Link::TAG as i32));
+    m.a.jump_if(Cc::Ne, miss);
+    m.a.load(Width::W32, RDX, at(RCX, Link::CHAIN as i32));
+    m.a.test(Width::W32, RDX, RDX);
+    m.a.jump_if(Cc::E, miss);
+    m.a.alu(Alu::Add, W, RDX, at(RCX, Link::CODE as i32));
+    m.a.load(Width::W32, RCX, at(RCX, Link::REGION as i32));
+    m.a.store(Width::W32, m.slot(slot::REGION), RCX);
+    m.a.store_imm(Width::W32, m.slot(slot::PAGES), -1);
+    m.a.jump_reg(RDX);
+    m.a.here(miss);
+    m.a.set(RCX, stop::LOOKUP.into());
+    m.leave();
+    m.a.finish()
+}
+
+/// An access.
+fn access(shim: usize, store: bool) -> Code {
+    let mut m = Maker::new(8);
+    m.save();
+    m.context();
+    m.a.load(W, RSI, RCX);
+    m.a.shift_imm(Shift::Shr, W, RSI, 32);
+    m.a.store(W, m.slot(slot::REST), RSI);
+    m.a.load(W, RSI, RAX);
+    if !store {
+        m.a.load(Width::W32, RDX, RCX);
+    }
+    m.a.set(RAX, shim as u64);
+    m.call();
+    m.back(Then::Check);
+    m.a.finish()
+}
+
+fn helper(shim: usize) -> Code {
+    let mut m = Maker::new(8);
+    m.save();
+    m.context();
+    m.a.load(Width::W32, RSI, RCX);
+    m.a.shift_imm(Shift::Shr, Width::W32, RCX, 16);
+    m.a.store(W, m.slot(slot::REST), RCX);
+    m.a.set(RAX, shim as u64);
+    m.call();
+    m.back(Then::CheckAndRead);
+    m.a.finish()
+}
+
+/// Neither can fault: `(ctx, ECX, EDX)`.
+fn plain(shim: usize) -> Code {
+    let mut m = Maker::new(8);
+    m.save();
+    m.a.load(W, RDI, m.slot(slot::CTX));
+    m.a.load(Width::W32, RSI, RCX);
+    m.a.set(RAX, shim as u64);
+    m.call();
+    m.back(Then::Return);
+    m.a.finish()
+}
+
+fn quick() -> Code {
+    let mut m = Maker::new(8);
+    m.save();
+    m.a.store(W, m.slot(slot::REST), RCX);
+    m.a.load(W, R11, m.slot(slot::CTX));
+    m.a.load(W, RDI, at(R11, Context::CPU as i32));
+    for (n, r) in [RSI, RDX, RCX, R8].into_iter().enumerate() {
+        m.a.load(W, r, at(R11, Context::ARGS as i32 + n as i32 * 8));
+    }
+    m.call();
+    let declined = m.a.mark();
+    m.a.set(RCX, DECLINED);
+    m.a.alu(Alu::Cmp, W, RAX, RCX);
+    m.a.jump_if(Cc::E, declined);
+    m.restore(false);
+    m.a.ret();
+    m.a.here(declined);
+    m.a.set(RDX, stop::RESTART.into());
+    let out = m.a.mark();
+    m.fault(out);
+    m.a.finish()
+}
+
+fn trap(shim: usize) -> Code {
+    let mut m = Maker::new(8);
+    m.save();
+    m.context();
+    m.a.load(W, RSI, RCX);
+    m.a.shift_imm(Shift::Shr, W, RSI, 32);
+    m.a.store(W, m.slot(slot::REST), RSI);
+    m.a.load(Width::W32, RSI, RCX);
+    m.a.set(RAX, shim as u64);
+    m.call();
+    m.a.set(RDX, stop::FAULT.into());
+    let out = m.a.mark();
+    m.fault(out);
+    m.a.finish()
+}
+
+fn leave() -> Code {
+    let mut m = Maker::new(0);
+    m.leave();
+    m.a.finish()
+}
+
+fn resume(shim: usize, lookup: usize) -> Code {
+    let mut m = Maker::new(0);
+    m.save();
+    m.context();
+    m.a.store(W, m.slot(slot::REST), RAX);
+    m.a.set(RAX, shim as u64);
+    m.a.call_reg(RAX);
+    let on = m.a.mark();
+    m.a.load(Width::W32, RCX, RAX);
+    m.a.load(W, RAX, m.slot(slot::REST));
+    m.a.test(Width::W32, RCX, RCX);
+    m.a.jump_if(Cc::Ne, on);
+    m.a.load(W, RDI, m.slot(slot::CTX));
+    m.a.store(W, at(RDI, Context::PC as i32), RAX);
+    m.a.set(RAX, stop::LEAVE.into());
+    m.out();
+    m.a.here(on);
+    m.a.load(W, RDI, m.slot(slot::CTX));
+    m.a.load(W, R14, at(RDI, Context::TLB as i32));
+    m.restore(true);
+    m.a.jump_to(lookup);
+    m.a.finish()
+}
+
+/// Makes the stubs; `put` gives code its place.
+pub(in crate::jit::native) fn make(
+    shims: &Shims,
+    mut put: impl FnMut(Code) -> Option<usize>,
+) -> Option<Stubs> {
+    let lookup = put(lookup())?;
+    Some(Stubs {
+        enter: put(enter())?,
+        lookup,
+        resume: put(resume(shims.resume as usize, lookup))?,
+        leave: put(leave())?,
+        load: put(access(shims.load as usize, false))?,
+        store: put(access(shims.store as usize, true))?,
+        probe: put(access(shims.probe as usize, false))?,
+        vload: put(access(shims.vload as usize, false))?,
+        vstore: put(access(shims.vstore as usize, false))?,
+        call: put(helper(shims.call as usize))?,
+        pure: put(plain(shims.pure as usize))?,
+        quick: put(quick())?,
+        vec: put(plain(shims.vec_op as usize))?,
+        trap: put(trap(shims.trap as usize))?,
+    })
+}
