@@ -11,7 +11,7 @@ use crate::env::Env;
 use crate::interp::{Core, Run, Stop, exec};
 use crate::ir::{Builder, opt};
 use crate::isa::{Access, CodeWindow, Isa, Lift, Poll};
-use crate::jit::{Compiler, JitStats, Policy, SAMPLE, SAMPLE_COMPILED, Tier, abi, runtime};
+use crate::jit::{Compiler, JitStats, Policy, SAMPLE, SAMPLE_COMPILED, TRIP, Tier, abi, runtime};
 use crate::lower::lower;
 use crate::region::{Chunk, RPage, Region};
 use crate::uop::Uop;
@@ -386,7 +386,10 @@ impl<I: Isa> Cluster<I> {
                     let cache = &self.cache;
                     let budget = *left + i64::from(len);
                     // It is looked at now and then what runs.
-                    let hold = (budget - SAMPLE_COMPILED).max(0);
+                    let hold = match tier.policy.best {
+                        Some(_) => (budget - SAMPLE_COMPILED).max(0),
+                        None => 0,
+                    };
                     let before = budget - hold;
                     let mut run = Run {
                         index,
@@ -466,7 +469,7 @@ impl<I: Isa> Cluster<I> {
             let stop = exec(core, &mut run, ram, start);
             *left = run.left + hold;
             // The first block is charged already; many a way to the next region is that block alone.
-            tier.since += before - run.left + i64::from(self.cache.block_at(start).insns);
+            tier.since += before - run.left + i64::from(self.cache.block_at(start).insns) + TRIP;
             if let Some(region) = covered {
                 self.cache.cover_again(region);
             }

@@ -80,6 +80,16 @@ pub mod stop {
     pub const RESTART: u32 = 3;
 }
 
+/// What [`Shims::resume`] answers.
+pub mod resume {
+    /// Mode and epoch are what they were: go on in the region, or by a link.
+    pub const HERE: u32 = 1;
+    /// They have changed: go on by a link only.
+    pub const ELSEWHERE: u32 = 2;
+    /// Stop with [`stop::LEAVE`](super::stop::LEAVE).
+    pub const LEAVE: u32 = 0;
+}
+
 /// What a region works on. One for each CPU.
 #[repr(C)]
 pub struct Context {
@@ -252,10 +262,10 @@ pub struct Shims {
     /// the block from the current one on. By the helper's [`Fx`](crate::ir::Fx) variables are written back before
     /// and read anew behind. May fault.
     pub call: extern "C" fn(*mut Context, u32) -> u64,
+    /// `resume(ctx) -> u32`: in place of stopping with [`stop::LEAVE`], with all variables written
+    /// back: whether to go on at once ([`resume`]). Mode, tag and TLB in the context are what
+    /// they now are.
+    pub resume: extern "C" fn(*mut Context) -> u32,
     /// `trap(ctx, id, arg)`: keeps the trap; the region then stops with [`stop::FAULT`].
     pub trap: extern "C" fn(*mut Context, u32, u64),
-    /// `resume(ctx) -> goes on`, with all variables and [`Context::left`] written back: may be called in place of
-    /// stopping with [`stop::LEAVE`]. If it answers 1 the region may go on at the link of the program counter, or stop with
-    /// `LOOKUP` there; mode and [`Context::tlb`] may be others than before.
-    pub resume: extern "C" fn(*mut Context) -> u32,
 }

@@ -75,7 +75,7 @@ impl Default for Policy {
     fn default() -> Self {
         // The browser's compiler takes part of the machine's own thread.
         let (heat, best) = if cfg!(target_arch = "wasm32") { (32, None) } else { (2, Some(60)) };
-        let limits = Limits::default();
+        let limits = Limits { resumes: cfg!(target_arch = "wasm32"), ..Limits::default() };
         let quick = Limits { blocks: 32, insns: 300, ..limits };
         Self { heat, eager: false, best, limits, quick, bytes: 64 << 20 }
     }
@@ -120,6 +120,9 @@ pub struct JitStats {
 
 /// Instructions the interpreter runs before it is looked at.
 pub(crate) const SAMPLE: i64 = 4096;
+/// What it takes to get to the interpreter and back, in instructions interpreted: blocks between regions are
+/// mostly short.
+pub(crate) const TRIP: i64 = 32;
 /// Guest instructions compiled code runs before it is looked at.
 pub(crate) const SAMPLE_COMPILED: i64 = 32 << 10;
 /// Most jobs waiting for the compiler: what is hot then stays so.

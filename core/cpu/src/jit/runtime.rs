@@ -14,7 +14,7 @@
 //!   [`abi`](super::abi). The back ends are trusted for that, as Cranelift is.
 #![expect(unsafe_code, reason = "compiled code is called, and calls back with raw pointers")]
 
-use super::abi::{Context, Entry, Link, Shims, stop};
+use super::abi::{Context, Entry, Link, Shims, resume, stop};
 use crate::cluster::epoch;
 use crate::interp::{Core, Run, Stop, env, load_rmw_slow, load_slow, probe, store_slow};
 use crate::interp::{vload, vstore};
@@ -31,6 +31,7 @@ struct Engine<I: Isa> {
 
 /// Runs a compiled region whose pages in `pages` are in place. `run.left` is at least what its
 /// first block needs. `region` is its number, and then that of the last one that was entered from here.
+/// The mode in `run` is then what it now is.
 pub(crate) fn enter<I: Isa>(
     core: &mut Core<I>,
     run: &mut Run<'_>,
@@ -41,7 +42,7 @@ pub(crate) fn enter<I: Isa>(
     let tag = core.tag(run.mode, run.epoch);
     let (core, run) = (&raw mut *core, &raw mut *run);
     let mut engine = Engine::<I> { core, run: run.cast(), trap: None };
-    // SAFETY: both pointers come from exclusive references that live as long as this function
+    // SAFETY: the pointers come from exclusive references that live as long as this function
     // and are not used otherwise until the code has returned.
     let mut ctx = unsafe {
         Context {
@@ -64,7 +65,7 @@ pub(crate) fn enter<I: Isa>(
         let why = unsafe { code(&raw mut ctx) };
         match why {
             stop::LOOKUP if ctx.left != before => {}
-            stop::LEAVE if resume::<I>(&raw mut ctx) != 0 => {}
+            stop::LEAVE if resume_shim::<I>(&raw mut ctx) != resume::LEAVE => {}
             why => break why,
         }
         // SAFETY: as above; the code has returned. Links hold while their tag does.
@@ -202,9 +203,9 @@ extern "C" fn call<I: Isa>(ctx: *mut Context, f: u32) -> u64 {
     })
 }
 
-/// Behind an instruction that may have changed anything: 1 where nothing is pending and nothing has to be brought
-/// up to date, so that compiled code may go on at once. Mode, tag and TLB of the context are then those of now.
-extern "C" fn resume<I: Isa>(ctx: *mut Context) -> u32 {
+/// Behind an instruction that may have changed anything: whether compiled code may go on at once, because
+/// nothing is pending and nothing has to be brought up to date. Mode, tag and TLB of the context are then those of now.
+extern "C" fn resume_shim<I: Isa>(ctx: *mut Context) -> u32 {
     // SAFETY: as in `with`; between regions `enter` gives its own context.
     let (ctx, engine) = unsafe { (&mut *ctx, &mut *(*ctx).engine.cast::<Engine<I>>()) };
     // SAFETY: the same.
@@ -216,17 +217,20 @@ extern "C" fn resume<I: Isa>(ctx: *mut Context) -> u32 {
         && !board.ram().has_stale_code()
         && I::is_quiet(&mut core.cpu, run.index, board);
     if !quiet {
-        return 0;
+        return resume::LEAVE;
     }
     let mode = I::block_key(&core.cpu);
     if I::one_insn(mode) {
-        return 0;
+        return resume::LEAVE;
     }
     let epoch = epoch::<I>(core, run.cache, mode);
-    (run.mode, run.epoch) = (mode, epoch);
-    ctx.tag = core.tag(mode, epoch);
+    let tag = core.tag(mode, epoch);
+    if tag == ctx.tag {
+        return resume::HERE;
+    }
+    (run.mode, run.epoch, ctx.tag) = (mode, epoch, tag);
     ctx.tlb = core.tlb.fast(I::data_mmu(mode)).as_ptr();
-    1
+    resume::ELSEWHERE
 }
 
 extern "C" fn trap<I: Isa>(ctx: *mut Context, id: u32, arg: u64) {
@@ -245,6 +249,6 @@ pub(crate) fn shims<I: Isa>() -> Shims {
         pure: pure::<I>,
         call: call::<I>,
         trap: trap::<I>,
-        resume: resume::<I>,
+        resume: resume_shim::<I>,
     }
 }

@@ -38,6 +38,10 @@ pub(crate) fn dirty(region: &mut Region) {
                     Op::ExitIf { pc, .. } | Op::Goto { pc } => {
                         out.extend(region.block_at(pc).map(|to| (to, changed)));
                     }
+                    // All was written back before.
+                    Op::Leave { pc: Val::Imm(pc) } if region.resumes => {
+                        out.extend(region.block_at(pc).map(|to| (to, 0)));
+                    }
                     Op::GotoVar { .. } => {
                         out.extend(region.returns.iter().map(|&to| (to, changed)));
                     }
@@ -77,6 +81,9 @@ pub fn ways(region: &Region, returns: &[usize]) -> Vec<Vec<usize>> {
             region.block_at(pc).into_iter().collect()
         }
         Op::GotoVar { .. } => returns.to_vec(),
+        Op::Leave { pc: Val::Imm(pc) } if region.resumes => {
+            region.block_at(pc).into_iter().collect()
+        }
         _ => Vec::new(),
     };
     region.blocks.iter().map(|b| b.ops.iter().flat_map(to).collect()).collect()

@@ -72,6 +72,8 @@ pub struct Region {
     pub kinds: BTreeMap<u16, VecKind>,
     /// The quick functions it calls, by number: function pointers.
     pub quick: BTreeMap<u16, usize>,
+    /// [`Limits::resumes`].
+    pub resumes: bool,
     /// Which block begins at a program counter.
     starts: BTreeMap<u64, usize>,
 }
@@ -87,11 +89,14 @@ pub struct Limits {
     pub block_insns: u32,
     /// Most pages.
     pub pages: usize,
+    /// Whether it goes on behind an [`Op::Leave`] to a known place: for back ends that call the shim
+    /// [`resume`](crate::jit::abi::Shims::resume).
+    pub resumes: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { blocks: 64, insns: 1000, block_insns: 64, pages: 8 }
+        Self { blocks: 64, insns: 1000, block_insns: 64, pages: 8, resumes: false }
     }
 }
 
@@ -151,6 +156,7 @@ impl Region {
             inexact,
             kinds,
             quick: BTreeMap::from([(9, 10)]),
+            resumes: true,
             starts,
         };
         flow::dirty(&mut region);
@@ -184,6 +190,7 @@ impl Region {
             inexact: I::FLOAT_INEXACT,
             kinds: BTreeMap::new(),
             quick: BTreeMap::new(),
+            resumes: limits.resumes,
             starts: BTreeMap::new(),
         };
         let mut queue = VecDeque::from([pc]);
@@ -200,8 +207,10 @@ impl Region {
             region.lift::<I>(cpu, pc, page, &chunk, limits, builder);
             let Some(block) = region.blocks.last().filter(|b| b.pc == pc) else { continue };
             for op in &block.ops {
-                if let Op::ExitIf { pc, .. } | Op::Goto { pc } = *op {
-                    queue.push_back(pc);
+                match *op {
+                    Op::ExitIf { pc, .. } | Op::Goto { pc } => queue.push_back(pc),
+                    Op::Leave { pc: Val::Imm(pc) } if limits.resumes => queue.push_back(pc),
+                    _ => {}
                 }
             }
             if let Some(pc) = return_address(block) {

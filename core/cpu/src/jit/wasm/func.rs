@@ -9,7 +9,7 @@ use super::graph::Graph;
 use super::{Slots, Type};
 use crate::frame::{FIRST_TEMP, FIRST_VTEMP, INTS, VECS, Var, VecVar};
 use crate::ir::{Addr, Args, DECLINED, FloatOp, Fx, Label, Mem, Op, Val, Width, opt};
-use crate::jit::abi::{Context, LINKS, Link, int_offset, stop, vec_offset};
+use crate::jit::abi::{Context, LINKS, Link, int_offset, resume, stop, vec_offset};
 use crate::region::{Region, flow};
 
 /// Most places a computed jump is compared with before it leaves the region.
@@ -729,16 +729,7 @@ impl<'a> Func<'a> {
             self.i().local_get(LEFT).i64_const(back.into()).i64_add().local_set(LEFT);
         }
         self.put_left();
-        if why == stop::LOOKUP && self.shims.tail_calls {
-            self.i().local_get(CTX).local_get(PC).return_call(0);
-            return;
-        }
-        self.i()
-            .local_get(CTX)
-            .local_get(PC)
-            .i64_store(field(Context::PC, 3))
-            .i32_const(why as i32)
-            .return_();
+        self.away(why);
     }
 
     fn op(&mut self, op: &Op) {
@@ -828,13 +819,63 @@ impl<'a> Func<'a> {
                 self.edge(pc, back);
             }
             Op::GotoVar { pc } => self.computed(pc),
-            Op::Leave { pc } => {
-                let back = self.insns() - self.k;
-                self.get(Ty::I64, pc);
-                self.i().local_set(PC);
-                self.exit(stop::LEAVE, back);
+            Op::Leave { pc } => self.resume(pc),
+        }
+    }
+
+    /// Goes on behind an instruction after which anything may be different, where nothing that
+    /// matters is.
+    fn resume(&mut self, pc: Val) {
+        let back = self.insns() - self.k;
+        self.write_back(self.dirty & self.written, self.vwritten);
+        (self.dirty, self.vclean) = (0, u64::MAX);
+        if back > 0 {
+            self.i().local_get(LEFT).i64_const(back.into()).i64_add().local_set(LEFT);
+        }
+        self.put_left();
+        self.get(Ty::I64, pc);
+        self.i().local_set(PC).local_get(CTX);
+        self.call(self.shims.resume, Type::Entry);
+        let inside = match pc {
+            Val::Imm(pc) => self.region.edge(self.block, pc).map(|_| pc),
+            Val::Var(_) => None,
+        };
+        match inside {
+            Some(pc) => {
+                self.i().local_tee(STOP).i32_const(resume::HERE as i32).i32_ne();
+                self.plain_if(BlockType::Empty);
+                self.resumed();
+                self.end();
+                self.edge(pc, 0);
+            }
+            None => {
+                self.i().local_set(STOP);
+                self.resumed();
             }
         }
+    }
+
+    /// Goes on by a link, or stops, as its local says; all is written back.
+    fn resumed(&mut self) {
+        self.i().local_get(STOP).i32_const(resume::LEAVE as i32).i32_ne();
+        self.plain_if(BlockType::Empty);
+        self.away(stop::LOOKUP);
+        self.end();
+        self.away(stop::LEAVE);
+    }
+
+    /// Leaves the region for the program counter in its local; all is written back.
+    fn away(&mut self, why: u32) {
+        if why == stop::LOOKUP && self.shims.tail_calls {
+            self.i().local_get(CTX).local_get(PC).return_call(0);
+            return;
+        }
+        self.i()
+            .local_get(CTX)
+            .local_get(PC)
+            .i64_store(field(Context::PC, 3))
+            .i32_const(why as i32)
+            .return_();
     }
 
     /// A computed jump: to where calls in the region come back to, or away.

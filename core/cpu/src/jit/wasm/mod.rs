@@ -44,6 +44,7 @@ pub struct Slots {
     pub pure: u32,
     pub call: u32,
     pub trap: u32,
+    pub resume: u32,
     /// Whether regions may go on in one another by tail calls.
     pub tail_calls: bool,
 }
@@ -61,6 +62,7 @@ impl From<&super::abi::Shims> for Slots {
             pure: s.pure as usize as u32,
             call: s.call as usize as u32,
             trap: s.trap as usize as u32,
+            resume: s.resume as usize as u32,
             tail_calls: true,
         }
     }

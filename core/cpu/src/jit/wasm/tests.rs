@@ -13,7 +13,7 @@ use crate::ir::opt::{eval_bin, eval_deposit, eval_extract, eval_un};
 use crate::ir::{
     Addr, BinOp, Cmp, Cond, DECLINED, FloatOp, Fx, Label, Mem, Op, UnOp, Val, VecKind, Width, float,
 };
-use crate::jit::abi::{Context, LINKS, Link, TLB_BITS, fast, int_offset, stop, vec_offset};
+use crate::jit::abi::{Context, LINKS, Link, TLB_BITS, fast, int_offset, resume, stop, vec_offset};
 use crate::region::{RBlock, Region};
 
 const CTX: usize = 0x100;
@@ -43,14 +43,20 @@ const SLOTS: Slots = Slots {
     pure: 7,
     call: 8,
     trap: 9,
+    resume: 12,
     tail_calls: true,
 };
-const REGION: u32 = 11;
+const REGION: u32 = 13;
 /// The quick function of these tests, which is in slot 10 ([`Region::of_blocks`]).
 const QUICK: u16 = 9;
 
 fn quick(args: [u64; 4]) -> u64 {
     if args[0] % 8 == 5 { DECLINED } else { args[0].rotate_left(9) ^ args[1] ^ !args[3] }
+}
+
+/// Whether these tests go on behind an instruction that ends its block, with so many left.
+fn resumes(left: i64) -> u32 {
+    [resume::HERE, resume::ELSEWHERE, resume::LEAVE][(left / 2) as usize % 3]
 }
 
 /// Whether an access of so many bytes faults.
@@ -191,6 +197,9 @@ impl Wasm {
         let quick = |_: C<'_>, _: i32, a: i64, b: i64, c: i64, d: i64| -> i64 {
             quick([a, b, c, d].map(|n| n as u64)) as i64
         };
+        let resume = |c: C<'_>, _: i32| -> i32 {
+            resumes(i64::from_le_bytes(peek(&c, CTX + Context::LEFT as usize))) as i32
+        };
         let s = &mut store;
         let shims = [
             Func::wrap(&mut *s, load),
@@ -203,6 +212,8 @@ impl Wasm {
             Func::wrap(&mut *s, call),
             Func::wrap(&mut *s, trap),
             Func::wrap(&mut *s, quick),
+            Func::wrap(&mut *s, |_: i32| -> i32 { unreachable!("a slot of no function") }),
+            Func::wrap(&mut *s, resume),
         ];
         for (i, f) in shims.into_iter().enumerate() {
             table.set(&mut store, i as u64 + 1, Ref::Func(Nullable::Val(f))).unwrap();
@@ -296,7 +307,9 @@ enum Flow {
     Fault,
     Restart,
     To(Label),
-    Exit(u64, u32),
+    Exit(u64),
+    /// To a place behind an instruction that may have changed anything, and whether it is known.
+    Leave(u64, bool),
     /// To a computed place.
     Jump(u64),
 }
@@ -443,11 +456,12 @@ impl State {
             Op::Branch { cmp, label } if self.cmp(&cmp) => return Flow::To(label),
             Op::TrapIf { cmp, .. } if self.cmp(&cmp) => return Flow::Fault,
             Op::Trap { .. } => return Flow::Fault,
-            Op::ExitIf { cmp, pc } if self.cmp(&cmp) => return Flow::Exit(pc, stop::LOOKUP),
-            Op::Goto { pc } => return Flow::Exit(pc, stop::LOOKUP),
+            Op::ExitIf { cmp, pc } if self.cmp(&cmp) => return Flow::Exit(pc),
+            Op::Goto { pc } => return Flow::Exit(pc),
             Op::GotoVar { pc: Val::Var(v) } => return Flow::Jump(self.val(v.into())),
-            Op::GotoVar { pc } => return Flow::Exit(self.val(pc), stop::LOOKUP),
-            Op::Leave { pc } => return Flow::Exit(self.val(pc), stop::LEAVE),
+            Op::GotoVar { pc } => return Flow::Exit(self.val(pc)),
+            Op::Leave { pc: Val::Imm(pc) } => return Flow::Leave(pc, true),
+            Op::Leave { pc } => return Flow::Leave(self.val(pc), false),
             _ => {}
         }
         if let Some((d, v)) = set {
@@ -501,15 +515,23 @@ impl State {
                             None => return stop::LOOKUP,
                         }
                     }
-                    Flow::Exit(pc, why) => {
+                    Flow::Exit(pc) => {
                         self.left -= 1;
                         self.pc = pc;
-                        match region.block_at(pc) {
-                            Some(to) if why == stop::LOOKUP => {
+                        let Some(to) = region.block_at(pc) else { return stop::LOOKUP };
+                        block = &region.blocks[to];
+                        continue 'block;
+                    }
+                    Flow::Leave(pc, known) => {
+                        self.left -= 1;
+                        self.pc = pc;
+                        match (resumes(self.left), region.block_at(pc)) {
+                            (resume::HERE, Some(to)) if known => {
                                 block = &region.blocks[to];
                                 continue 'block;
                             }
-                            _ => return why,
+                            (resume::LEAVE, _) => return stop::LEAVE,
+                            _ => return stop::LOOKUP,
                         }
                     }
                 }
@@ -972,7 +994,8 @@ fn random_region(r: &mut Random, base: u64, other: u64) -> Region {
         ops.push(match r.below(8) {
             0 => Op::GotoVar { pc: r.val(0) },
             1 => Op::GotoVar { pc: Var(7).into() },
-            2 => Op::Leave { pc: r.val(0) },
+            2 if r.below(2) == 0 => Op::Leave { pc: r.val(0) },
+            2 => Op::Leave { pc: to(r).into() },
             3 => Op::Trap { id: 1, arg: r.val(0) },
             _ => Op::Goto { pc: to(r) },
         });
