@@ -141,6 +141,8 @@ pub(super) struct Func<'a> {
     pub(super) region: &'a Region,
     pub(super) shims: &'a Slots,
     graph: Graph,
+    /// Where the budget is looked at.
+    budget: flow::Budget,
     pub(super) code: Vec<u8>,
     /// Positions of conditional branches and whether they are taken.
     hints: Vec<(usize, bool)>,
@@ -183,6 +185,7 @@ impl<'a> Func<'a> {
             region,
             shims,
             graph: Graph::new(&succs),
+            budget: flow::budget(region),
             code: Vec::with_capacity(4096),
             hints: Vec::new(),
             locals: FIRST.to_vec(),
@@ -567,6 +570,7 @@ impl<'a> Func<'a> {
             self.read_guard();
         }
         self.open(Scope::Cold);
+        self.enough(0);
     }
 
     fn leave(&mut self) {
@@ -630,17 +634,7 @@ impl<'a> Func<'a> {
         self.dirty = b.dirty_in;
         self.vclean = !self.vwritten;
         self.forget();
-        self.i()
-            .local_get(LEFT)
-            .i64_const(b.insns.into())
-            .i64_sub()
-            .local_tee(LEFT)
-            .i64_const(0)
-            .i64_lt_s();
-        self.if_(BlockType::Empty, false);
-        self.i().i32_const(stop::LOOKUP as i32).local_set(STOP);
-        self.cold(b.pc, b.insns);
-        self.end();
+        self.i().local_get(LEFT).i64_const(b.insns.into()).i64_sub().local_set(LEFT);
         let mut i = 0;
         while i < b.ops.len() {
             if let Op::Insn { pc, .. } = b.ops[i] {
@@ -664,6 +658,16 @@ impl<'a> Func<'a> {
         }
     }
 
+    /// Stops before a block unless enough is left to get to the next look.
+    fn enough(&mut self, to: usize) {
+        let need = self.budget.need[to];
+        self.i().local_get(LEFT).i64_const(need.into()).i64_lt_s();
+        self.if_(BlockType::Empty, false);
+        self.i().i32_const(stop::LOOKUP as i32).local_set(STOP);
+        self.cold(self.region.blocks[to].pc, 0);
+        self.end();
+    }
+
     /// Goes to `pc`, giving back so many instructions of this block.
     fn edge(&mut self, pc: u64, back: u32) {
         let Some((to, page)) = self.region.edge(self.block, pc) else {
@@ -679,6 +683,9 @@ impl<'a> Func<'a> {
         }
         if back > 0 {
             self.i().local_get(LEFT).i64_const(back.into()).i64_add().local_set(LEFT);
+        }
+        if self.budget.look[to] {
+            self.enough(to);
         }
         match self.way(to) {
             Some(scope) => {
@@ -796,7 +803,11 @@ impl<'a> Func<'a> {
             Op::ExitIf { cmp, pc } => {
                 let back = self.insns() - self.k;
                 let direct = match self.region.edge(self.block, pc) {
-                    Some((to, None)) if back == 0 && !self.graph.dispatched.contains(&to) => {
+                    Some((to, None))
+                        if back == 0
+                            && !self.budget.look[to]
+                            && !self.graph.dispatched.contains(&to) =>
+                    {
                         self.way(to)
                     }
                     _ => None,

@@ -14,7 +14,7 @@ use crate::ir::{
     Addr, BinOp, Cmp, Cond, DECLINED, FloatOp, Fx, Label, Mem, Op, UnOp, Val, VecKind, Width, float,
 };
 use crate::jit::abi::{Context, LINKS, Link, TLB_BITS, fast, int_offset, resume, stop, vec_offset};
-use crate::region::{RBlock, Region};
+use crate::region::{RBlock, Region, flow};
 
 const CTX: usize = 0x100;
 const FRAME: usize = 0x1000;
@@ -472,9 +472,12 @@ impl State {
 
     /// Runs a region as it is meant.
     fn run(&mut self, region: &Region) -> u32 {
-        let mut block = &region.blocks[0];
+        let budget = flow::budget(region);
+        let mut at = 0;
+        let mut look = true;
         'block: loop {
-            if self.left < block.insns.into() {
+            let block = &region.blocks[at];
+            if look && self.left < budget.need[at].into() {
                 self.pc = block.pc;
                 return stop::LOOKUP;
             }
@@ -509,7 +512,7 @@ impl State {
                         self.pc = pc;
                         match region.block_at(pc).filter(|to| region.returns.contains(to)) {
                             Some(to) => {
-                                block = &region.blocks[to];
+                                (at, look) = (to, budget.look[to]);
                                 continue 'block;
                             }
                             None => return stop::LOOKUP,
@@ -519,7 +522,7 @@ impl State {
                         self.left -= 1;
                         self.pc = pc;
                         let Some(to) = region.block_at(pc) else { return stop::LOOKUP };
-                        block = &region.blocks[to];
+                        (at, look) = (to, budget.look[to]);
                         continue 'block;
                     }
                     Flow::Leave(pc, known) => {
@@ -527,7 +530,7 @@ impl State {
                         self.pc = pc;
                         match (resumes(self.left), region.block_at(pc)) {
                             (resume::HERE, Some(to)) if known => {
-                                block = &region.blocks[to];
+                                (at, look) = (to, budget.look[to]);
                                 continue 'block;
                             }
                             (resume::LEAVE, _) => return stop::LEAVE,
@@ -918,7 +921,7 @@ fn compare_all(wasm: &mut Wasm, regions: &[&Region], before: &State) {
     if regions.len() > 1 {
         while why == stop::LOOKUP
             && let Some(next) = regions.iter().find(|r| r.pc() == want.pc)
-            && want.left >= next.blocks[0].insns.into()
+            && want.left >= flow::budget(next).need[0].into()
         {
             why = want.run(next);
         }
@@ -1004,7 +1007,7 @@ fn random_region(r: &mut Random, base: u64, other: u64) -> Region {
     let mut region = Region::of_blocks(bits(), blocks);
     if r.below(2) == 0 {
         region.returns = (0..region.blocks.len()).collect();
-        crate::region::flow::dirty(&mut region);
+        flow::dirty(&mut region);
     }
     for kind in 0..8 {
         let all = vec_kinds();
