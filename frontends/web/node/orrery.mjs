@@ -5,6 +5,12 @@ import fs from "node:fs";
 import path from "node:path";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
+import v8 from "node:v8";
+
+// Generated code says which branches are seldom taken; without that every access to memory keeps nothing in
+// registers. These versions know it, but do not look unless told to.
+const major = Number(process.versions.node.split(".")[0]);
+if (major >= 16 && major < 24) v8.setFlagsFromString("--experimental-wasm-branch-hinting");
 
 const [pkg, ...args] = process.argv.slice(2);
 const core = await import(pathToFileURL(path.resolve(pkg, "orrery_web.js")));
