@@ -169,7 +169,12 @@ impl State {
                 continue;
             }
             self.live.insert(id, slot);
-            self.done.push(Done { id, code: Some(Code::called(wasm::entry(slot))), bytes, nanos: 0 });
+            self.done.push(Done {
+                id,
+                code: Some(Code::called(wasm::entry(slot))),
+                bytes,
+                nanos: 0,
+            });
         }
     }
 }

@@ -150,16 +150,7 @@ impl Tier {
     pub(crate) fn new(compiler: Box<dyn Compiler>, policy: Policy) -> Self {
         let stats = JitStats::default();
         let sizes = FxHashMap::default();
-        Self {
-            compiler,
-            policy,
-            stats,
-            generation: 0,
-            sizes,
-            live: 0,
-            since: 0,
-            ran: 0,
-        }
+        Self { compiler, policy, stats, generation: 0, sizes, live: 0, since: 0, ran: 0 }
     }
 
     pub(crate) fn stats(&self) -> JitStats {

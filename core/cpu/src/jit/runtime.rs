@@ -16,6 +16,7 @@
 
 use super::abi::{Context, Entry, Link, Shims, resume, stop};
 use crate::cluster::epoch;
+use crate::env::{ram_read, ram_write};
 use crate::interp::{Core, Run, Stop, env, load_rmw_slow, load_slow, probe, store_slow};
 use crate::interp::{vload, vstore};
 use crate::ir::{VecVar, Width};
@@ -145,6 +146,16 @@ impl Access {
 extern "C" fn load<I: Isa>(ctx: *mut Context, linear: u64, access: u32) -> u64 {
     let a = Access(access);
     with::<I, _>(ctx, |core, run, _| {
+        // What lies close to it may be in another page.
+        let (size, mmu) = (a.bytes().into(), a.mmu());
+        let direct = if a.rmw() {
+            core.tlb.write(linear, size, mmu)
+        } else {
+            core.tlb.read(linear, size, mmu)
+        };
+        if let Some(off) = direct {
+            return Ok(ram_read(run.board.ram(), a.width(), off));
+        }
         if a.rmw() {
             load_rmw_slow(core, run, linear, a.width(), a.mmu(), 0)
         } else {
@@ -155,7 +166,13 @@ extern "C" fn load<I: Isa>(ctx: *mut Context, linear: u64, access: u32) -> u64 {
 
 extern "C" fn store<I: Isa>(ctx: *mut Context, linear: u64, value: u64, access: u32) {
     let a = Access(access);
-    with::<I, _>(ctx, |core, run, _| store_slow(core, run, linear, a.width(), a.mmu(), value, 0));
+    with::<I, _>(ctx, |core, run, _| match core.tlb.write(linear, a.bytes().into(), a.mmu()) {
+        Some(off) => {
+            ram_write(run.board.ram(), a.width(), off, value);
+            Ok(())
+        }
+        None => store_slow(core, run, linear, a.width(), a.mmu(), value, 0),
+    });
 }
 
 extern "C" fn probe_shim<I: Isa>(ctx: *mut Context, linear: u64, access: u32) {

@@ -10,6 +10,7 @@
 //! are then charged; a way out in its middle gives back those that did not run.
 
 pub mod flow;
+pub mod spans;
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -10,6 +10,7 @@ use super::{Slots, Type};
 use crate::frame::{FIRST_TEMP, FIRST_VTEMP, INTS, VECS, Var, VecVar};
 use crate::ir::{Addr, Args, DECLINED, FloatOp, Fx, Label, Mem, Op, Val, Width, opt};
 use crate::jit::abi::{Context, LINKS, Link, int_offset, resume, stop, vec_offset};
+use crate::region::spans::{Group, Span, spans};
 use crate::region::{Region, flow};
 
 /// Most places a computed jump is compared with before it leaves the region.
@@ -175,6 +176,13 @@ pub(super) struct Func<'a> {
     /// Where the current instruction begins.
     insn_pc: u64,
     pub(super) rmw: Option<Rmw>,
+    /// Groups of accesses of the block being written, accesses in them, and the locals with the host address
+    /// of each group's lowest byte, 0 where it is not known.
+    pub(super) groups: Vec<Group>,
+    spans: Vec<Span>,
+    near: Vec<u32>,
+    /// What the current operation is in its group.
+    pub(super) span: Option<Span>,
 }
 
 impl<'a> Func<'a> {
@@ -206,6 +214,10 @@ impl<'a> Func<'a> {
             k: 0,
             insn_pc: 0,
             rmw: None,
+            groups: Vec::new(),
+            spans: Vec::new(),
+            near: Vec::new(),
+            span: None,
         };
         f.variables();
         f
@@ -327,6 +339,15 @@ impl<'a> Func<'a> {
             Val::Var(v) => self.bits[usize::from(v.0)].into(),
             Val::Imm(n) => 64 - n.leading_zeros(),
         }
+    }
+
+    /// The local with a group's host address.
+    pub(super) fn near(&mut self, group: usize) -> u32 {
+        while self.near.len() <= group {
+            let local = self.local(ValType::I32);
+            self.near.push(local);
+        }
+        self.near[group]
     }
 
     /// How a variable is held.
@@ -635,6 +656,7 @@ impl<'a> Func<'a> {
         self.vclean = !self.vwritten;
         self.forget();
         self.i().local_get(LEFT).i64_const(b.insns.into()).i64_sub().local_set(LEFT);
+        (self.groups, self.spans) = spans(&b.ops);
         let mut i = 0;
         while i < b.ops.len() {
             if let Op::Insn { pc, .. } = b.ops[i] {
@@ -652,6 +674,8 @@ impl<'a> Func<'a> {
                     }
                 }
             } else {
+                let span = self.spans.binary_search_by_key(&i, |s| s.op);
+                self.span = span.ok().map(|at| self.spans[at]);
                 self.op(&b.ops[i]);
             }
             i += 1;
@@ -699,9 +723,12 @@ impl<'a> Func<'a> {
                 let (dirty, vclean, bits) = (self.dirty, self.vclean, self.bits);
                 let skipped = self.skipped;
                 let types = self.types;
+                let groups = std::mem::take(&mut self.groups);
+                let spans = std::mem::take(&mut self.spans);
                 let (ints, other) = (self.ints, self.other);
                 self.tree(to);
                 (self.block, self.k, self.insn_pc) = (block, k, pc);
+                (self.groups, self.spans) = (groups, spans);
                 (self.dirty, self.vclean, self.bits) = (dirty, vclean, bits);
                 // Temporaries as they were; locals given to them meanwhile are kept where they fit.
                 for (v, &ty) in types.iter().enumerate() {

@@ -17,6 +17,13 @@ struct Look {
     entry: u32,
 }
 
+/// An access between its two halves.
+struct Reach {
+    look: Look,
+    /// How far from the host address on the stack it is.
+    offset: u32,
+}
+
 impl Func<'_> {
     /// How an address is held.
     pub(super) fn addr_ty(&self, a: &Addr) -> Ty {
@@ -120,6 +127,46 @@ impl Func<'_> {
         Look { linear, ty, entry }
     }
 
+    /// Begins the half of an access that is done directly, if it is; the host address is on the
+    /// stack.
+    fn reach(&mut self, addr: &Addr, bytes: u32, mem: Mem, write: bool, ty: BlockType) -> Reach {
+        let Some(span) = self.span else {
+            let look = self.look(addr, bytes, mem.mmu, write);
+            self.if_(ty, true);
+            self.host(&look);
+            return Reach { look, offset: 0 };
+        };
+        let near = self.near(span.group);
+        let look = if span.first {
+            let group = self.groups[span.group].clone();
+            let look = self.look(&group.addr, group.len, group.mmu, group.write);
+            self.if_(ty, true);
+            self.host(&look);
+            self.i().local_tee(near);
+            look
+        } else {
+            self.i().local_get(near);
+            self.if_(ty, true);
+            self.i().local_get(near);
+            let ty = self.addr_ty(addr);
+            Look { linear: self.scratch(4, ty.val_type()), ty, entry: 0 }
+        };
+        Reach { look, offset: span.offset }
+    }
+
+    /// Begins the other half: the address is in its local then.
+    fn missed(&mut self, addr: &Addr, reach: &Reach) {
+        self.else_();
+        if let Some(span) = self.span {
+            if span.first {
+                let near = self.near(span.group);
+                self.i().i32_const(0).local_set(near);
+            }
+            self.addr(addr);
+            self.i().local_set(reach.look.linear);
+        }
+    }
+
     /// Leaves the host address on the stack.
     fn host(&mut self, l: &Look) {
         self.i().local_get(l.linear);
@@ -137,17 +184,17 @@ impl Func<'_> {
     pub(super) fn load(&mut self, w: Width, to: Option<Width>, d: Var, addr: &Addr, mem: Mem) {
         let rmw = mem.flags & Mem::WRITE != 0;
         let ty = Ty::of(to.unwrap_or(w));
-        let l = self.look(addr, w.bytes(), mem.mmu, rmw);
-        let kept = rmw.then(|| self.scratch(6, ValType::I32));
+        let result = BlockType::Result(ty.val_type());
+        let reach = self.reach(addr, w.bytes(), mem, rmw, result);
+        let l = &reach.look;
+        let kept = (rmw && self.span.is_none()).then(|| self.scratch(6, ValType::I32));
         let value = self.scratch(4, ty.val_type());
         let value = if value == l.linear { self.scratch(5, ty.val_type()) } else { value };
         let value = if value == l.entry { self.scratch(7, ty.val_type()) } else { value };
-        self.if_(BlockType::Result(ty.val_type()), true);
-        self.host(&l);
         if let Some(kept) = kept {
             self.i().local_tee(kept);
         }
-        let m = field(0, 0);
+        let m = field(reach.offset, 0);
         match (w, ty, to.is_some()) {
             (Width::W8, Ty::I32, false) => self.i().i32_load8_u(m),
             (Width::W8, Ty::I32, true) => self.i().i32_load8_s(m),
@@ -162,8 +209,8 @@ impl Func<'_> {
             (Width::W32, Ty::I64, true) => self.i().i64_load32_s(m),
             (Width::W64, ..) => self.i().i64_load(m),
         };
-        self.else_();
-        self.shim(&l);
+        self.missed(addr, &reach);
+        self.shim(&reach.look);
         self.i().i32_const(abi::access(w.bytes(), mem.mmu, rmw, 0) as i32);
         self.call(self.shims.load, Type::Load);
         self.convert(Ty::I64, ty);
@@ -195,26 +242,23 @@ impl Func<'_> {
         let again = self
             .rmw
             .as_ref()
+            .filter(|_| self.span.is_none())
             .filter(|r| r.addr == *addr && r.bytes == w.bytes() && r.mem.mmu == mem.mmu)
             .map(|r| r.host);
-        let l = match again {
+        let reach = match again {
             Some(host) => {
                 let ty = self.addr_ty(addr);
                 self.i().local_get(host).i32_const(0).i32_ne();
                 self.if_(BlockType::Empty, true);
                 self.i().local_get(host);
-                Look { linear: self.scratch(4, ty.val_type()), ty, entry: 0 }
+                let look = Look { linear: self.scratch(4, ty.val_type()), ty, entry: 0 };
+                Reach { look, offset: 0 }
             }
-            None => {
-                let l = self.look(addr, w.bytes(), mem.mmu, true);
-                self.if_(BlockType::Empty, true);
-                self.host(&l);
-                l
-            }
+            None => self.reach(addr, w.bytes(), mem, true, BlockType::Empty),
         };
         let ty = if w == Width::W64 { Ty::I64 } else { ty };
         self.get(ty, a);
-        let m = field(0, 0);
+        let m = field(reach.offset, 0);
         match (w, ty) {
             (Width::W8, Ty::I32) => self.i().i32_store8(m),
             (Width::W8, Ty::I64) => self.i().i64_store8(m),
@@ -224,12 +268,12 @@ impl Func<'_> {
             (Width::W32, Ty::I64) => self.i().i64_store32(m),
             (Width::W64, _) => self.i().i64_store(m),
         };
-        self.else_();
+        self.missed(addr, &reach);
         if again.is_some() {
             self.addr(addr);
-            self.i().local_set(l.linear);
+            self.i().local_set(reach.look.linear);
         }
-        self.shim(&l);
+        self.shim(&reach.look);
         self.get(Ty::I64, a);
         self.i().i32_const(abi::access(w.bytes(), mem.mmu, false, 0) as i32);
         self.call(self.shims.store, Type::Store);
@@ -259,12 +303,13 @@ impl Func<'_> {
         direct: impl FnOnce(&mut Self),
         slow: impl FnOnce(&mut Self),
     ) {
-        let l = self.look(addr, size.into(), mem.mmu, write);
-        self.if_(BlockType::Empty, true);
-        self.host(&l);
+        let reach = self.reach(addr, size.into(), mem, write, BlockType::Empty);
+        if reach.offset > 0 {
+            self.i().i32_const(reach.offset as i32).i32_add();
+        }
         direct(self);
-        self.else_();
-        self.shim(&l);
+        self.missed(addr, &reach);
+        self.shim(&reach.look);
         slow(self);
         self.end();
     }

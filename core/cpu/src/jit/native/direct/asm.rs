@@ -195,15 +195,13 @@ impl Asm {
         }
         let (x, b) = match rm {
             Rm::Reg(r) => (0, r.0 >> 3),
-            Rm::Mem(m) => {
-                (m.index.map_or(0, |(r, _)| r.0 >> 3), m.base.map_or(0, |r| r.0 >> 3))
-            }
+            Rm::Mem(m) => (m.index.map_or(0, |(r, _)| r.0 >> 3), m.base.map_or(0, |r| r.0 >> 3)),
         };
         let rex = u8::from(wide) << 3 | (reg >> 3) << 2 | x << 1 | b;
         // SPL to DIL are AH to BH without the prefix.
         let high = |r: u8| (4..8).contains(&r);
-        let needs = bytes & 1 != 0 && high(reg)
-            || bytes & 2 != 0 && matches!(rm, Rm::Reg(r) if high(r.0));
+        let needs =
+            bytes & 1 != 0 && high(reg) || bytes & 2 != 0 && matches!(rm, Rm::Reg(r) if high(r.0));
         if rex != 0 || needs {
             self.code.push(0x40 | rex);
         }

@@ -14,7 +14,8 @@ impl Emit<'_> {
         let index = addr.index.map(|v| self.src(Val::Var(v)));
         let index = index.map(|s| (self.in_register(w, RCX, s), addr.scale));
         // In 32 bits the displacement counts modulo those.
-        let near = if w == Width::W32 { Some(addr.disp as i32) } else { i32::try_from(addr.disp).ok() };
+        let near =
+            if w == Width::W32 { Some(addr.disp as i32) } else { i32::try_from(addr.disp).ok() };
         match (base, index, near) {
             (None, None, _) => {
                 let n = addr.disp as u64 & w.mask();

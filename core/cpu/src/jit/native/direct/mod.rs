@@ -22,9 +22,9 @@ mod memory;
 mod stubs;
 mod vector;
 
+pub(super) use asm::Code;
 use asm::{Alu, Asm, At, Cc, Mark, R8, R9, R10, R11, R12, R13, R15, RAX, RBP, RBX, RCX, RDI};
 use asm::{RDX, RSI, RSP, Reg, Rm, at};
-pub(super) use asm::Code;
 pub(super) use stubs::{Stubs, make as make_stubs};
 
 use crate::frame::{FIRST_TEMP, INTS};
