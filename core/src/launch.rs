@@ -314,6 +314,9 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
                 if let Some(heat) = accel.heat {
                     policy.heat = heat.clamp(1, 255) as u8;
                 }
+                if let Some(best) = accel.best {
+                    policy.best = (best != 0).then_some(best.min(255) as u8);
+                }
                 cluster.set_compiler(compiler, policy);
             }
             None if accel.jit.is_none() => {}

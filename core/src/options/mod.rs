@@ -242,6 +242,8 @@ pub struct Accel {
     pub jit: Option<bool>,
     /// How often code must be found running to be compiled.
     pub heat: Option<u64>,
+    /// How often compiled code must be found running to be compiled again, for the best code; 0: never.
+    pub best: Option<u64>,
     /// Everything is compiled before it is run: for tests.
     pub eager: bool,
     /// Nothing is executed: a test drives the devices.

@@ -103,7 +103,7 @@ pub(super) const TABLE: &[Row] = &[
     ),
     row(
         "accel",
-        Some("jit|interp[,heat=N][,eager=on|off]"),
+        Some("jit|interp[,heat=N][,best=N][,eager=on|off]"),
         "execution engine; how often code must be found running to be compiled, or all at once",
         |o, v| accel(o, "-accel", v),
     ),
@@ -427,12 +427,13 @@ fn accel(o: &mut Options, option: &str, v: &str) -> Result<(), OptionError> {
         }
     };
     o.accel.heat = k.take_number(option, "heat")?;
+    o.accel.best = k.take_number(option, "best")?;
     o.accel.eager = k.take_bool(option, "eager")?.unwrap_or(false);
     // What QEMU's translator can be told says nothing to this one.
     for key in ["thread", "tb-size", "split-wx", "one-insn-per-tb"] {
         k.take(key);
     }
-    k.finish(option, &["accel", "heat", "eager", "thread", "tb-size", "split-wx"])
+    k.finish(option, &["accel", "heat", "best", "eager", "thread", "tb-size", "split-wx"])
 }
 
 fn watchdog(o: &mut Options, option: &str, v: &str) -> Result<(), OptionError> {

@@ -1,7 +1,7 @@
 //! Memory accesses: a look at the fast TLB, and the access itself ([`abi`](crate::jit::abi), "Fast path of memory").
 
 use super::asm::{Alu, At, Cc, Mark, R14, RAX, RCX, RDX, Rm, Shift, at, at2};
-use super::{Cold, Emit, Extend, Src, vector_home};
+use super::{Cold, Emit, Extend, Span, Src, vector_home};
 use crate::ir::{Addr, Mem, Val, Var, VecVar, Width};
 use crate::jit::abi::{TLB_BITS, access, fast};
 
@@ -53,6 +53,11 @@ impl Emit<'_> {
     /// it goes on a miss.
     fn look_up(&mut self, bytes: u32, mem: Mem, write: bool) -> Mark {
         let miss = self.a.mark();
+        self.look_up_or(bytes, mem.mmu, write, miss);
+        miss
+    }
+
+    fn look_up_or(&mut self, bytes: u32, mmu: u8, write: bool, miss: Mark) {
         let shift = 12 - fast::SIZE.trailing_zeros();
         let mask = ((1u32 << TLB_BITS) - 1) * fast::SIZE;
         self.a.load(Width::W32, RCX, RAX);
@@ -60,14 +65,36 @@ impl Emit<'_> {
         self.a.alu_imm(Alu::And, Width::W32, RCX, mask as i32);
         self.a.lea(Width::W64, RDX, at(RAX, bytes as i32 - 1));
         self.a.alu_imm(Alu::And, Width::W64, RDX, !0xfff);
-        if mem.mmu != 0 {
-            self.a.alu_imm(Alu::Or, Width::W32, RDX, i32::from(mem.mmu));
+        if mmu != 0 {
+            self.a.alu_imm(Alu::Or, Width::W32, RDX, i32::from(mmu));
         }
         let which = if write { fast::WRITE } else { fast::READ };
         self.a.alu(Alu::Cmp, Width::W64, RDX, at2(R14, RCX, which as i32));
         self.a.jump_if(Cc::Ne, miss);
         self.a.load(Width::W64, RCX, at2(R14, RCX, fast::HOST as i32));
-        miss
+    }
+
+    /// Where the current operation's bytes are in the host's memory, if it belongs to a span: its first access looks
+    /// that up. RAX and RCX may be part of it.
+    fn in_span(&mut self, addr: &Addr) -> Option<At> {
+        let n = usize::from((*self.spans.of.get(self.index)?)?);
+        let (span, keep) = (&self.spans.spans[n], self.keeps[n]);
+        let Span { base, mmu, first, lo, hi, write, .. } = *span;
+        let register = self.place(base);
+        if first == self.index {
+            let base = self.in_register(Width::W64, RAX, register.into());
+            self.a.lea(Width::W64, RAX, at(base, lo as i32));
+            let miss = self.plainly();
+            // In 64 bits nothing wraps: what would have wrapped is found nowhere.
+            self.look_up_or((hi - lo) as u32, mmu, write, miss);
+            match keep {
+                Rm::Reg(r) => self.a.load(Width::W64, r, RCX),
+                Rm::Mem(m) => self.a.store(Width::W64, m, RCX),
+            }
+        }
+        let add = self.in_register(Width::W64, RCX, keep.into());
+        let base = self.in_register(Width::W64, RAX, register.into());
+        Some(At { base: Some(add), index: Some((base, 0)), disp: addr.disp as i32 })
     }
 
     /// The slow way of an access, which comes back here.
@@ -81,8 +108,8 @@ impl Emit<'_> {
     ) {
         let back = self.a.mark();
         self.a.here(back);
-        let (rest, pc) = (self.rest(), self.pc);
-        self.cold.push(Cold::Access { here, back, stub, value, access, rest, pc, result });
+        let (rest, pc, late) = (self.rest(), self.pc, self.late.clone());
+        self.cold.push(Cold::Access { here, late, back, stub, value, access, rest, pc, result });
     }
 
     /// Puts what was loaded where it belongs: from memory, or zero-extended from RAX.
@@ -107,20 +134,33 @@ impl Emit<'_> {
     }
 
     pub(super) fn read(&mut self, w: Width, extend: Extend, d: Var, addr: &Addr, mem: Mem) {
+        self.most[usize::from(d.0)] = u64::MAX;
+        let place = self.place(d);
+        if let Some(from) = self.in_span(addr) {
+            return self.loaded(place, w, extend, from.into());
+        }
         self.address(addr);
         let rmw = mem.flags & Mem::WRITE != 0;
         let miss = self.look_up(w.bytes(), mem, rmw);
-        let place = self.place(d);
         self.loaded(place, w, extend, at2(RAX, RCX, 0).into());
         let how = access(w.bytes(), mem.mmu, rmw, 0);
         self.slow(miss, self.stubs.load, how, None, Some((place, w, extend)));
-        self.most[usize::from(d.0)] = u64::MAX;
     }
 
     pub(super) fn write(&mut self, w: Width, a: Val, addr: &Addr, mem: Mem) {
+        let value = self.src(a);
+        if let Some(to) = self.in_span(addr) {
+            return self.stored(w, value, to);
+        }
         self.address(addr);
         let miss = self.look_up(w.bytes(), mem, true);
-        let (value, to) = (self.src(a), at2(RAX, RCX, 0));
+        self.stored(w, value, at2(RAX, RCX, 0));
+        let how = access(w.bytes(), mem.mmu, false, 0);
+        self.slow(miss, self.stubs.store, how, Some(value), None);
+    }
+
+    /// Stores a value; RDX is lost.
+    fn stored(&mut self, w: Width, value: Src, to: At) {
         match value {
             Src::Imm(n) if i32::try_from(w.sext(n) as i64).is_ok() => {
                 self.a.store_imm(w, to, w.sext(n) as i32);
@@ -130,8 +170,6 @@ impl Emit<'_> {
                 self.a.store(w, to, r);
             }
         }
-        let how = access(w.bytes(), mem.mmu, false, 0);
-        self.slow(miss, self.stubs.store, how, Some(value), None);
     }
 
     pub(super) fn probe(&mut self, size: u16, addr: &Addr, mem: Mem) {
@@ -142,9 +180,18 @@ impl Emit<'_> {
     }
 
     pub(super) fn vread(&mut self, size: u8, d: VecVar, addr: &Addr, mem: Mem) {
+        if let Some(from) = self.in_span(addr) {
+            return self.vloaded(size, d, from);
+        }
         self.address(addr);
         let miss = self.look_up(size.into(), mem, false);
-        let (from, to) = (at2(RAX, RCX, 0), vector_home(d.0));
+        self.vloaded(size, d, at2(RAX, RCX, 0));
+        let how = access(size.into(), mem.mmu, false, d.0);
+        self.slow(miss, self.stubs.vload, how, None, None);
+    }
+
+    fn vloaded(&mut self, size: u8, d: VecVar, from: At) {
+        let to = vector_home(d.0);
         match Width::from_bytes(size.into()) {
             None => {
                 self.a.vload(RAX, from);
@@ -156,14 +203,21 @@ impl Emit<'_> {
                 self.a.store_imm(Width::W64, At { disp: to.disp + 8, ..to }, 0);
             }
         }
-        let how = access(size.into(), mem.mmu, false, d.0);
-        self.slow(miss, self.stubs.vload, how, None, None);
     }
 
     pub(super) fn vwrite(&mut self, size: u8, a: VecVar, addr: &Addr, mem: Mem) {
+        if let Some(to) = self.in_span(addr) {
+            return self.vstored(size, a, to);
+        }
         self.address(addr);
         let miss = self.look_up(size.into(), mem, true);
-        let (from, to) = (vector_home(a.0), at2(RAX, RCX, 0));
+        self.vstored(size, a, at2(RAX, RCX, 0));
+        let how = access(size.into(), mem.mmu, false, a.0);
+        self.slow(miss, self.stubs.vstore, how, None, None);
+    }
+
+    fn vstored(&mut self, size: u8, a: VecVar, to: At) {
+        let from = vector_home(a.0);
         match Width::from_bytes(size.into()) {
             None => {
                 self.a.vload(RAX, from);
@@ -174,7 +228,5 @@ impl Emit<'_> {
                 self.a.store(w, to, RDX);
             }
         }
-        let how = access(size.into(), mem.mmu, false, a.0);
-        self.slow(miss, self.stubs.vstore, how, None, None);
     }
 }

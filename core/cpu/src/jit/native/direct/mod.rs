@@ -9,7 +9,8 @@
 //! | host register | holds |
 //! |---|---|
 //! | RBX R8 RSI R10 RDI R9 R11 R12 | guest variables 0 to 7 |
-//! | R13 R15 | temporaries of an instruction |
+//! | R13 | a temporary of an instruction |
+//! | R15 | what to add to addresses of a span ([`Spans`]), or a temporary |
 //! | RAX RCX RDX | nothing from one operation to the next |
 //! | RBP | the frame, and [`BIAS`] more |
 //! | R14 | the fast TLB |
@@ -30,6 +31,7 @@ pub(super) use stubs::{Stubs, make as make_stubs};
 use crate::frame::{FIRST_TEMP, INTS};
 use crate::ir::{Cmp, Cond, Label, Op, Val, Var, Width, opt};
 use crate::jit::abi::{int_offset, stop, vec_offset};
+use crate::region::spans::{Span, Spans};
 use crate::region::{Region, flow};
 
 /// What RBP is ahead of the frame, so that a byte reaches 32 variables.
@@ -55,6 +57,8 @@ mod slot {
     pub(super) const REGION: i32 = 20;
     /// What a stub gives back if it faults.
     pub(super) const REST: i32 = 24;
+    /// What to add to addresses of spans, where R15 is taken.
+    pub(super) const SPANS: [i32; 5] = [32, 40, 48, 56, 64];
     /// All of them, so that RSP is a multiple of 16 with six registers pushed.
     pub(super) const SIZE: i32 = 72;
 }
@@ -94,6 +98,7 @@ enum Cold {
     /// An access that the TLB does not know, with its address in RAX.
     Access {
         here: Mark,
+        late: Vec<Late>,
         back: Mark,
         stub: usize,
         /// A store's value.
@@ -105,13 +110,42 @@ enum Cold {
         result: Option<(Rm, Width, Extend)>,
     },
     /// A way from block `from` to `pc`, with instructions given back.
-    Go { here: Mark, from: usize, pc: u64, back: u32 },
+    Go { here: Mark, late: Vec<Late>, from: usize, pc: u64, back: u32 },
     /// The same out of the region.
     Exit { here: Mark, pc: u64 },
     /// The budget is used up.
     Short { here: Mark, pc: u64 },
     /// A trap.
-    Trap { here: Mark, id: u16, arg: Src, rest: u32, pc: u64 },
+    Trap { here: Mark, late: Vec<Late>, id: u16, arg: Src, rest: u32, pc: u64 },
+}
+
+/// A write of a guest variable in the frame that is put off: most flags are written again before anything
+/// can look at them.
+#[derive(Clone, Copy)]
+struct Late {
+    d: Var,
+    w: Width,
+    a: Val,
+}
+
+/// What is known at a place in a block.
+#[derive(Clone)]
+struct State {
+    insn: u32,
+    pc: u64,
+    temps: Vec<(Var, Reg)>,
+    late: Vec<Late>,
+}
+
+/// The rest of a block once more, every access on its own: for where a span is not in one page that may be
+/// accessed.
+struct Plain {
+    block: usize,
+    /// The operation it begins at, and what is known there.
+    from: usize,
+    state: State,
+    /// Where it is jumped to: operations and their marks.
+    marks: Vec<(usize, Mark)>,
 }
 
 struct Emit<'a> {
@@ -129,6 +163,19 @@ struct Emit<'a> {
     pc: u64,
     /// Where the instruction's temporaries are, if in registers.
     temps: Vec<(Var, Reg)>,
+    late: Vec<Late>,
+    /// The block's spans, and where each has what is added to addresses: R15, or a slot.
+    spans: Spans,
+    keeps: Vec<Rm>,
+    /// The operation being emitted.
+    index: usize,
+    /// The one that was done with the division before it.
+    rest_done: Option<usize>,
+    /// What this block wants emitted again, and what other ones do.
+    plain: Option<Plain>,
+    plains: Vec<Plain>,
+    /// Where the plain copy that is being emitted is jumped to.
+    copy: Vec<(usize, Mark)>,
     /// At most this is in a variable, as far as the instruction says.
     most: [u64; INTS],
     labels: Vec<(Label, Mark)>,
@@ -158,6 +205,14 @@ pub(super) fn region(region: &Region, stubs: &Stubs) -> Code {
         insn: 0,
         pc: 0,
         temps: Vec::new(),
+        late: Vec::new(),
+        spans: Spans::default(),
+        keeps: Vec::new(),
+        index: 0,
+        rest_done: None,
+        plain: None,
+        plains: Vec::new(),
+        copy: Vec::new(),
         most: [u64::MAX; INTS],
         labels: Vec::new(),
         cold: Vec::new(),
@@ -170,9 +225,14 @@ pub(super) fn region(region: &Region, stubs: &Stubs) -> Code {
         e.block(n);
     }
     e.last = false;
-    while !e.cold.is_empty() {
+    loop {
         for cold in std::mem::take(&mut e.cold) {
             e.emit_cold(cold);
+        }
+        match e.plains.pop() {
+            Some(plain) => e.again(plain),
+            None if e.cold.is_empty() => break,
+            None => {}
         }
     }
     e.a.finish()
@@ -219,8 +279,35 @@ impl Emit<'_> {
         self.most.fill(u64::MAX);
         self.a.here(self.blocks[n]);
         self.a.alu_imm(Alu::Sub, Width::W64, at(RSP, slot::LEFT), block.insns as i32);
-        for (i, op) in block.ops.iter().enumerate() {
-            self.last = i + 1 == block.ops.len();
+        self.late.clear();
+        self.spans = Spans::find(&block.ops);
+        self.keep();
+        self.ops(0);
+        self.plains.extend(self.plain.take());
+    }
+
+    /// The rest of a block, without spans.
+    fn again(&mut self, plain: Plain) {
+        let Plain { block, from, state, marks } = plain;
+        (self.at, self.insn, self.pc, self.done) = (block, state.insn, state.pc, false);
+        (self.temps, self.late, self.copy) = (state.temps, state.late, marks);
+        self.spans.of.clear();
+        // Temporaries are to be where the other copy has them.
+        self.keeps.resize(1, Rm::Reg(RAX));
+        self.labels.clear();
+        self.most.fill(u64::MAX);
+        self.ops(from);
+    }
+
+    /// The operations of the block from the given one on.
+    fn ops(&mut self, from: usize) {
+        let region = self.region;
+        let block = &region.blocks[self.at];
+        for (i, op) in block.ops.iter().enumerate().skip(from) {
+            (self.index, self.last) = (i, i + 1 == block.ops.len());
+            if let Some(&(_, mark)) = self.copy.iter().find(|m| m.0 == i) {
+                self.a.here(mark);
+            }
             if let Op::Insn { pc, .. } = *op {
                 self.insn += 1;
                 self.pc = pc;
@@ -232,7 +319,110 @@ impl Emit<'_> {
             }
         }
         if !self.done {
+            self.flush();
             self.exit(self.pc);
+        }
+    }
+
+    /// Finds a place for what each span of the block adds.
+    fn keep(&mut self) {
+        self.keeps.clear();
+        let mut until = [None::<usize>; 1 + slot::SPANS.len()];
+        let mut order: Vec<usize> = (0..self.spans.spans.len()).collect();
+        order.sort_unstable_by_key(|&n| self.spans.spans[n].first);
+        self.keeps.resize(order.len(), Rm::Reg(RAX));
+        for n in order {
+            let Span { first, last, .. } = self.spans.spans[n];
+            match until.iter().position(|u| u.is_none_or(|u| u < first)) {
+                Some(k) => {
+                    until[k] = Some(last);
+                    self.keeps[n] =
+                        if k == 0 { R15.into() } else { at(RSP, slot::SPANS[k - 1]).into() };
+                }
+                // No room: each on its own.
+                None => {
+                    self.spans.of.iter_mut().filter(|s| **s == Some(n as u16)).for_each(|s| *s = None);
+                }
+            }
+        }
+    }
+
+    /// The mark of the current operation in the plain copy of the block.
+    fn plainly(&mut self) -> Mark {
+        let mark = self.a.mark();
+        let (block, from) = (self.at, self.index);
+        let plain = self.plain.get_or_insert_with(|| Plain {
+            block,
+            from,
+            state: State {
+                insn: self.insn,
+                pc: self.pc,
+                temps: self.temps.clone(),
+                late: self.late.clone(),
+            },
+            marks: Vec::new(),
+        });
+        plain.marks.push((from, mark));
+        mark
+    }
+
+    // Writes that are put off.
+
+    /// What must be in the frame before an operation.
+    fn settle(&mut self, op: &Op) {
+        if self.late.is_empty() {
+            return;
+        }
+        let all = match op {
+            Op::ExitIf { pc, .. } => self.region.edge(self.at, *pc).is_some(),
+            Op::Label { .. }
+            | Op::Jump { .. }
+            | Op::Branch { .. }
+            | Op::Call { .. }
+            | Op::Quick { .. }
+            | Op::Float { .. }
+            | Op::FloatInt { .. } => true,
+            op => op.is_terminal(),
+        };
+        if all {
+            return self.flush();
+        }
+        let d = opt::dest(op);
+        let mut read = 0u64;
+        opt::reads(op, &mut |v| read |= flow::bit(v));
+        let late = std::mem::take(&mut self.late);
+        for l in late {
+            let source = matches!(l.a, Val::Var(v) if Some(v) == d);
+            if source || flow::bit(l.d) & read != 0 {
+                self.write_late(l);
+            } else if Some(l.d) != d {
+                self.late.push(l);
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        for l in std::mem::take(&mut self.late) {
+            self.write_late(l);
+        }
+    }
+
+    /// Writes to the frame what was put off; RCX is lost, the flags are not.
+    fn write_late(&mut self, Late { d, w, a }: Late) {
+        let to = home(d);
+        match self.src(a) {
+            Src::Imm(n) => match i32::try_from(n as i64) {
+                Ok(n) => self.a.store_imm(Width::W64, to, n),
+                Err(_) => {
+                    self.a.set(RCX, n);
+                    self.a.store(Width::W64, to, RCX);
+                }
+            },
+            Src::Reg(r) if w == Width::W64 => self.a.store(w, to, r),
+            s => {
+                self.fetch_zero(w, RCX, s);
+                self.a.store(Width::W64, to, RCX);
+            }
         }
     }
 
@@ -255,9 +445,14 @@ impl Emit<'_> {
                 }
             };
             opt::reads(op, &mut mention);
-            opt::dest(op).into_iter().for_each(mention);
+            opt::dest(op).into_iter().for_each(&mut mention);
+            // It is written together with the quotient.
+            alu::rest_of(ops, i).into_iter().for_each(|(_, rest)| mention(rest));
         }
+        // R15 is not free in a block with spans.
+        let free = if self.keeps.is_empty() { TEMPS.len() } else { 1 };
         let mut until = [None::<usize>; TEMPS.len()];
+        let until = &mut until[..free];
         for (v, first, last) in seen {
             if let Some(n) = until.iter().position(|u| u.is_none_or(|u| u <= first)) {
                 until[n] = Some(last);
@@ -414,7 +609,8 @@ impl Emit<'_> {
             _ => {
                 let here = self.a.mark();
                 self.a.jump_if(cc, here);
-                self.cold.push(Cold::Go { here, from: self.at, pc, back });
+                let late = self.late.clone();
+                self.cold.push(Cold::Go { here, late, from: self.at, pc, back });
             }
         }
     }
@@ -438,7 +634,7 @@ impl Emit<'_> {
             }
             let here = self.a.mark();
             self.a.jump_if(Cc::E, here);
-            self.cold.push(Cold::Go { here, from: self.at, pc, back: 0 });
+            self.cold.push(Cold::Go { here, late: Vec::new(), from: self.at, pc, back: 0 });
         }
         self.a.jump_to(self.stubs.lookup);
     }
@@ -450,8 +646,9 @@ impl Emit<'_> {
 
     fn emit_cold(&mut self, cold: Cold) {
         match cold {
-            Cold::Access { here, back, stub, value, access, rest, pc, result } => {
+            Cold::Access { here, late, back, stub, value, access, rest, pc, result } => {
                 self.a.here(here);
+                late.into_iter().for_each(|l| self.write_late(l));
                 if let Some(value) = value {
                     self.fetch(Width::W64, RDX, value);
                 }
@@ -464,8 +661,9 @@ impl Emit<'_> {
                 }
                 self.a.jump(back);
             }
-            Cold::Go { here, from, pc, back } => {
+            Cold::Go { here, late, from, pc, back } => {
                 self.a.here(here);
+                late.into_iter().for_each(|l| self.write_late(l));
                 self.at = from;
                 self.go(pc, back);
             }
@@ -479,8 +677,9 @@ impl Emit<'_> {
                 self.a.set_quiet(RCX, stop::LOOKUP);
                 self.a.jump_to(self.stubs.leave);
             }
-            Cold::Trap { here, id, arg, rest, pc } => {
+            Cold::Trap { here, late, id, arg, rest, pc } => {
                 self.a.here(here);
+                late.into_iter().for_each(|l| self.write_late(l));
                 self.fetch(Width::W64, RDX, arg);
                 self.a.set(RCX, u64::from(id) | u64::from(rest) << 32);
                 self.a.call(self.stubs.trap);
@@ -557,8 +756,14 @@ impl Emit<'_> {
         if self.done && !matches!(op, Op::Label { .. }) {
             return;
         }
+        self.settle(op);
         match *op {
             Op::Insn { .. } => {}
+            Op::Mov { w, d, a } if self.may_wait(d, a) => {
+                let a = if let Val::Imm(n) = a { Val::Imm(n & w.mask()) } else { a };
+                self.late.push(Late { d, w, a });
+                self.most[usize::from(d.0)] = u64::MAX;
+            }
             Op::Mov { w, d, a } => self.mov(w, d, a),
             Op::Bin { op, w, d, a, b } => self.bin(op, w, d, a, b),
             Op::Un { op, w, d, a } => self.un(op, w, d, a),
@@ -671,8 +876,18 @@ impl Emit<'_> {
         }
     }
 
+    /// Whether a move to the frame can be put off: nothing but another write changes its source.
+    fn may_wait(&self, d: Var, a: Val) -> bool {
+        let still = match a {
+            Val::Imm(_) => true,
+            Val::Var(v) => usize::from(v.0) < PINNED.len(),
+        };
+        !d.is_temp() && d.0 >= 16 && still
+    }
+
     fn trap(&mut self, here: Mark, id: u16, arg: Val) {
         let arg = self.src(arg);
-        self.cold.push(Cold::Trap { here, id, arg, rest: self.rest(), pc: self.pc });
+        let late = self.late.clone();
+        self.cold.push(Cold::Trap { here, late, id, arg, rest: self.rest(), pc: self.pc });
     }
 }
