@@ -552,7 +552,7 @@ impl<I: Isa> Cluster<I> {
             return;
         }
         if let Some((heat, block)) = self.cache.warm(region)
-            && heat >= best
+            && heat > best
             && self.cache.block(block).key.mode == mode
             && self.cache.block(block).alive
             && !tier.busy(true)

@@ -11,7 +11,7 @@ use crate::ir::{Addr, BinOp, Mem, Op, Val, Var, Width, opt};
 const MOST: i64 = 256;
 
 /// Accesses that are reached together.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Group {
     /// The lowest byte, by the variables as they are at the first access.
     pub addr: Addr,

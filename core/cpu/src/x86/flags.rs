@@ -46,6 +46,10 @@ kinds! {
     Mul,
     /// DST = result, SRC = CF; OF and AF are clear.
     Carry,
+    /// DST = result of what came before, with AF clear; SRC = result of ROL: CF and OF.
+    Rol,
+    /// DST = result of what came before, with AF clear; SRC = result of ROR: CF and OF.
+    Ror,
 }
 
 impl Kind {
@@ -96,7 +100,9 @@ impl Cc {
     fn carry(self) -> bool {
         let Self { dst, src, src2, .. } = self;
         match self.kind {
-            Kind::Flags | Kind::Inc | Kind::Dec | Kind::Mul | Kind::Carry => src & 1 != 0,
+            Kind::Flags | Kind::Inc | Kind::Dec | Kind::Mul | Kind::Carry | Kind::Rol => {
+                src & 1 != 0
+            }
             Kind::Add => dst < src,
             Kind::Adc => {
                 if src2 != 0 {
@@ -114,7 +120,7 @@ impl Cc {
                 }
             }
             Kind::Logic => false,
-            Kind::Shl => self.sign(src),
+            Kind::Shl | Kind::Ror => self.sign(src),
             Kind::Shr => src & 1 != 0,
         }
     }
@@ -138,6 +144,8 @@ impl Cc {
             Kind::Dec => dst == mask / 2,
             Kind::Shl | Kind::Shr => self.sign(dst ^ src),
             Kind::Mul => src & 1 != 0,
+            Kind::Rol => self.sign(src) != (src & 1 != 0),
+            Kind::Ror => self.sign(src ^ src << 1),
         }
     }
 
@@ -151,6 +159,7 @@ impl Cc {
             Kind::Inc => dst & 15 == 0,
             Kind::Dec => dst & 15 == 15,
             Kind::Logic | Kind::Carry | Kind::Shl | Kind::Shr | Kind::Mul => false,
+            Kind::Rol | Kind::Ror => false,
         }
     }
 

@@ -105,9 +105,13 @@ impl Expand<'_> {
     fn carry(&mut self, cc: Cc) -> Val {
         let Cc { kind, w, dst, src, src2 } = cc;
         match kind {
-            Kind::Flags | Kind::Inc | Kind::Dec | Kind::Mul | Kind::Carry | Kind::Shr => {
-                self.bit(src, 0)
-            }
+            Kind::Flags
+            | Kind::Inc
+            | Kind::Dec
+            | Kind::Mul
+            | Kind::Carry
+            | Kind::Shr
+            | Kind::Rol => self.bit(src, 0),
             Kind::Add | Kind::Sub => self.set(Cond::LtU, w, dst, src),
             Kind::Adc | Kind::Sbb => {
                 let (with, without) =
@@ -115,7 +119,7 @@ impl Expand<'_> {
                 self.select(Cmp::new(Cond::Ne, W64, src2, 0u64), with, without)
             }
             Kind::Logic => Val::Imm(0),
-            Kind::Shl => self.sign(cc, src),
+            Kind::Shl | Kind::Ror => self.sign(cc, src),
         }
     }
 
@@ -139,7 +143,7 @@ impl Expand<'_> {
             (&[Kind::Add, Kind::Sub][..], less),
             (&[Kind::Adc, Kind::Sbb], borrow),
             (&[Kind::Logic], Val::Imm(0)),
-            (&[Kind::Shl], top),
+            (&[Kind::Shl, Kind::Ror], top),
         ] {
             let of = of.iter().map(|&k| 1u64 << k as u32).sum::<u64>();
             r = self.select(Cmp::new(Cond::TestNz, W64, kinds, of), v, r);
@@ -176,6 +180,14 @@ impl Expand<'_> {
                 self.sign(cc, p)
             }
             Kind::Mul => self.bit(src, 0),
+            Kind::Rol => {
+                let (top, low) = (self.sign(cc, src), self.bit(src, 0));
+                self.bin(BinOp::Xor, W64, top, low)
+            }
+            Kind::Ror => {
+                let (top, next) = (self.sign(cc, src), self.bit(src, cc.w.bits() - 2));
+                self.bin(BinOp::Xor, W64, top, next)
+            }
         }
     }
 
@@ -204,6 +216,7 @@ impl Expand<'_> {
                 self.set(Cond::Eq, W64, low, 15u64)
             }
             Kind::Logic | Kind::Carry | Kind::Shl | Kind::Shr | Kind::Mul => Val::Imm(0),
+            Kind::Rol | Kind::Ror => Val::Imm(0),
         }
     }
 

@@ -82,12 +82,18 @@ impl Lifter<'_> {
             Some((Kind::Sub | Kind::Add, w)) => self.b.set_if(Cond::LtU, w, t, CC_DST, CC_SRC),
             Some((Kind::Logic, _)) => self.b.konst(t, 0),
             Some((
-                Kind::Inc | Kind::Dec | Kind::Mul | Kind::Carry | Kind::Shr | Kind::Flags,
+                Kind::Inc
+                | Kind::Dec
+                | Kind::Mul
+                | Kind::Carry
+                | Kind::Shr
+                | Kind::Flags
+                | Kind::Rol,
                 _,
             )) => {
                 self.b.and(Width::W64, t, CC_SRC, 1u64);
             }
-            Some((Kind::Shl, w)) => self.b.extract(t, CC_SRC, (w.bits() - 1) as u8, 1),
+            Some((Kind::Shl | Kind::Ror, w)) => self.b.extract(t, CC_SRC, (w.bits() - 1) as u8, 1),
             _ => self.cc_pure_into(pure::CARRY, t),
         }
     }
@@ -153,6 +159,8 @@ impl Lifter<'_> {
                 | Kind::Carry,
                 S,
             ) => result(Cond::LtS),
+            (Kind::Rol | Kind::Ror, E) => result(Cond::Eq),
+            (Kind::Rol | Kind::Ror, S) => result(Cond::LtS),
             (Kind::Inc | Kind::Dec | Kind::Mul | Kind::Carry | Kind::Shr, B) => bits(1),
             (Kind::Flags, O) => bits(flag::OF),
             (Kind::Flags, B) => bits(flag::CF),

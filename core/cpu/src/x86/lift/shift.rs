@@ -60,9 +60,15 @@ impl Lifter<'_> {
             Id::ROR => self.bin(BinOp::Ror, w, a, count.val()),
             _ => return self.rotate_through_carry(w, count, a, dest),
         };
+        // What is known of the flags before, while it is.
+        let kept = self.kept_by_rotation(w, count);
         self.write_dest(dest, result);
         let skip = self.skip_if_zero(count);
         match id {
+            Id::ROL | Id::ROR if kept => {
+                self.b.mov(w, CC_SRC, result);
+                self.cc(if id == Id::ROL { Kind::Rol } else { Kind::Ror }, w);
+            }
             Id::SHL | Id::SHR | Id::SAR => {
                 let before = match count {
                     Count::Known(n) => Val::Imm(n - 1),
@@ -90,6 +96,26 @@ impl Lifter<'_> {
             }
         }
         self.place(skip);
+    }
+
+    /// Whether a rotation leaves flags of which the result before is all that is wanted: AF is clear, and CF and
+    /// OF it sets itself.
+    fn kept_by_rotation(&self, w: Width, count: Count) -> bool {
+        let known = matches!(count, Count::Known(_));
+        known
+            && self.known_cc().is_some_and(|(kind, of)| {
+                let result = matches!(
+                    kind,
+                    Kind::Logic
+                        | Kind::Carry
+                        | Kind::Shl
+                        | Kind::Shr
+                        | Kind::Mul
+                        | Kind::Rol
+                        | Kind::Ror
+                );
+                of == w && result
+            })
     }
 
     /// With a count that is not known, skips what follows when it is 0.

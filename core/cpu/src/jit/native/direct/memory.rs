@@ -1,7 +1,7 @@
 //! Memory accesses: a look at the fast TLB, and the access itself ([`abi`](crate::jit::abi), "Fast path of memory").
 
-use super::asm::{Alu, At, Cc, Mark, R14, RAX, RCX, RDX, Rm, Shift, at, at2};
-use super::{Cold, Emit, Extend, Span, Src, vector_home};
+use super::asm::{Alu, At, Cc, Mark, R14, R15, RAX, RCX, RDX, Rm, Shift, at, at2};
+use super::{Cold, Emit, Extend, Group, Span, Src, vector_home};
 use crate::ir::{Addr, Mem, Val, Var, VecVar, Width};
 use crate::jit::abi::{TLB_BITS, access, fast};
 
@@ -74,27 +74,30 @@ impl Emit<'_> {
         self.a.load(Width::W64, RCX, at2(R14, RCX, fast::HOST as i32));
     }
 
-    /// Where the current operation's bytes are in the host's memory, if it belongs to a span: its first access looks
-    /// that up. RAX and RCX may be part of it.
-    fn in_span(&mut self, addr: &Addr) -> Option<At> {
-        let n = usize::from((*self.spans.of.get(self.index)?)?);
-        let (span, keep) = (&self.spans.spans[n], self.keeps[n]);
-        let Span { base, mmu, first, lo, hi, write, .. } = *span;
-        let register = self.place(base);
-        if first == self.index {
-            let base = self.in_register(Width::W64, RAX, register.into());
-            self.a.lea(Width::W64, RAX, at(base, lo as i32));
+    /// Where the current operation's bytes are in the host's memory, if it belongs to a group: the first of one
+    /// looks that up. RCX may be part of it.
+    fn in_group(&mut self) -> Option<At> {
+        let n = self.spans.binary_search_by_key(&self.index, |s| s.op).ok()?;
+        let Span { group, first, offset, .. } = self.spans[n];
+        let keep = self.keeps[group]?;
+        if first {
+            let Group { addr, len, mmu, write } = self.groups[group];
+            self.address(&addr);
             let miss = self.plainly();
-            // In 64 bits nothing wraps: what would have wrapped is found nowhere.
-            self.look_up_or((hi - lo) as u32, mmu, write, miss);
+            self.look_up_or(len, mmu, write, miss);
             match keep {
-                Rm::Reg(r) => self.a.load(Width::W64, r, RCX),
-                Rm::Mem(m) => self.a.store(Width::W64, m, RCX),
+                Rm::Reg(r) => self.a.lea(Width::W64, r, at2(RAX, RCX, 0)),
+                Rm::Mem(m) => {
+                    self.a.alu(Alu::Add, Width::W64, RCX, RAX);
+                    self.a.store(Width::W64, m, RCX);
+                }
+            }
+            if keep != Rm::Reg(R15) {
+                return Some(at(RCX, offset as i32));
             }
         }
-        let add = self.in_register(Width::W64, RCX, keep.into());
-        let base = self.in_register(Width::W64, RAX, register.into());
-        Some(At { base: Some(add), index: Some((base, 0)), disp: addr.disp as i32 })
+        let base = self.in_register(Width::W64, RCX, keep.into());
+        Some(at(base, offset as i32))
     }
 
     /// The slow way of an access, which comes back here.
@@ -136,7 +139,7 @@ impl Emit<'_> {
     pub(super) fn read(&mut self, w: Width, extend: Extend, d: Var, addr: &Addr, mem: Mem) {
         self.most[usize::from(d.0)] = u64::MAX;
         let place = self.place(d);
-        if let Some(from) = self.in_span(addr) {
+        if let Some(from) = self.in_group() {
             return self.loaded(place, w, extend, from.into());
         }
         self.address(addr);
@@ -149,7 +152,7 @@ impl Emit<'_> {
 
     pub(super) fn write(&mut self, w: Width, a: Val, addr: &Addr, mem: Mem) {
         let value = self.src(a);
-        if let Some(to) = self.in_span(addr) {
+        if let Some(to) = self.in_group() {
             return self.stored(w, value, to);
         }
         self.address(addr);
@@ -180,7 +183,7 @@ impl Emit<'_> {
     }
 
     pub(super) fn vread(&mut self, size: u8, d: VecVar, addr: &Addr, mem: Mem) {
-        if let Some(from) = self.in_span(addr) {
+        if let Some(from) = self.in_group() {
             return self.vloaded(size, d, from);
         }
         self.address(addr);
@@ -206,7 +209,7 @@ impl Emit<'_> {
     }
 
     pub(super) fn vwrite(&mut self, size: u8, a: VecVar, addr: &Addr, mem: Mem) {
-        if let Some(to) = self.in_span(addr) {
+        if let Some(to) = self.in_group() {
             return self.vstored(size, a, to);
         }
         self.address(addr);

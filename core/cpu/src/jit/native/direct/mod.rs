@@ -10,7 +10,7 @@
 //! |---|---|
 //! | RBX R8 RSI R10 RDI R9 R11 R12 | guest variables 0 to 7 |
 //! | R13 | a temporary of an instruction |
-//! | R15 | what to add to addresses of a span ([`Spans`]), or a temporary |
+//! | R15 | the host's address of a group of accesses ([`spans`]), or a temporary |
 //! | RAX RCX RDX | nothing from one operation to the next |
 //! | RBP | the frame, and [`BIAS`] more |
 //! | R14 | the fast TLB |
@@ -31,7 +31,7 @@ pub(super) use stubs::{Stubs, make as make_stubs};
 use crate::frame::{FIRST_TEMP, INTS};
 use crate::ir::{Cmp, Cond, Label, Op, Val, Var, Width, opt};
 use crate::jit::abi::{int_offset, stop, vec_offset};
-use crate::region::spans::{Span, Spans};
+use crate::region::spans::{Group, Span, spans};
 use crate::region::{Region, flow};
 
 /// What RBP is ahead of the frame, so that a byte reaches 32 variables.
@@ -57,8 +57,8 @@ mod slot {
     pub(super) const REGION: i32 = 20;
     /// What a stub gives back if it faults.
     pub(super) const REST: i32 = 24;
-    /// What to add to addresses of spans, where R15 is taken.
-    pub(super) const SPANS: [i32; 5] = [32, 40, 48, 56, 64];
+    /// The host's addresses of groups of accesses, where R15 is taken.
+    pub(super) const GROUPS: [i32; 5] = [32, 40, 48, 56, 64];
     /// All of them, so that RSP is a multiple of 16 with six registers pushed.
     pub(super) const SIZE: i32 = 72;
 }
@@ -137,7 +137,7 @@ struct State {
     late: Vec<Late>,
 }
 
-/// The rest of a block once more, every access on its own: for where a span is not in one page that may be
+/// The rest of a block once more, every access on its own: for where a group is not in one page that may be
 /// accessed.
 struct Plain {
     block: usize,
@@ -164,9 +164,11 @@ struct Emit<'a> {
     /// Where the instruction's temporaries are, if in registers.
     temps: Vec<(Var, Reg)>,
     late: Vec<Late>,
-    /// The block's spans, and where each has what is added to addresses: R15, or a slot.
-    spans: Spans,
-    keeps: Vec<Rm>,
+    /// The block's groups of accesses, what belongs to them, and where the host's address of each is: R15, a slot,
+    /// or nowhere for want of room.
+    groups: Vec<Group>,
+    spans: Vec<Span>,
+    keeps: Vec<Option<Rm>>,
     /// The operation being emitted.
     index: usize,
     /// The one that was done with the division before it.
@@ -206,7 +208,8 @@ pub(super) fn region(region: &Region, stubs: &Stubs) -> Code {
         pc: 0,
         temps: Vec::new(),
         late: Vec::new(),
-        spans: Spans::default(),
+        groups: Vec::new(),
+        spans: Vec::new(),
         keeps: Vec::new(),
         index: 0,
         rest_done: None,
@@ -280,7 +283,7 @@ impl Emit<'_> {
         self.a.here(self.blocks[n]);
         self.a.alu_imm(Alu::Sub, Width::W64, at(RSP, slot::LEFT), block.insns as i32);
         self.late.clear();
-        self.spans = Spans::find(&block.ops);
+        (self.groups, self.spans) = spans(&block.ops);
         self.keep();
         self.ops(0);
         self.plains.extend(self.plain.take());
@@ -291,9 +294,9 @@ impl Emit<'_> {
         let Plain { block, from, state, marks } = plain;
         (self.at, self.insn, self.pc, self.done) = (block, state.insn, state.pc, false);
         (self.temps, self.late, self.copy) = (state.temps, state.late, marks);
-        self.spans.of.clear();
+        self.spans.clear();
         // Temporaries are to be where the other copy has them.
-        self.keeps.resize(1, Rm::Reg(RAX));
+        self.keeps.resize(1, None);
         self.labels.clear();
         self.most.fill(u64::MAX);
         self.ops(from);
@@ -324,26 +327,21 @@ impl Emit<'_> {
         }
     }
 
-    /// Finds a place for what each span of the block adds.
+    /// Finds a place for the host's address of each group of the block.
     fn keep(&mut self) {
         self.keeps.clear();
-        let mut until = [None::<usize>; 1 + slot::SPANS.len()];
-        let mut order: Vec<usize> = (0..self.spans.spans.len()).collect();
-        order.sort_unstable_by_key(|&n| self.spans.spans[n].first);
-        self.keeps.resize(order.len(), Rm::Reg(RAX));
-        for n in order {
-            let Span { first, last, .. } = self.spans.spans[n];
-            match until.iter().position(|u| u.is_none_or(|u| u < first)) {
-                Some(k) => {
-                    until[k] = Some(last);
-                    self.keeps[n] =
-                        if k == 0 { R15.into() } else { at(RSP, slot::SPANS[k - 1]).into() };
-                }
-                // No room: each on its own.
-                None => {
-                    self.spans.of.iter_mut().filter(|s| **s == Some(n as u16)).for_each(|s| *s = None);
-                }
+        self.keeps.resize(self.groups.len(), None);
+        // The last operation that uses a place.
+        let mut until = [None::<usize>; 1 + slot::GROUPS.len()];
+        for n in 0..self.spans.len() {
+            let Span { op, group, first, .. } = self.spans[n];
+            if !first {
+                continue;
             }
+            let Some(k) = until.iter().position(|u| u.is_none_or(|u| u < op)) else { continue };
+            until[k] = self.spans.iter().rfind(|s| s.group == group).map(|s| s.op);
+            let place = if k == 0 { R15.into() } else { at(RSP, slot::GROUPS[k - 1]).into() };
+            self.keeps[group] = Some(place);
         }
     }
 
@@ -449,7 +447,7 @@ impl Emit<'_> {
             // It is written together with the quotient.
             alu::rest_of(ops, i).into_iter().for_each(|(_, rest)| mention(rest));
         }
-        // R15 is not free in a block with spans.
+        // R15 is not free in a block with groups.
         let free = if self.keeps.is_empty() { TEMPS.len() } else { 1 };
         let mut until = [None::<usize>; TEMPS.len()];
         let until = &mut until[..free];
