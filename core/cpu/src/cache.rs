@@ -57,7 +57,7 @@ pub(crate) struct Slot {
     /// What it replaced at the start of the block.
     first: Uop,
     pub(crate) alive: bool,
-    /// It is compiled for the best code.
+    /// It is compiled for the best code, or its code is good enough.
     pub(crate) best: bool,
     /// How often it was found running.
     pub(crate) heat: u8,

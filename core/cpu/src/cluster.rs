@@ -628,7 +628,11 @@ impl<I: Isa> Cluster<I> {
             .filter(|p| !p.bytes.is_empty())
             .map(|p| p.offset / PAGE as usize)
             .collect();
+        let stays = !best && tier.policy.choosy && !region.is_arithmetic();
         let number = self.cache.add_region(id, region.pages.clone(), best);
+        if stays {
+            self.cache.set_best(number);
+        }
         tier.submit(number, region, best);
         for page in pages {
             self.mark_code(board, page);

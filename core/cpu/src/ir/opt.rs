@@ -16,6 +16,13 @@ impl Set {
         Self(s)
     };
 
+    /// These guest variables.
+    const fn of_guest(bits: u64) -> Self {
+        let mut s = [0; INTS / 64];
+        s[0] = bits;
+        Self(s)
+    }
+
     fn has(&self, v: Var) -> bool {
         self.0[usize::from(v.0) / 64] >> (v.0 % 64) & 1 != 0
     }
@@ -44,7 +51,7 @@ pub fn optimise(ops: &mut Vec<Op>, bits: impl Fn(Var) -> u32) {
     }
     propagate(ops, &start);
     coalesce(ops);
-    remove_dead(ops);
+    remove_dead(ops, &|_| u64::MAX);
 }
 
 /// The value of a two-operand operation.
@@ -614,17 +621,29 @@ pub fn reads(op: &Op, f: &mut impl FnMut(Var)) {
     each_operand(&mut op.clone(), &mut |v| f(*v));
 }
 
-/// Backward: drops writes nothing reads.
-fn remove_dead(ops: &mut Vec<Op>) {
+/// Backward: drops writes nothing reads. `there` says which guest variables (a bit each) are live at a program
+/// counter that the block leads to.
+pub fn remove_dead(ops: &mut Vec<Op>, there: &impl Fn(u64) -> u64) {
+    let mut keep = vec![true; ops.len()];
+    live(ops, there, |i| keep[i] = false);
+    let mut i = 0;
+    ops.retain(|_| {
+        i += 1;
+        keep[i - 1]
+    });
+}
+
+/// The guest variables (a bit each) that are live at the start of a block, when writes that nothing reads are dropped:
+/// `dead` is called with the index of each.
+pub fn live(ops: &[Op], there: &impl Fn(u64) -> u64, mut dead: impl FnMut(usize)) -> u64 {
     let mut live = Set::GUEST;
     let mut at_label: Vec<(Label, Set)> = Vec::new();
-    let mut keep = vec![true; ops.len()];
     for (i, op) in ops.iter().enumerate().rev() {
         let removable = !op.may_fault()
             && !matches!(op, Op::Call { .. })
             && dest(op).is_some_and(|d| !live.has(d));
         if removable || matches!(op, Op::Mov { w: Width::W64, d, a: Val::Var(a) } if d == a) {
-            keep[i] = false;
+            dead(i);
             continue;
         }
         if let Some(d) = dest(op) {
@@ -641,7 +660,8 @@ fn remove_dead(ops: &mut Vec<Op>) {
                     live.add_all(&there);
                 }
             }
-            Op::ExitIf { .. } => live.add_all(&Set::GUEST),
+            Op::ExitIf { pc, .. } => live.0[0] |= there(pc),
+            Op::Goto { pc } => live = Set::of_guest(there(pc)),
             Op::Call { fx, .. } if fx.has(Fx::READS) => live.add_all(&Set::GUEST),
             _ if op.is_terminal() => live = Set::GUEST,
             _ => {}
@@ -657,9 +677,5 @@ fn remove_dead(ops: &mut Vec<Op>) {
             live = guest;
         }
     }
-    let mut i = 0;
-    ops.retain(|_| {
-        i += 1;
-        keep[i - 1]
-    });
+    live.0[0]
 }

@@ -63,6 +63,8 @@ pub struct Policy {
     pub eager: bool,
     /// How often a region must be found running to be compiled again, for the best code. `None`: never.
     pub best: Option<u8>,
+    /// Only those with much arithmetic are: [`Region::is_arithmetic`].
+    pub choosy: bool,
     /// How far a region may go.
     pub limits: Limits,
     /// How far one may go that is compiled again if need be.
@@ -77,7 +79,8 @@ impl Default for Policy {
         let (heat, best) = if cfg!(target_arch = "wasm32") { (32, None) } else { (2, Some(60)) };
         let limits = Limits { resumes: cfg!(target_arch = "wasm32"), ..Limits::default() };
         let quick = Limits { blocks: 32, insns: 300, ..limits };
-        Self { heat, eager: false, best, limits, quick, bytes: 64 << 20 }
+        let choosy = cfg!(target_arch = "x86_64");
+        Self { heat, eager: false, best, choosy, limits, quick, bytes: 64 << 20 }
     }
 }
 

@@ -60,6 +60,33 @@ pub(crate) fn dirty(region: &mut Region) {
     }
 }
 
+/// Drops what is written to guest variables and written again before anything can look, also where blocks of the region lie
+/// between. Ways on which the budget or a page is looked at lead out of it, where every variable counts.
+pub fn prune(region: &mut Region) {
+    let looks = budget(region).look;
+    let mut live = vec![0; region.blocks.len()];
+    let there = |region: &Region, live: &[u64], from: usize, pc: u64| match region.edge(from, pc) {
+        Some((to, None)) if !looks[to] => live[to],
+        _ => u64::MAX,
+    };
+    let mut again = true;
+    while again {
+        again = false;
+        for n in (0..live.len()).rev() {
+            let now = opt::live(&region.blocks[n].ops, &|pc| there(region, &live, n, pc), |_| {});
+            again |= now != live[n];
+            live[n] = now;
+        }
+    }
+    for n in 0..live.len() {
+        let mut ops = std::mem::take(&mut region.blocks[n].ops);
+        opt::remove_dead(&mut ops, &|pc| there(region, &live, n, pc));
+        region.blocks[n].ops = ops;
+    }
+    region.blocks.iter_mut().for_each(|b| b.dirty_in = 0);
+    dirty(region);
+}
+
 /// Where a back end looks at the budget: on entry, and on ways to blocks that are so marked. Every loop has
 /// one, and from one look to the next there are not many instructions.
 pub struct Budget {
@@ -142,6 +169,20 @@ mod tests {
             RBlock { pc: n as u64, page: 0, insns, ops, dirty_in: 0 }
         };
         Region::of_blocks([64; FIRST_TEMP as usize], blocks.iter().enumerate().map(block).collect())
+    }
+
+    #[test]
+    fn what_is_written_twice_before_a_way_out_is_written_once() {
+        // 0 -> 1, and 1 leads out: what 0 writes to variable 1 is written again there, what it
+        // writes to variable 2 is not.
+        let mut r = region(&[(5, &[1]), (5, &[99])]);
+        let set = |v: u8, n: u64| Op::Mov { w: crate::ir::Width::W64, d: Var(v), a: Val::Imm(n) };
+        r.blocks[0].ops.splice(0..0, [set(1, 7), set(2, 7)]);
+        r.blocks[1].ops.insert(0, set(1, 8));
+        prune(&mut r);
+        assert_eq!(r.blocks[0].ops, [set(2, 7), Op::Goto { pc: 1 }]);
+        assert_eq!(r.blocks[1].ops, [set(1, 8), Op::Goto { pc: 99 }]);
+        assert_eq!(r.blocks[1].dirty_in, 1 << 2);
     }
 
     #[test]

@@ -134,6 +134,24 @@ impl Region {
         self.blocks.iter().map(|b| b.insns).sum()
     }
 
+    /// Whether there is floating point in it, or next to nothing but integers in registers: where an optimising compiler
+    /// gains most. Elsewhere looks at the TLB set the pace.
+    pub fn is_arithmetic(&self) -> bool {
+        let (mut floats, mut accesses) = (0, 0);
+        for op in self.blocks.iter().flat_map(|b| &b.ops) {
+            match op {
+                Op::Float { .. } | Op::FloatInt { .. } | Op::Quick { .. } => floats += 1,
+                Op::Load { .. }
+                | Op::LoadSext { .. }
+                | Op::Store { .. }
+                | Op::VLoad { .. }
+                | Op::VStore { .. } => accesses += 1,
+                _ => {}
+            }
+        }
+        floats > 0 || accesses * 8 < self.insns()
+    }
+
     /// Program counter of the entry.
     pub fn pc(&self) -> u64 {
         self.blocks[0].pc

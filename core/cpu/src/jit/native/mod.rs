@@ -27,7 +27,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use super::abi::{self, Context, Shims};
 use super::{Compiler, Done, Job};
 use crate::ir::text::dump;
-use crate::region::Region;
+use crate::region::{Region, flow};
 use emit::{Emit, PTR, Targets, signature};
 use memory::{Arena, entry};
 
@@ -274,7 +274,7 @@ impl Native {
                     let Some(job) = waiting.iter_mut().find_map(VecDeque::pop_front) else {
                         continue;
                     };
-                    let done = make(&mut maker, &shared, &failed, &job);
+                    let done = make(&mut maker, &shared, &failed, job);
                     if finished.send(done).is_err() {
                         break;
                     }
@@ -291,8 +291,15 @@ impl Native {
 }
 
 /// Compiles a job and puts its code where it can be run.
-fn make(maker: &mut Maker, shared: &Shared, failed: &Mutex<Vec<String>>, job: &Job) -> Done {
+fn make(
+    maker: &mut Maker,
+    shared: &Shared,
+    failed: &Mutex<Vec<String>>,
+    mut job: Job,
+) -> Done {
     let start = clock();
+    flow::prune(&mut job.region);
+    let job = &job;
     let mut done = Done { id: job.id, code: None, bytes: 0, nanos: 0 };
     #[cfg(target_arch = "x86_64")]
     if let Some(mut code) = maker.direct(job) {
@@ -336,7 +343,7 @@ fn clock() -> Duration {
 impl Compiler for Native {
     fn submit(&mut self, job: Job) {
         match &mut self.worker {
-            Worker::Here(maker, done) => done.push(make(maker, &self.shared, &self.failed, &job)),
+            Worker::Here(maker, done) => done.push(make(maker, &self.shared, &self.failed, job)),
             Worker::Thread { jobs, .. } => {
                 self.shared.pending.fetch_add(1, Relaxed);
                 if let Some(jobs) = jobs {
