@@ -66,7 +66,7 @@ impl Emit<'_> {
         self.a.lea(Width::W64, RDX, at(RAX, bytes as i32 - 1));
         self.a.alu_imm(Alu::And, Width::W64, RDX, !0xfff);
         if mmu != 0 {
-            self.a.alu_imm(Alu::Or, Width::W32, RDX, i32::from(mmu));
+            self.a.alu_imm(Alu::Or, Width::W64, RDX, i32::from(mmu));
         }
         let which = if write { fast::WRITE } else { fast::READ };
         self.a.alu(Alu::Cmp, Width::W64, RDX, at2(R14, RCX, which as i32));
