@@ -101,8 +101,10 @@ impl Qtest {
             }
             "read" | "b64read" => {
                 let (at, len) = (n(0)?, n(1)?.min(MAX_LINE as u64));
-                let bytes: Vec<u8> =
-                    (0..len).map(|i| board.read(at.wrapping_add(i), 1) as u8).collect();
+                let mut bytes = Vec::with_capacity(len as usize);
+                for (at, width) in accesses(at, len as usize) {
+                    bytes.extend(&board.read(at, width).to_le_bytes()[..width.into()]);
+                }
                 if name == "b64read" {
                     return Ok(format!("OK {}", base64(&bytes)));
                 }
@@ -122,8 +124,12 @@ impl Qtest {
                 }
                 .ok_or("the data is no data")?;
                 bytes.resize(len, 0);
-                for (i, byte) in bytes.into_iter().enumerate() {
-                    board.write(at.wrapping_add(i as u64), 1, byte.into());
+                let mut rest = bytes.as_slice();
+                for (at, width) in accesses(at, len) {
+                    let (now, later) = rest.split_at(width.into());
+                    let value = now.iter().rev().fold(0, |v, &b| v << 8 | u64::from(b));
+                    board.write(at, width, value);
+                    rest = later;
                 }
                 ok()
             }
@@ -168,6 +174,19 @@ impl Qtest {
     }
 }
 
+/// The accesses that a run of bytes is made with: words where they are aligned, as a bus has them,
+/// because there are registers that take nothing smaller.
+fn accesses(at: u64, len: usize) -> impl Iterator<Item = (u64, u8)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let here = at.wrapping_add(done as u64);
+        let fits = |&w: &u8| usize::from(w) <= len - done && here.is_multiple_of(w.into());
+        let width = [4, 2, 1].into_iter().find(fits)?;
+        done += usize::from(width);
+        Some((here, width))
+    })
+}
+
 fn width(name: &str) -> u8 {
     match name.as_bytes().last() {
         Some(b'b') => 1,
@@ -193,4 +212,16 @@ fn settle(machine: &mut Machine) {
     }
     let now = machine.board.now();
     machine.pass_time(now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_bytes_is_made_of_aligned_words_where_it_can_be() {
+        let made: Vec<_> = accesses(0x1001, 12).collect();
+        assert_eq!(made, [(0x1001, 1), (0x1002, 2), (0x1004, 4), (0x1008, 4), (0x100c, 1)]);
+        assert_eq!(accesses(0x1000, 0).count(), 0);
+    }
 }
