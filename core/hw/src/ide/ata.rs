@@ -594,7 +594,9 @@ impl Drive {
             let count = if r.count == 0 { 0x1_0000 } else { u32::from(r.count) };
             (part(r.low, 0) | part(r.mid, 8) | part(r.high, 16), count)
         } else {
-            let count = if r.count & 0xff == 0 { 256 } else { u32::from(r.count & 0xff) };
+            // On a serial link a frame carries all sixteen bits, and QEMU's drives heed them.
+            let count = if self.config.ncq { r.count } else { r.count & 0xff };
+            let count = if count == 0 { 256 } else { u32::from(count) };
             let lba = if r.device & 0x40 != 0 {
                 self.lba28()
             } else {

@@ -476,6 +476,23 @@ mod tests {
         assert_eq!(sum, 0);
     }
 
+    #[test]
+    fn the_last_address_is_a_number_or_a_place_as_the_device_register_says() {
+        let mut b = Bench::new();
+        let place =
+            |b: &mut Bench| [Reg::LbaLow, Reg::LbaMid, Reg::LbaHigh, Reg::Device].map(|r| b.get(r));
+        b.command(0xf8, 0, 0);
+        assert_eq!(place(&mut b), [0x1f, 0x4e, 0, 0xe0], "sector 19999");
+        // A geometry without sectors is refused and changes nothing.
+        b.put(Reg::Device, 0xa0);
+        b.put(Reg::Count, 0);
+        b.put(Reg::Status, 0x91);
+        assert_eq!(b.get(Reg::Error), 4);
+        b.put(Reg::Device, 0xa0);
+        b.put(Reg::Status, 0xf8);
+        assert_eq!(place(&mut b), [63, 18, 0, 0xaf], "19 whole cylinders");
+    }
+
     orrery_system::conformance!(
         Bench::new().dev,
         [(COMMAND_BANK, Reg::TABLE), (CONTROL_BANK, Control::TABLE)]

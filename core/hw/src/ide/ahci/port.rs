@@ -223,25 +223,25 @@ impl Port {
         self.link_up();
     }
 
-    /// The drive, if any, sends its signature.
+    /// The drive, if any, sends its signature, which the task file shows when the port receives it.
     fn link_up(&mut self) {
         let s = &mut self.state;
-        match &self.drive {
-            Some(d) => {
-                // Present, first generation, active.
-                s.ssts = 0x113;
-                let r = d.regs();
-                s.tfd = u16::from(r.status.bits()) | u16::from(r.error) << 8;
-                s.sig = match d.kind() {
-                    Kind::Disk => 0x0000_0101,
-                    Kind::Cdrom => 0xeb14_0101,
-                };
-                s.signature_waits = true;
-            }
-            None => {
-                (s.ssts, s.tfd, s.sig, s.signature_waits) = (0, 0x7f, u32::MAX, false);
-            }
-        }
+        let there = self.drive.is_some();
+        // Present, first generation, active.
+        s.ssts = if there { 0x113 } else { 0 };
+        (s.tfd, s.sig, s.signature_waits) = (0x7f, u32::MAX, there);
+    }
+
+    fn receive_signature(&mut self, dma: &Dma) {
+        let Some(drive) = &self.drive else { return };
+        self.state.signature_waits = false;
+        self.state.sig = match drive.kind() {
+            Kind::Disk => 0x0000_0101,
+            Kind::Cdrom => 0xeb14_0101,
+        };
+        let fis = self.register_fis(0x34, false);
+        self.post(dma, 0x40, &fis);
+        self.copy_task_file();
     }
 
     /// Whether the port asks for an interrupt.
@@ -436,9 +436,7 @@ impl Port {
     /// Does all that can be done now: signature, new commands, data.
     pub(super) fn run(&mut self, host: &mut Host<'_>) {
         if self.state.signature_waits && self.state.cmd.receive() && self.state.ssts & 0xf == 3 {
-            self.state.signature_waits = false;
-            let fis = self.register_fis(0x34, false);
-            self.post(host.dma, 0x40, &fis);
+            self.receive_signature(host.dma);
         }
         // At most the commands that are in the slots now: software adds more only later.
         for _ in 0..64 {
@@ -583,17 +581,13 @@ impl Port {
     fn end_command(&mut self, host: &mut Host<'_>) {
         let Some(current) = self.state.current.take() else { return };
         let Some(drive) = &mut self.drive else { return };
-        // A PIO read ends with its data: the last setup FIS told the status.
-        let interrupt = drive.intrq() || current.overflow;
         let failed = drive.regs().status.contains(Status::ERR);
         drive.clear_intrq();
         let header = self.state.list.wrapping_add(32 * u64::from(current.slot));
         let _ = host.dma.write(header.wrapping_add(4), &current.moved.to_le_bytes());
-        if interrupt {
-            self.post_register_fis(host.dma, true);
-        } else {
-            self.copy_task_file();
-        }
+        // As QEMU's controller does, also after the data of a PIO read, whose last setup FIS told the
+        // status already.
+        self.post_register_fis(host.dma, true);
         if current.overflow {
             self.state.interrupts |= Interrupts::OF;
         }

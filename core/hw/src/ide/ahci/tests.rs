@@ -128,6 +128,12 @@ fn ports_show_what_is_plugged_in_and_send_its_signature() {
     assert_eq!(b.port(0, PortReg::Ssts), 0);
     b.port_set(0, PortReg::Sctl, 0x300);
     assert_eq!((b.port(0, PortReg::Ssts), b.port(0, PortReg::Tfd)), (0x113, 0x150));
+    b.port_set(0, PortReg::Cmd, 0);
+    b.port_set(0, PortReg::Sctl, 0x301);
+    b.port_set(0, PortReg::Sctl, 0x300);
+    assert_eq!((b.port(0, PortReg::Sig), b.port(0, PortReg::Tfd)), (u32::MAX, 0x7f));
+    b.port_set(0, PortReg::Cmd, 0x10);
+    assert_eq!((b.port(0, PortReg::Sig), b.port(0, PortReg::Tfd)), (0x101, 0x150), "received");
     assert_eq!(b.port(0, PortReg::Is) & 0x40, 0x40, "connect change");
     b.port_set(0, PortReg::Serr, u32::MAX);
     assert_eq!(b.port(0, PortReg::Is) & 0x40, 0);
@@ -139,7 +145,7 @@ fn identify_comes_as_a_pio_block() {
     b.prepare(0, &Bench::command_fis(0xec, 0, 0), &[(0x8000, 512)], 0);
     b.port_set(0, PortReg::Ci, 1);
     assert_eq!(b.port(0, PortReg::Ci), 0);
-    assert_eq!(b.port(0, PortReg::Is), 2, "PIO setup");
+    assert_eq!(b.port(0, PortReg::Is), 3, "PIO setup, then the registers");
     assert_eq!((b.board.read(FIS + 0x20, 1), b.board.read(FIS + 0x2f, 1)), (0x5f, 0x50));
     assert_eq!(b.board.read(LIST + 4, 4), 512);
     assert_eq!(b.board.read(0x8000 + 2 * 76, 2), 0x106, "queueing, two generations");

@@ -27,9 +27,16 @@ impl Drive {
         self.done();
     }
 
+    /// The last sector: as a number, or as cylinder, head and sector where the device register says so.
     pub(super) fn read_native_max(&mut self, ext: bool) {
-        let last = self.sectors().saturating_sub(1);
-        self.state.regs.device |= 0x40;
+        let mut last = self.sectors().saturating_sub(1);
+        if !ext && self.state.regs.device & 0x40 == 0 {
+            // The last one of a whole cylinder.
+            let t = self.state.translation;
+            let cylinder = u64::from(t.heads) * u64::from(t.sectors);
+            let whole = ((last + 1) / cylinder).min(65535) * cylinder;
+            last = if whole == 0 { last } else { whole - 1 };
+        }
         self.show_lba(if ext { last } else { last.min(0x0fff_ffff) }, ext);
         self.done();
     }

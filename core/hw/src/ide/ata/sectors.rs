@@ -63,7 +63,8 @@ impl Drive {
     }
 
     pub(super) fn data_set_management(&mut self) {
-        let blocks = self.state.regs.count;
+        // The older byte of the count may be the one of the signature.
+        let blocks = self.state.regs.count & 0xff;
         if !self.config.discard || self.state.regs.feature & 0xff != 1 || blocks != 1 {
             return self.abort();
         }
@@ -80,7 +81,7 @@ impl Drive {
                 continue;
             }
             if lba + count > self.sectors() {
-                return self.fail(IDNF);
+                return self.abort();
             }
             ranges.push((lba, count));
         }
