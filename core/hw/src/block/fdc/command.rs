@@ -74,6 +74,8 @@ pub(crate) struct Exec {
     /// READ ID rather than a transfer.
     id: bool,
     multitrack: bool,
+    /// The transfer goes on with the next tracks.
+    runs_on: bool,
     /// Sector the command began with.
     cylinder: u8,
     head: u8,
@@ -261,15 +263,16 @@ impl Fdc {
         }
     }
 
-    /// Moves the heads, which makes a drive with a disk in it forget that it was changed.
+    /// Moves the heads: a step makes a drive with a disk in it forget that it was changed.
     fn step(&mut self, n: usize, track: u8) {
         if !self.has_drive(n) {
             return;
         }
         let present = self.medium(n).is_some();
         if let Some(d) = self.state.drives.get_mut(n) {
+            let stepped = d.track != track;
             d.track = track;
-            d.changed &= !present;
+            d.changed &= !(present && stepped);
         }
     }
 
@@ -282,6 +285,7 @@ impl Fdc {
             pos: 0,
             id: false,
             multitrack,
+            runs_on: false,
             cylinder: self.state.drives[usize::from(select & 1)].track,
             head: select >> 2 & 1,
             sector: 1,
@@ -308,7 +312,8 @@ impl Fdc {
         let refuse = |fdc: &mut Self, st1, st2| {
             fdc.end(select, [ST0_ABNORMAL, st1, st2], [cylinder, head, sector]);
         };
-        if self.state.configure[0] & EIS != 0 && n < 2 {
+        // A drive without a disk goes there too, as in QEMU's machines.
+        if n < 2 && (self.state.configure[0] & EIS != 0 || self.medium(n).is_none()) {
             self.step(n, cylinder);
         }
         let Some((backend, format)) = self.medium(n) else { return refuse(self, ST1_MA, 0) };
@@ -326,19 +331,25 @@ impl Fdc {
             return refuse(self, ST1_ND, 0);
         }
         let multitrack = bytes[0] & 0x80 != 0;
+        // A last sector that the track does not have: the transfer runs on over the tracks.
+        let beyond = if multitrack && eot > format.sectors { 2 * u32::from(eot) } else { 0 };
         let eot = eot.clamp(sector, format.sectors);
         let track = |head: u8| {
             (u64::from(cylinder) * u64::from(format.heads) + u64::from(head))
                 * u64::from(format.sectors)
         };
         let mut ranges = vec![(track(head) + u64::from(sector) - 1, u32::from(eot - sector) + 1)];
-        if multitrack && head == 0 && format.heads == 2 {
+        if beyond > 0 {
+            let left = (format.bytes() / SECTOR).saturating_sub(ranges[0].0);
+            ranges[0].1 = (beyond + 1 - u32::from(sector)).min(left as u32);
+        } else if multitrack && head == 0 && format.heads == 2 {
             ranges.push((track(1), eot.into()));
         }
         let total = ranges.iter().map(|r| r.1 as usize).sum::<usize>() * SECTOR as usize;
         // Taken from the back.
         ranges.reverse();
         let mut e = self.exec(kind, select, multitrack);
+        e.runs_on = beyond > 0;
         (e.cylinder, e.head, e.sector, e.eot, e.ranges) = (cylinder, head, sector, eot, ranges);
         if kind == Kind::Write {
             (e.buf, e.moving) = (vec![0; total], true);
@@ -468,8 +479,12 @@ impl Fdc {
                 }
             }
         }
-        let st0 = h << 2 | e.drive;
-        self.end(st0, [0, 0, 0], [c, h, r as u8]);
+        // The head that is selected: that of the last sector.
+        let last = (u32::from(e.sector) + done).saturating_sub(2) / u32::from(e.eot.max(1));
+        let head = if e.multitrack { (u32::from(e.head) + last) as u8 & 1 } else { e.head };
+        let moved = e.runs_on && u32::from(e.head) + last > 1;
+        let (select, st0) = (head << 2 | e.drive, if moved { ST0_SEEK } else { 0 });
+        self.end(select, [st0, 0, 0], [c, h, r as u8]);
     }
 
     /// The timer of READ ID: an address field passed under the head, or two revolutions went by

@@ -152,7 +152,7 @@ pub struct State {
 
 impl orrery_system::State for State {
     const KIND: &'static str = "isa-fdc";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 }
 
 /// The controller.
@@ -195,7 +195,8 @@ impl State {
         Self {
             dor: 0x0c,
             tdr: 0,
-            rate: 2,
+            // What QEMU's machines start with; the chip's manual says 2.
+            rate: 0,
             phase: Phase::Command(Vec::new()),
             interrupt: false,
             senses: Vec::new(),
@@ -210,9 +211,10 @@ impl State {
         }
     }
 
-    /// Whether transfers go through the processor.
+    /// Whether transfers go through the processor: SPECIFY says so, or the gate to the DMA controller is
+    /// closed, which in QEMU's machines leaves the interrupt alone.
     pub(crate) fn no_dma(&self) -> bool {
-        self.specify[1] & 1 != 0
+        self.specify[1] & 1 != 0 || self.dor & DOR_GATE == 0
     }
 
     fn msr(&self) -> u8 {
@@ -269,7 +271,7 @@ impl Fdc {
     /// Drives the outputs from the state.
     fn drive(&self) {
         let s = &self.state;
-        self.wires.irq.set(s.interrupt && s.dor & DOR_GATE != 0);
+        self.wires.irq.set(s.interrupt);
         self.wires.timer.set(s.wake);
     }
 
@@ -301,20 +303,20 @@ impl Fdc {
     }
 
     fn dir(&self) -> u8 {
-        // The line is open-collector and only driven by a selected drive whose motor runs.
+        // As in QEMU's machines the line is that of the selected drive, whether its motor runs or
+        // not; without a disk it stays on.
         let n = usize::from(self.state.dor & 3);
-        let motor = self.state.dor >> 4 >> n & 1 != 0;
         let changed = self.state.drives.get(n).is_some_and(|d| d.changed);
-        u8::from(motor && self.has_drive(n) && changed) << 7
+        u8::from(self.has_drive(n) && (changed || self.medium(n).is_none())) << 7
     }
 
     fn read_fifo(&mut self) -> u8 {
         let no_dma = self.state.no_dma();
         match &mut self.state.phase {
             Phase::Result(left) => {
-                self.state.interrupt = false;
                 let value = left.pop().unwrap_or(0);
                 if left.is_empty() {
+                    self.state.interrupt = false;
                     self.state.phase = Phase::Command(Vec::new());
                 }
                 value
@@ -361,7 +363,7 @@ impl Fdc {
     fn pump(&mut self) {
         let no_dma = self.state.no_dma();
         let Phase::Execute(e) = &mut self.state.phase else { return };
-        if no_dma || !e.moving || self.state.dor & DOR_GATE == 0 {
+        if no_dma || !e.moving {
             return;
         }
         let (n, terminal) = match e.kind {

@@ -180,7 +180,7 @@ fn a_multitrack_read_goes_on_at_the_other_side() {
     b.dma(&[], 2 * 18 * 512);
     b.send(&[0xe6, 0, 0, 0, 1, 2, 18, 0x1b, 0xff]);
     b.wait();
-    assert_eq!(b.results(), [0, 0, 0, 1, 0, 1, 2], "the next cylinder");
+    assert_eq!(b.results(), [4, 0, 0, 1, 0, 1, 2], "the next cylinder");
     let memory = b.memory.0.lock().unwrap().0.clone();
     assert_eq!(memory[35 * 512..][..4], 35_u32.to_le_bytes());
 }
@@ -279,6 +279,8 @@ fn the_change_line_drops_with_a_step_once_a_disk_is_in() {
     b.seek(2);
     assert_eq!(b.get(Reg::Dir), 0x80, "still no disk");
     b.disk.set_tray_open(false);
+    b.seek(2);
+    assert_eq!(b.get(Reg::Dir), 0x80, "the heads stood there already");
     b.seek(1);
     assert_eq!(b.get(Reg::Dir), 0);
 }
@@ -323,4 +325,36 @@ fn on_a_board_port_six_is_left_to_others() {
     assert_eq!(read(&mut board, 0x3f6), 0xff);
     board.port_out(0x3f2, 1, 0x1c);
     assert_eq!(read(&mut board, 0x3f7), 0x80);
+}
+
+#[test]
+fn with_the_gate_to_the_dma_controller_closed_the_processor_moves_the_bytes() {
+    let mut b = Bench::new();
+    b.put(Reg::Dor, 0x14);
+    b.send(&[0xe6, 0, 0, 0, 1, 2, 1, 0x1b, 0xff]);
+    b.wait();
+    assert_eq!(b.get(Reg::Msr), 0xf0);
+    for _ in 0..2 * 512 {
+        b.get(Reg::Fifo);
+    }
+    let results = b.results();
+    assert_eq!(
+        (results[0], &results[3..]),
+        (0x04, &[1, 0, 1, 2][..]),
+        "it ended on the other side"
+    );
+}
+
+#[test]
+fn a_last_sector_beyond_the_track_lets_the_transfer_run_on() {
+    let mut b = Bench::new();
+    b.put(Reg::Dor, 0x14);
+    b.send(&[0xe6, 0, 0, 0, 1, 2, 19, 0x1b, 0xff]);
+    b.wait();
+    for _ in 0..38 * 512 {
+        assert_eq!(b.get(Reg::Msr), 0xf0);
+        b.get(Reg::Fifo);
+    }
+    let results = b.results();
+    assert_eq!((results[0], &results[3..]), (0x20, &[1, 0, 3, 2][..]), "two sectors of track 1");
 }
