@@ -184,8 +184,8 @@ pub struct State {
     rcr: u32,
     timer_start: VmTime,
     timer_interrupt: u32,
-    /// The timer has interrupted since it was started.
-    timer_rang: bool,
+    /// When the timer's count was last looked at: it interrupts when it comes by after this.
+    timer_seen: VmTime,
     missed: u32,
     cr9346: u8,
     config: [u8; 5],
@@ -260,7 +260,7 @@ impl State {
             rcr: 0,
             timer_start: now,
             timer_interrupt: 0,
-            timer_rang: false,
+            timer_seen: now,
             missed: 0,
             cr9346: 0,
             // Configurations 0, 1, 3, 4, 5: MMIO and I/O mapped, driver may wake.
@@ -472,14 +472,19 @@ impl State {
     }
 
     fn timer_due(&self) -> Option<VmTime> {
-        let wanted = self.timer_interrupt != 0 && !self.timer_rang;
-        let after = VmTime::at_tick(self.timer_interrupt.into(), TIMER_HZ).0;
-        wanted.then(|| self.timer_start.after(after))
+        if self.timer_interrupt == 0 {
+            return None;
+        }
+        // The counter has 32 bits and goes on from zero.
+        let ticks = VmTime(self.timer_seen.since(self.timer_start)).ticks(TIMER_HZ);
+        let ahead = self.timer_interrupt.wrapping_sub(ticks as u32);
+        let ahead = if ahead == 0 { 1 << 32 } else { ahead.into() };
+        Some(self.timer_start.after(VmTime::at_tick(ticks + ahead, TIMER_HZ).0))
     }
 
     fn catch_up(&mut self, now: VmTime) {
         if self.timer_due().is_some_and(|t| t <= now) {
-            self.timer_rang = true;
+            self.timer_seen = now;
             self.raise(isr::TIMEOUT);
         }
     }
@@ -587,7 +592,7 @@ impl Rtl8139 {
             Reg::Isr => s.status &= !(v as u16),
             Reg::Tcr => s.tcr = v & !0x7cc0_0001 | VERSION,
             Reg::Rcr => s.rcr = v,
-            Reg::Tctr => (s.timer_start, s.timer_rang) = (now, false),
+            Reg::Tctr => (s.timer_start, s.timer_seen) = (now, now),
             Reg::Mpc => s.missed = 0,
             Reg::Cr9346 => {
                 s.cr9346 = v as u8 & 0xce;
@@ -598,7 +603,7 @@ impl Rtl8139 {
             Reg::Config3 => s.config[2] = v as u8 & 0x3e | 1,
             Reg::Config4 => s.config[3] = v as u8 & 0xf5,
             Reg::Config5 => s.config[4] = v as u8 & 0x7f,
-            Reg::TimerInt => (s.timer_interrupt, s.timer_rang) = (v, false),
+            Reg::TimerInt => (s.timer_interrupt, s.timer_seen) = (v, now),
             Reg::Mulint => s.mulint = v as u16,
             // Reset and restart of negotiation are over at once.
             Reg::Bmcr => s.bmcr = v as u16 & 0x3d80,

@@ -168,6 +168,22 @@ fn the_timer_interrupts_at_its_count() {
     assert!(b.interrupts());
 }
 
+#[test]
+fn the_timer_interrupts_again_when_its_counter_comes_round() {
+    let mut b = Bench::new();
+    b.set(Reg::Tctr, 0);
+    b.clock.advance_to(b.clock.now().after(1_000_000));
+    b.set(Reg::TimerInt, 1);
+    assert_eq!(b.get(Reg::Isr), 0, "it went by before");
+    // 2^32 ticks of 33 MHz.
+    let round = 130_150_524_122;
+    for _ in 0..2 {
+        b.clock.advance_to(b.clock.now().after(round));
+        assert_eq!(b.get(Reg::Isr), 0x4000);
+        b.set(Reg::Isr, 0x4000);
+    }
+}
+
 /// Random registers and memory: nothing panics or hangs.
 #[test]
 fn random_rings_are_safe() {
