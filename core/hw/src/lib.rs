@@ -25,6 +25,7 @@ pub mod net;
 pub mod nvram;
 pub mod pci;
 pub mod pci_host;
+pub mod pci_bridge;
 pub mod registry;
 pub mod rtc;
 pub mod scsi;

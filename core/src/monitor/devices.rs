@@ -103,15 +103,17 @@ impl Desk<'_> {
                 "Bus of device '{id}' does not support hotplugging"
             )));
         };
-        let Some((devfn, device)) =
-            pci.functions().into_iter().find(|f| f.1 == self.handles().named[at].device)
-        else {
+        let device = self.handles().named[at].device;
+        let Some((bus, devfn)) = pci.place_of(device) else {
             return Err(QmpError::generic(format!(
                 "Bus of device '{id}' does not support hotplugging"
             )));
         };
+        if bus.child(devfn).is_some_and(|below| !below.functions().is_empty()) {
+            return Err(QmpError::generic(format!("there are devices behind '{id}'")));
+        }
         let gone = self.machine.handles.named.remove(at);
-        registry::unplug(&mut self.machine.board, &pci, devfn, device);
+        registry::unplug(&mut self.machine.board, &bus, devfn, device);
         if let Some(name) = gone.prop("drive")
             && self.machine.blocks.backend(name).is_some()
         {

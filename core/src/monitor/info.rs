@@ -292,12 +292,17 @@ impl Desk<'_> {
         let reply = self.query_pci(Nothing {});
         text(reply, |buses| {
             let mut out = String::new();
-            let devices = buses.first().and_then(|b| b["devices"].as_array()).cloned();
-            for d in devices.unwrap_or_default() {
+            let listed = |v: &Value| v["devices"].as_array().cloned().unwrap_or_default();
+            // Those behind a bridge come after it.
+            let mut devices = buses.first().map(listed).unwrap_or_default();
+            devices.reverse();
+            while let Some(d) = devices.pop() {
+                devices.extend(listed(&d["pci_bridge"]).into_iter().rev());
                 let class = d["class_info"]["class"].as_u64().unwrap_or(0) as u16;
                 let hex = |v: &Value| format!("{:04x}", v.as_u64().unwrap_or(0));
                 out.push_str(&format!(
-                    "  Bus  0, device {:3}, function {}:\n    {}: PCI device {}:{}\n",
+                    "  Bus {:2}, device {:3}, function {}:\n    {}: PCI device {}:{}\n",
+                    d["bus"],
                     d["slot"],
                     d["function"],
                     class_name(class),

@@ -5,7 +5,7 @@ use super::args::*;
 use orrery_block::qmp::{Answer, QmpError};
 use orrery_cpu::x86::cpuid::Model;
 use orrery_hw::i386::MACHINES;
-use orrery_hw::pci::CONFIG_BANK;
+use orrery_hw::pci::{self, CONFIG_BANK};
 use orrery_system::DeviceId;
 use serde_json::{Value, json};
 
@@ -202,9 +202,39 @@ impl Desk<'_> {
 
     pub(super) fn query_pci(&mut self, _: Nothing) -> Answer<Vec<Value>> {
         let Some(bus) = self.handles().pci.clone() else { return Ok(Vec::new()) };
-        let devices: Vec<Value> =
-            bus.functions().into_iter().map(|(devfn, id)| self.pci_function(devfn, id)).collect();
-        Ok(vec![json!({"bus": 0, "devices": devices})])
+        Ok(vec![json!({"bus": 0, "devices": self.pci_functions(&bus, 0)})])
+    }
+
+    fn pci_functions(&mut self, bus: &pci::Bus, number: u64) -> Vec<Value> {
+        let mut out = Vec::new();
+        for (devfn, id) in bus.functions() {
+            let mut function = self.pci_function(number, devfn, id);
+            if let Some(below) = bus.child(devfn) {
+                function["pci_bridge"] = self.pci_bridge(&below, id);
+            }
+            out.push(function);
+        }
+        out
+    }
+
+    /// A bridge's windows, and what is behind it.
+    fn pci_bridge(&mut self, below: &pci::Bus, id: DeviceId) -> Value {
+        let [primary, secondary, last] = [0x18, 0x19, 0x1a].map(|at| self.pci_read(id, at, 1));
+        let io = [0x1c, 0x1d].map(|at| (self.pci_read(id, at, 1) & 0xf0) << 8);
+        let mut low = |at| (self.pci_read(id, at, 2) & 0xfff0) << 16;
+        let (memory, prefetchable) = ([low(0x20), low(0x22)], [low(0x24), low(0x26)]);
+        let high = [0x28, 0x2c].map(|at| self.pci_read(id, at, 4) << 32);
+        let range = |base: u64, limit: u64| json!({"base": base, "limit": limit});
+        let bus = json!({
+            "number": primary, "secondary": secondary, "subordinate": last,
+            "io_range": range(io[0], io[1] | 0xfff),
+            "memory_range": range(memory[0], memory[1] | 0xf_ffff),
+            "prefetchable_range": range(prefetchable[0] | high[0], prefetchable[1] | high[1] | 0xf_ffff),
+        });
+        // Before it has a number there is nothing that a guest could see there.
+        let devices =
+            if secondary == 0 { Vec::new() } else { self.pci_functions(below, secondary) };
+        json!({"bus": bus, "devices": devices})
     }
 
     fn pci_read(&mut self, id: DeviceId, at: u64, width: u8) -> u64 {
@@ -225,7 +255,8 @@ impl Desk<'_> {
         let command = self.pci_read(id, 4, 2);
         let mut out = Vec::new();
         let mut number = 0;
-        while number < 6 {
+        let count = if self.pci_read(id, 0x0e, 1) & 0x7f == 1 { 2 } else { 6 };
+        while number < count {
             let at = 0x10 + 4 * number;
             let low = self.pci_read(id, at, 4);
             let io = low & 1 != 0;
@@ -251,7 +282,7 @@ impl Desk<'_> {
         out
     }
 
-    fn pci_function(&mut self, devfn: u8, id: DeviceId) -> Value {
+    fn pci_function(&mut self, bus: u64, devfn: u8, id: DeviceId) -> Value {
         let class = self.pci_read(id, 10, 2);
         let pin = self.pci_read(id, 0x3d, 1);
         let regions: Vec<Value> = self

@@ -18,8 +18,15 @@ struct Inner {
     io: Region,
     wires: Vec<IrqInput>,
     map: PinMap,
+    /// What `bus=` of a device calls it.
+    name: String,
+    /// Firmware's name for it.
+    path: String,
+    /// Device numbers that it has.
+    places: u8,
     functions: Mutex<BTreeMap<u8, DeviceId>>,
-    children: Mutex<Vec<Bus>>,
+    /// The buses behind bridges, by the bridge's place.
+    children: Mutex<BTreeMap<u8, Bus>>,
     /// Own bus number, and that of the last bus below, in byte 1.
     numbers: AtomicU32,
 }
@@ -37,10 +44,40 @@ impl Bus {
             io: io.clone(),
             wires,
             map,
+            name: String::new(),
+            path: "/pci@i0cf8".into(),
+            places: 32,
             functions: Mutex::default(),
             children: Mutex::default(),
             numbers: AtomicU32::new(0),
         }))
+    }
+
+    /// The bus behind a bridge at `at` of this one, with `places` device numbers. The bridge keeps
+    /// its [`Bus::set_numbers`] true and opens windows onto `memory` and `io`. Pins rotate with the device
+    /// number and go on to those of the bridge (PCI-to-PCI Bridge Architecture 1.2, table 9-1).
+    #[must_use]
+    pub fn behind(&self, at: u8, name: &str, memory: &Region, io: &Region, places: u8) -> Self {
+        let wire = |pin| self.0.wires.get((self.0.map)(at >> 3, pin)).cloned().unwrap_or_default();
+        let (device, function) = (at >> 3, at & 7);
+        let mut path = format!("{}/pci-bridge@{device:x}", self.0.path);
+        if function != 0 {
+            path += &format!(",{function:x}");
+        }
+        let below = Self(Arc::new(Inner {
+            memory: memory.clone(),
+            io: io.clone(),
+            wires: (0..4).map(wire).collect(),
+            map: |device, pin| usize::from(device + pin) % 4,
+            name: name.into(),
+            path,
+            places,
+            functions: Mutex::default(),
+            children: Mutex::default(),
+            numbers: AtomicU32::new(0),
+        }));
+        self.0.children.lock().expect("no panic while held").insert(at, below.clone());
+        below
     }
 
     /// A bus in the memory and port maps of `board`, with four wires of its own and the usual
@@ -78,14 +115,38 @@ impl Bus {
         self.0.functions.lock().expect("no panic while held").insert(devfn, id);
     }
 
-    /// Takes the function at `devfn` out.
+    /// Takes the function at `devfn` out, and what is behind it.
     pub fn remove(&self, devfn: u8) {
         self.0.functions.lock().expect("no panic while held").remove(&devfn);
+        self.0.children.lock().expect("no panic while held").remove(&devfn);
     }
 
-    /// Puts a bus behind a bridge of this one. The bridge keeps its [`Bus::set_numbers`] true.
-    pub fn insert_bus(&self, child: &Self) {
-        self.0.children.lock().expect("no panic while held").push(child.clone());
+    fn children(&self) -> Vec<Self> {
+        self.0.children.lock().expect("no panic while held").values().cloned().collect()
+    }
+
+    /// The bus of this name behind a bridge of this one, at any depth.
+    pub fn find(&self, name: &str) -> Option<Self> {
+        let below = |bus: Self| if bus.0.name == name { Some(bus) } else { bus.find(name) };
+        self.children().into_iter().find_map(below)
+    }
+
+    /// The place of a function on this bus or behind it: its bus and devfn.
+    pub fn place_of(&self, id: DeviceId) -> Option<(Self, u8)> {
+        match self.functions().iter().find(|f| f.1 == id) {
+            Some(&(devfn, _)) => Some((self.clone(), devfn)),
+            None => self.children().iter().find_map(|bus| bus.place_of(id)),
+        }
+    }
+
+    /// The bus behind the bridge at `devfn`.
+    pub fn child(&self, devfn: u8) -> Option<Self> {
+        self.0.children.lock().expect("no panic while held").get(&devfn).cloned()
+    }
+
+    /// Firmware's name for it.
+    pub fn path(&self) -> &str {
+        &self.0.path
     }
 
     /// Sets the bus' own number and that of the last bus behind it; 0 and 0 for a bridge that
@@ -97,7 +158,12 @@ impl Bus {
     /// The first free device number from `from` on.
     pub fn free_device(&self, from: u8) -> Option<u8> {
         let functions = self.0.functions.lock().expect("no panic while held");
-        (from..32).find(|&d| functions.range(devfn(d, 0)..=devfn(d, 7)).next().is_none())
+        (from..self.0.places).find(|&d| functions.range(devfn(d, 0)..=devfn(d, 7)).next().is_none())
+    }
+
+    /// Device numbers that it has.
+    pub fn places(&self) -> u8 {
+        self.0.places
     }
 
     /// Every function on this bus: devfn and device.
@@ -116,8 +182,7 @@ impl Bus {
         if last != 0 && (bus < own || bus > last) {
             return None;
         }
-        let children = self.0.children.lock().expect("no panic while held").clone();
-        children.iter().filter(|c| c.covers(bus)).find_map(|c| c.route(bus, devfn))
+        self.children().iter().filter(|c| c.covers(bus)).find_map(|c| c.route(bus, devfn))
     }
 
     fn covers(&self, bus: u8) -> bool {
@@ -148,9 +213,9 @@ mod tests {
 
     #[test]
     fn a_configuration_cycle_finds_a_function_behind_bridges() {
-        let (root, left, right) = (bus(), bus(), bus());
-        root.insert_bus(&left);
-        root.insert_bus(&right);
+        let root = bus();
+        let behind = |at, name: &str| root.behind(at, name, root.memory(), root.io(), 32);
+        let (left, right) = (behind(devfn(1, 0), "a"), behind(devfn(2, 0), "b"));
         right.insert(devfn(3, 1), DeviceId(9));
         assert_eq!(root.route(2, devfn(3, 1)), None, "bridges not set up");
         left.set_numbers(1, 1);

@@ -126,7 +126,13 @@ impl Place<'_, '_> {
         let (device, function) = (devfn >> 3, devfn & 7);
         let place =
             if function == 0 { format!("{device:x}") } else { format!("{device:x},{function:x}") };
-        self.chassis.boot_from(index, format!("/pci@i0cf8/{kind}@{place}{rest}"))
+        let bus = self.bus_path();
+        self.chassis.boot_from(index, format!("{bus}/{kind}@{place}{rest}"))
+    }
+
+    /// Firmware's name for the PCI bus.
+    fn bus_path(&self) -> String {
+        self.bus.map(|bus| bus.path().to_owned()).unwrap_or_default()
     }
 
     /// How a virtio device presents itself.
@@ -182,6 +188,9 @@ impl Place<'_, '_> {
                     .wrong(&format!("addr is a device number such as 5 or 5.0, not '{text}'"));
             }
         };
+        if bus.places() <= place >> 3 {
+            return self.wrong(&format!("the bus has no place '{text}'"));
+        }
         if bus.functions().iter().any(|f| f.0 == place) {
             return self.wrong(&format!("there is another device at '{text}'"));
         }
@@ -208,10 +217,14 @@ pub(crate) fn build(
         };
         return Err(BuildError::NoDevice { kind: spec.kind.clone(), hint });
     };
+    // The bus that it names may be behind a bridge.
+    let named = spec.props.iter().rev().find(|p| p.0 == "bus" && kind.bus == "PCI");
+    let behind = named.and_then(|(_, name)| bus?.find(name));
     for (name, value) in &spec.props {
         let wrong = match name.as_str() {
             "id" => None,
             "bus" if is_drive(kind.name) || kind.buses().contains(&value.as_str()) => None,
+            "bus" if behind.is_some() => None,
             "bus" => Some(format!("there is no bus '{value}' for it")),
             _ if kind.properties().any(|p| p.name == name) => None,
             _ => Some(format!("there is no property '{name}'")),
@@ -221,7 +234,7 @@ pub(crate) fn build(
         }
     }
     let before = chassis.board.devices().len();
-    (kind.build)(&mut Place { chassis, bus, spec })?;
+    (kind.build)(&mut Place { chassis, bus: behind.as_ref().or(bus), spec })?;
     // What else it takes comes after it.
     let made = chassis.board.devices().into_iter().map(|d| d.0).skip(before);
     if let Some(device) = made.min() {

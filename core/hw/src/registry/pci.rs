@@ -1,11 +1,13 @@
 //! Devices on a PCI bus, but for network cards.
 
-use super::{BOOTINDEX, DeviceType, Property, RERROR, WERROR, property};
+use super::{BOOTINDEX, DeviceType, Place, Property, RERROR, WERROR, property};
 use crate::char::serial_pci;
 use crate::display::vga;
 use crate::i386::drives::{DriveBus, bios_geometry, error_policies};
 use crate::ide::{ahci, channel::Plug};
+use crate::machine::BuildError;
 use crate::misc::{edu, i6300esb, pvpanic};
+use crate::pci_bridge::{self, Kind};
 use crate::virtio::{blk, rng};
 
 /// Properties of every virtio device.
@@ -13,6 +15,27 @@ pub(super) const LEGACY: Property =
     property("disable-legacy", "without the interface of before version 1 (off)");
 /// As above.
 pub(super) const VECTORS: Property = property("vectors", "MSI-X vectors, 0 for none");
+
+type Build = fn(&mut Place<'_, '_>) -> Result<(), BuildError>;
+
+/// A bridge; its id is the name of the bus behind it.
+const fn bridge(name: &'static str, description: &'static str, build: Build) -> DeviceType {
+    const PROPERTIES: &[Property] = &[
+        property("chassis_nr", "number of the chassis, which nothing looks at"),
+        property("chassis", "number of the chassis, which nothing looks at"),
+        property("slot", "number of the slot, which nothing looks at"),
+        property("port", "number of the port, which nothing looks at"),
+        property("multifunction", "the device has more functions (off)"),
+    ];
+    DeviceType { name, bus: "PCI", description, properties: PROPERTIES, build }
+}
+
+fn bridge_of(p: &mut Place<'_, '_>, kind: Kind) -> Result<(), BuildError> {
+    let (bus, devfn) = p.slot()?;
+    let name = p.get("id").unwrap_or_default().to_owned();
+    let _ = pci_bridge::build(&mut p.chassis.board, &bus, devfn, kind, &name);
+    Ok(())
+}
 
 pub(super) const DEVICES: &[DeviceType] = &[
     DeviceType {
@@ -55,7 +78,8 @@ pub(super) const DEVICES: &[DeviceType] = &[
                 return p.wrong("logical_block_size is a power of two from 512 to 32768");
             }
             if let Some([c, h, s]) = bios_geometry(p.spec)? {
-                let place = format!("/pci@i0cf8/scsi@{:x}/disk@0,0 {c} {h} {s}", devfn >> 3);
+                let path = p.bus_path();
+                let place = format!("{path}/scsi@{:x}/disk@0,0 {c} {h} {s}", devfn >> 3);
                 p.chassis.geometries.push(place);
             }
             p.boots("scsi", devfn, "/disk@0,0")?;
@@ -72,7 +96,7 @@ pub(super) const DEVICES: &[DeviceType] = &[
         build: |p| {
             let (bus, devfn) = p.slot()?;
             let name = p.get("id").unwrap_or("ahci").to_string();
-            let path = format!("/pci@i0cf8/pci8086,2922@{:x}", devfn >> 3);
+            let path = format!("{}/pci8086,2922@{:x}", p.bus_path(), devfn >> 3);
             let cables = ahci::PORTS;
             let ports = DriveBus { name: &name, usual: false, cables, units: 1, path };
             let mut plugs = p.chassis.disks(&ports)?.into_iter();
@@ -81,6 +105,9 @@ pub(super) const DEVICES: &[DeviceType] = &[
             Ok(())
         },
     },
+    bridge("pcie-root-port", "a PCI Express port with one place", |p| bridge_of(p, Kind::RootPort)),
+    bridge("pcie-pci-bridge", "a PCI bus behind PCI Express", |p| bridge_of(p, Kind::PcieToPci)),
+    bridge("pci-bridge", "a further PCI bus", |p| bridge_of(p, Kind::Pci)),
     DeviceType {
         name: "pci-serial",
         bus: "PCI",
@@ -120,7 +147,11 @@ pub(super) const DEVICES: &[DeviceType] = &[
         name: "virtio-rng-pci",
         bus: "PCI",
         description: "a virtio source of random numbers",
-        properties: &[LEGACY, VECTORS],
+        properties: &[
+            property("rng", "id of the source (rng-builtin); all give the machine's own numbers"),
+            LEGACY,
+            VECTORS,
+        ],
         build: |p| {
             let (bus, devfn) = p.slot()?;
             let transport = p.transport(2)?;
