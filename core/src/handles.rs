@@ -1,9 +1,19 @@
 //! What a front end talks to in a machine.
 
 use orrery_hw::machine::Named;
+use orrery_hw::numa::{Numa, Topology};
 use orrery_hw::pci::Bus;
 use orrery_system::ports::{CharPort, NetPort};
 use orrery_system::{DeviceId, IrqInput, IrqLine};
+
+/// The machine's RAM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Id of the object that it is.
+    pub id: String,
+    /// Bytes.
+    pub bytes: u64,
+}
 
 /// The ends of a machine that stick out of its case.
 #[derive(Clone, Default)]
@@ -26,6 +36,12 @@ pub struct Handles {
     pub after_reset: Vec<(u8, u8)>,
     /// The lines to the I/O interrupt controller, by number.
     pub irqs: Vec<IrqInput>,
+    /// How the CPUs are packaged.
+    pub topology: Topology,
+    /// Which memory is near which CPU.
+    pub numa: Numa,
+    /// The RAM.
+    pub memory: Memory,
     /// The power button.
     pub power_button: Option<IrqLine>,
     /// Devices that were asked for by type.

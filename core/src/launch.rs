@@ -1,25 +1,28 @@
 //! From a command line to a machine, with files that the front end lends.
 
-use crate::handles::Handles;
+use crate::compat::{globals, version};
+use crate::drives::{open_drive, partition_geometry};
+use crate::handles::{Handles, Memory};
 use crate::machine::{Machine, Policy};
+use crate::numa;
 use crate::options::{
     CharTarget, DriveOption, FwCfgValue, IcountOption, Interface, NetdevOption, Options, Print,
     RtcBase, help, hint,
 };
 use orrery_block::backend::BlockBackend;
 use orrery_block::graph::{BlockGraph, Node};
-use orrery_block::host::{Gate, HostFs, MemFile};
-use orrery_block::{Backing, BlockError, Format, IoBuf, NodeOptions, OpenOptions};
+use orrery_block::host::{HostFs, MemFile};
+use orrery_block::{BlockError, Format, IoBuf, NodeOptions, OpenOptions};
 use orrery_cpu::jit::abi::Shims;
 use orrery_cpu::jit::{self, Compiler};
 use orrery_cpu::x86::cpuid::{Model, ModelError};
 use orrery_cpu::x86::{X86, X86Isa};
 use orrery_cpu::{Cluster, Cpus};
-use orrery_hw::block::geometry::{self, Shape};
 use orrery_hw::i386::MACHINES;
 use orrery_hw::machine::{
     BuildError, Built, DeviceSpec, Drive, Kernel, MachineConfig, MachineType, Netdev,
 };
+use orrery_hw::numa::{Numa, Topology};
 use orrery_hw::registry::{devices, find};
 use orrery_system::board::ClockMode;
 use orrery_system::ports::CharPort;
@@ -127,11 +130,34 @@ pub struct Launched {
 /// Finds a machine type by name or alias.
 pub fn machine_type(name: &str) -> Result<&'static MachineType, LaunchError> {
     let name = if name.is_empty() { "pc" } else { name };
-    let found = MACHINES.iter().find(|m| m.name == name || m.aliases.contains(&name));
+    let find = |name: &str| MACHINES.iter().find(|m| m.name == name || m.aliases.contains(&name));
+    let found = find(name).or_else(|| find(version(name)?.0));
     found.ok_or_else(|| {
         let names = MACHINES.iter().flat_map(|m| m.aliases.iter().copied().chain([m.name]));
         LaunchError::NoMachine { name: name.into(), hint: hint(name, names) }
     })
+}
+
+/// The nodes that `-numa` makes.
+fn nodes(
+    options: &Options,
+    blocks: &BlockGraph,
+    cpus: usize,
+    memory: u64,
+) -> Result<Numa, LaunchError> {
+    let memdev = |id: &str| {
+        let object = blocks.object(id).filter(|o| o.kind.starts_with("memory-backend"))?;
+        object.properties.get("size")?.as_u64()
+    };
+    let topology = topology(options, cpus);
+    let parts = numa::Parts { cpus, topology, memory, memdev: &memdev };
+    numa::resolve(&options.numa, &parts)
+        .map_err(|why| LaunchError::Missing(format!("-numa: {why}")))
+}
+
+/// How the CPUs are packaged.
+fn topology(options: &Options, cpus: usize) -> Topology {
+    options.topology.unwrap_or(Topology::cores(cpus))
 }
 
 /// What `-help`, `-M help` and the like print.
@@ -212,8 +238,9 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         };
         added.map_err(|source| wrong("-blockdev", text, source))?;
     }
+    let memory = options.memory.unwrap_or(kind.default_memory);
     let mut config = MachineConfig {
-        memory: options.memory.unwrap_or(kind.default_memory),
+        memory,
         cpus,
         vga: options
             .vga
@@ -233,6 +260,8 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         reboot_timeout: options.reboot_timeout,
         uuid: options.uuid.unwrap_or_default(),
         props: options.machine_props.clone(),
+        globals: globals(options),
+        numa: nodes(options, &blocks, cpus, memory)?,
         seed: options.seed,
         epoch_secs: match options.rtc {
             RtcBase::Host => host.epoch_secs(),
@@ -324,7 +353,18 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
                 .push("-accel jit: this build compiles no code; everything is interpreted".into()),
         }
     }
-    Ok(assemble(kind, built, Box::new(cluster), blocks, options, &serials, &parallels, warnings))
+    let numa = config.numa;
+    Ok(assemble(
+        kind,
+        built,
+        Box::new(cluster),
+        numa,
+        blocks,
+        options,
+        &serials,
+        &parallels,
+        warnings,
+    ))
 }
 
 /// Devices with the properties that `-global` gives to all of their type.
@@ -382,6 +422,7 @@ fn assemble(
     kind: &MachineType,
     built: Built,
     cpus: Box<dyn Cpus>,
+    numa: Numa,
     blocks: BlockGraph,
     options: &Options,
     serials: &[CharTarget],
@@ -426,6 +467,11 @@ fn assemble(
         };
         add(name.clone(), port, &target);
     }
+    let backend = options.machine_props.iter().rev().find(|p| p.0 == "memory-backend");
+    let usual = if is_empty(kind) { "ram" } else { "pc.ram" };
+    let id = backend.map_or(usual, |p| &p.1).to_owned();
+    let bytes = options.memory.unwrap_or(kind.default_memory);
+    let topology = topology(options, cpus.count());
     let handles = Handles {
         machine: kind.name.into(),
         serials: built.serials.iter().flatten().cloned().collect(),
@@ -440,6 +486,9 @@ fn assemble(
         irqs: built.irqs,
         named: built.named,
         pci: built.pci,
+        topology,
+        numa,
+        memory: Memory { id, bytes },
     };
     let mut machine = Machine::new(built.board, cpus, blocks, handles);
     machine.policy = Policy {
@@ -635,104 +684,4 @@ async fn kernel(options: &Options, fs: &dyn HostFs) -> Result<Option<Kernel>, La
     }
     let command_line = options.append.clone().unwrap_or_default();
     Ok(Some(Kernel { image, initrd, command_line }))
-}
-
-async fn open_drive(
-    blocks: &BlockGraph,
-    fs: &dyn HostFs,
-    drive: &DriveOption,
-    id: &str,
-    snapshot: bool,
-) -> Result<BlockBackend, LaunchError> {
-    let file = drive.file.clone().unwrap_or_default();
-    let error = |source| LaunchError::File { option: "-drive", file: file.clone(), source };
-    let backend = blocks.create_backend(id).map_err(error)?;
-    backend.set_on_error(drive.on_read_error, drive.on_write_error);
-    let Some(name) = &drive.file else { return Ok(backend) };
-    let overlay = (snapshot || drive.snapshot) && !drive.read_only;
-    let format = drive.format.as_deref().map(Format::from_name).transpose().map_err(error)?;
-    let options = OpenOptions {
-        format,
-        read_only: drive.read_only || overlay,
-        gate: Gate::PlainFiles,
-        ..OpenOptions::default()
-    };
-    let described =
-        ["blkdebug:", "blkverify:", "json:", "nbd:"].iter().any(|p| name.starts_with(p));
-    let mut node = if drive.node.is_empty() && !name.contains("://") && !described {
-        blocks.open(fs, name, &options).await.map_err(error)?
-    } else {
-        open_described(blocks, drive, name).await.map_err(error)?
-    };
-    if overlay {
-        node = snapshot_overlay(blocks, node).await.map_err(error)?;
-    }
-    backend.insert(node.medium(drive.read_only)).map_err(error)?;
-    Ok(backend)
-}
-
-/// The geometry that a disk was partitioned with.
-async fn partition_geometry(disk: &Node) -> Option<Shape> {
-    if disk.len() < 512 {
-        return None;
-    }
-    // The node is read, not the backend, whose requests wait until the machine runs. A disk that
-    // cannot be read says so to the guest.
-    let boot = disk.read(0, IoBuf::zeroed(512)).await.ok()?;
-    geometry::guess(&boot.into_vec(), disk.len() / 512)
-}
-
-/// Makes a drive that a device may be given later.
-pub(crate) async fn add_drive(
-    blocks: &BlockGraph,
-    drive: &DriveOption,
-    id: &str,
-) -> Result<(), BlockError> {
-    let backend = blocks.create_backend(id)?;
-    backend.set_on_error(drive.on_read_error, drive.on_write_error);
-    let Some(name) = &drive.file else { return Ok(()) };
-    match open_described(blocks, drive, name).await {
-        Ok(node) => backend.insert(node.medium(drive.read_only)),
-        Err(error) => {
-            blocks.remove_backend(id)?;
-            Err(error)
-        }
-    }
-}
-
-/// Opens a drive whose file is described by more than its name.
-async fn open_described(
-    blocks: &BlockGraph,
-    drive: &DriveOption,
-    name: &str,
-) -> Result<Arc<Node>, BlockError> {
-    let quoted = |text: &str| text.replace(',', ",,");
-    let mut text = format!("driver={}", quoted(drive.format.as_deref().unwrap_or("raw")));
-    let file = NodeOptions::from_filename(name)?.to_value();
-    let known = file.as_object().into_iter().flatten();
-    for (key, value) in known.filter(|(_, value)| !value.is_null()) {
-        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        text += &format!(",file.{key}={}", quoted(&value));
-    }
-    for (key, value) in &drive.node {
-        text += &format!(",{key}={}", quoted(value));
-    }
-    if drive.read_only {
-        text += ",read-only=on";
-    }
-    blocks.open_options(&NodeOptions::from_argument(&text)?).await
-}
-
-/// A layer in memory that takes the writes.
-async fn snapshot_overlay(blocks: &BlockGraph, below: Arc<Node>) -> Result<Arc<Node>, BlockError> {
-    let file = Arc::new(MemFile::from_bytes(&[]));
-    let options = orrery_block::qcow2::CreateOptions { size: below.len(), ..Default::default() };
-    orrery_block::img::create(blocks, file.clone(), Format::Qcow2, &options).await?;
-    let node = blocks.open_file(None, "", file)?;
-    let options = OpenOptions {
-        format: Some(Format::Qcow2),
-        backing: Backing::Node(below),
-        ..OpenOptions::default()
-    };
-    blocks.open_over(&node, &options).await
 }

@@ -13,12 +13,15 @@ extern crate orrery_browser_test;
 wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_browser);
 
 pub mod audio;
+pub(crate) mod compat;
+pub(crate) mod drives;
 pub mod gdb;
 pub mod handles;
 pub mod keyboard;
 pub mod launch;
 pub mod machine;
 pub mod monitor;
+pub(crate) mod numa;
 pub mod options;
 pub mod qtest;
 pub mod screenshot;

@@ -149,6 +149,10 @@ pub struct MachineConfig {
     pub fw_cfg: Vec<(String, Vec<u8>)>,
     /// Properties of the machine (`-M pc,smm=off`).
     pub props: Vec<(String, String)>,
+    /// Properties that all devices of a type have (`-global`): type, property, value; later ones win.
+    pub globals: Vec<(String, String, String)>,
+    /// Which memory is near which CPU.
+    pub numa: crate::numa::Numa,
     /// How time moves.
     pub clock: ClockMode,
     /// Virtual nanoseconds per instruction, in 1/65536.
@@ -186,6 +190,8 @@ impl Default for MachineConfig {
             uuid: [0; 16],
             fw_cfg: Vec::new(),
             props: Vec::new(),
+            globals: Vec::new(),
+            numa: crate::numa::Numa::default(),
             clock: ClockMode::Realtime,
             ns_per_insn_q16: 1 << 16,
             epoch_secs: 1_700_000_000,

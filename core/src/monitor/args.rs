@@ -55,7 +55,12 @@ qapi_types! {
     struct KvmInfo { enabled: bool, present: bool }
     struct TargetInfo { arch: String }
     struct MemorySize { base_memory: u64, plugged_memory: u64 }
-    struct CpuInstance { core_id: u64, thread_id: u64, socket_id: u64 }
+    struct CpuInstance {
+        core_id: u64,
+        thread_id: u64,
+        socket_id: u64,
+        node_id: Option<u64>,
+    }
     struct CpuInfo {
         cpu_index("cpu-index"): u64,
         qom_path: String,

@@ -98,7 +98,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         Reply::later(async move {
             for drive in &options.drives {
                 let id = if drive.id.is_empty() { "none0" } else { &drive.id };
-                crate::launch::add_drive(&blocks, drive, id)
+                crate::drives::add_drive(&blocks, drive, id)
                     .await
                     .map_err(|error| QmpError::generic(error.to_string()))?;
             }

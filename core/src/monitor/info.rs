@@ -83,6 +83,7 @@ const TOPICS: &[(&str, &str, Show)] =
             let nets = d.handles().nets.clone();
             say(nets.iter().map(|(id, _)| format!("{id}: index=0\n")).collect())
         }),
+        ("numa", "show NUMA information", |d, _| d.info_numa()),
         ("pci", "show PCI info", |d, _| d.info_pci()),
         ("pic", "show PIC state", |d, _| d.inspected("isa-i8259")),
         ("qom-tree", "show QOM composition tree", |d, a| {
@@ -286,6 +287,18 @@ impl Desk<'_> {
             view.ranges().iter().map(row).collect()
         };
         say(format!("FlatView memory\n{}\nFlatView I/O\n{}\n", list(&memory.read), list(&io.read)))
+    }
+
+    fn info_numa(&mut self) -> Reply {
+        let numa = self.handles().numa.clone();
+        let mut out = format!("{} nodes\n", numa.nodes());
+        for (node, bytes) in numa.memory.iter().enumerate() {
+            let cpus = numa.cpus.iter().enumerate().filter(|(_, at)| **at == node);
+            let cpus: String = cpus.map(|(cpu, _)| format!(" {cpu}")).collect();
+            out += &format!("node {node} cpus:{cpus}\n");
+            out += &format!("node {node} size: {} MB\nnode {node} plugged: 0 MB\n", bytes >> 20);
+        }
+        say(out)
     }
 
     fn info_pci(&mut self) -> Reply {

@@ -2,6 +2,7 @@
 
 use super::Desk;
 use super::args::*;
+use orrery_block::qapi;
 use orrery_block::qmp::{Answer, QmpError};
 use orrery_cpu::x86::cpuid::Model;
 use orrery_hw::i386::MACHINES;
@@ -71,12 +72,23 @@ impl Desk<'_> {
         Ok(CurrentMachine { wakeup_suspend_support: self.handles().suspend.is_some() })
     }
 
+    fn cpu_instance(&self, n: usize) -> CpuInstance {
+        let handles = self.handles();
+        let place = handles.topology.place(n);
+        CpuInstance {
+            core_id: place.core as u64,
+            thread_id: place.thread as u64,
+            socket_id: place.socket as u64,
+            node_id: handles.numa.cpus.get(n).map(|&node| node as u64),
+        }
+    }
+
     pub(super) fn query_cpus(&mut self, _: Nothing) -> Answer<Vec<CpuInfo>> {
         let one = |n: usize| CpuInfo {
             cpu_index: n as u64,
             qom_path: format!("/machine/unattached/device[{n}]"),
             thread_id: n as u64 + 1,
-            props: CpuInstance { core_id: n as u64, thread_id: 0, socket_id: 0 },
+            props: self.cpu_instance(n),
             target: "x86_64".into(),
         };
         Ok((0..self.machine.cpus.count()).map(one).collect())
@@ -88,7 +100,7 @@ impl Desk<'_> {
         }
         let one = |n: usize| {
             json!({
-                "props": {"core-id": n, "thread-id": 0, "socket-id": 0}, "vcpus-count": 1,
+                "props": qapi::to_value(&self.cpu_instance(n)), "vcpus-count": 1,
                 "qom-path": format!("/machine/unattached/device[{n}]"), "type": "max-x86_64-cpu",
             })
         };
@@ -130,11 +142,25 @@ impl Desk<'_> {
     }
 
     pub(super) fn query_memdev(&mut self, _: Nothing) -> Answer<Vec<Value>> {
-        Ok(vec![json!({
-            "id": "pc.ram", "size": self.ram_size(), "merge": true, "dump": true,
-            "prealloc": false, "share": false, "reserve": true, "host-nodes": [],
-            "policy": "default",
-        })])
+        let one = |id: &str, size: u64| {
+            json!({
+                "id": id, "size": size, "merge": true, "dump": true,
+                "prealloc": false, "share": false, "reserve": true, "host-nodes": [],
+                "policy": "default",
+            })
+        };
+        let mut out = Vec::new();
+        for (id, object) in self.machine.blocks.objects() {
+            if object.kind.starts_with("memory-backend") {
+                let size = object.properties.get("size").and_then(Value::as_u64).unwrap_or(0);
+                out.push(one(&id, size));
+            }
+        }
+        let ram = &self.handles().memory;
+        if !out.iter().any(|o| o["id"] == ram.id.as_str()) {
+            out.push(one(&ram.id, ram.bytes));
+        }
+        Ok(out)
     }
 
     pub(super) fn query_chardev(&mut self, _: Nothing) -> Answer<Vec<ChardevInfo>> {
@@ -304,7 +330,7 @@ impl Desk<'_> {
         let qdev = self.handles().named.iter().find(|n| n.device == id);
         let qdev = qdev.map(|n| n.id.clone()).unwrap_or_default();
         let mut out = json!({
-            "bus": 0, "slot": devfn >> 3, "function": devfn & 7,
+            "bus": bus, "slot": devfn >> 3, "function": devfn & 7,
             "class_info": {"class": class, "desc": class_name(class as u16)},
             "id": {
                 "vendor": self.pci_read(id, 0, 2), "device": self.pci_read(id, 2, 2),

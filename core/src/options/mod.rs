@@ -8,14 +8,17 @@ mod chardev;
 mod help;
 mod keyval;
 mod net;
+mod numa;
 mod readconfig;
 mod table;
 
 pub(crate) use chardev::CHARDEV_BACKENDS;
 pub use help::help;
 pub use keyval::{KeyVals, number, size};
+pub use numa::NumaOption;
 pub use orrery_block::backend::OnError;
 pub use orrery_hw::machine::{DeviceSpec, Interface};
+pub use orrery_hw::numa::Topology;
 pub use readconfig::readconfig;
 pub(crate) use table::{describe, rows};
 
@@ -267,6 +270,10 @@ pub struct Options {
     pub memory: Option<u64>,
     /// `-smp`: number of CPUs.
     pub cpus: Option<usize>,
+    /// How CPUs are packaged, where it is given.
+    pub topology: Option<Topology>,
+    /// `-numa`, in order.
+    pub numa: Vec<NumaOption>,
     /// `-cpu`: model and features.
     pub cpu: Option<String>,
     /// Drives in the order given.

@@ -2,9 +2,10 @@
 
 use super::chardev::{self, char_target, chardev};
 use super::keyval::{KeyVals, number};
+use super::numa::numa;
 use super::{
     DeviceSpec, DisplayOption, DriveOption, FwCfgValue, IcountOption, Interface, OnError,
-    OptionError, Options, Print, RtcBase,
+    OptionError, Options, Print, RtcBase, Topology,
 };
 use super::{audio, net};
 use crate::machine::{OnPanic, OnWatchdog};
@@ -94,6 +95,12 @@ pub(super) const TABLE: &[Row] = &[
         },
     ),
     row("smp", Some("N"), "number of CPUs", smp),
+    row(
+        "numa",
+        Some("node|cpu|dist,..."),
+        "which CPUs and memory are near one another (node,nodeid=,cpus=,memdev=)",
+        numa,
+    ),
     row("m", Some("[size=]SIZE"), "memory in MiB, or with a suffix k, M, G", memory),
     row(
         "boot",
@@ -394,7 +401,13 @@ fn machine(o: &mut Options, v: &str) -> Result<(), OptionError> {
     if let Some(name) = k.take("accel") {
         accel(o, "-machine", &name)?;
     }
-    o.machine_props.extend(k.rest());
+    let (cpus, rest): (Vec<_>, Vec<_>) =
+        k.rest().into_iter().partition(|(name, _)| name.starts_with("smp."));
+    o.machine_props.extend(rest);
+    if !cpus.is_empty() {
+        let pair = |(name, value): &(String, String)| format!("{}={value}", &name["smp.".len()..]);
+        smp(o, &cpus.iter().map(pair).collect::<Vec<_>>().join(","))?;
+    }
     Ok(())
 }
 
@@ -466,7 +479,9 @@ fn smp(o: &mut Options, v: &str) -> Result<(), OptionError> {
     let cpus = k.take_number("-smp", "cpus")?;
     let [sockets, cores, threads] =
         ["sockets", "cores", "threads"].map(|n| k.take_number("-smp", n));
-    let product = sockets?.unwrap_or(1) * cores?.unwrap_or(1) * threads?.unwrap_or(1);
+    let (sockets, cores, threads) = (sockets?, cores?, threads?);
+    let [s, c, t] = [sockets, cores, threads].map(|n| n.unwrap_or(1).max(1));
+    let product = s.saturating_mul(c).saturating_mul(t);
     k.take("maxcpus");
     k.finish("-smp", &["cpus", "sockets", "cores", "threads", "maxcpus"])?;
     let n = cpus.unwrap_or(product);
@@ -474,6 +489,18 @@ fn smp(o: &mut Options, v: &str) -> Result<(), OptionError> {
         return Err(OptionError::value("-smp", "cpus", &n.to_string(), "1 to 8"));
     }
     o.cpus = Some(n as usize);
+    if sockets.or(cores).or(threads).is_some() {
+        // What is not given follows from the number of CPUs: cores first.
+        let missing = n.div_ceil(product.clamp(1, 8));
+        let (s, c, t) = match (sockets, cores, threads) {
+            (_, None, _) => (s, missing, t),
+            (None, Some(_), _) => (missing, c, t),
+            (Some(_), Some(_), None) => (s, c, missing),
+            _ => (s, c, t),
+        };
+        let [sockets, cores, threads] = [s, c, t].map(|n| n as usize);
+        o.topology = Some(Topology { sockets, cores, threads });
+    }
     Ok(())
 }
 
@@ -629,7 +656,7 @@ fn drive(o: &mut Options, v: &str) -> Result<(), OptionError> {
         },
     );
     let mut node = k.take_dotted();
-    for key in ["size", "offset"] {
+    for key in ["size", "offset", "auto-read-only"] {
         node.extend(k.take(key).map(|value| (key.to_owned(), value)));
     }
     let drive = DriveOption {
@@ -652,8 +679,20 @@ fn drive(o: &mut Options, v: &str) -> Result<(), OptionError> {
     k.finish(
         opt,
         &[
-            "file", "if", "media", "format", "index", "id", "readonly", "snapshot", "bus", "unit",
-            "cache", "werror", "rerror",
+            "file",
+            "if",
+            "media",
+            "format",
+            "index",
+            "id",
+            "readonly",
+            "snapshot",
+            "bus",
+            "unit",
+            "cache",
+            "werror",
+            "rerror",
+            "auto-read-only",
         ],
     )?;
     o.drive(drive);

@@ -1,6 +1,7 @@
 //! Objects that options refer to by name: limits, secrets, threads.
 
 use super::{BlockGraph, is_well_formed};
+use crate::backend::BlockBackend;
 use crate::options::keyval;
 use crate::qapi;
 use crate::sync::lock;
@@ -23,8 +24,20 @@ pub struct Object {
 pub(super) type Objects = BTreeMap<String, Object>;
 
 /// Types that can be made.
-pub const OBJECT_TYPES: &[&str] =
-    &["iothread", "main-loop", "secret", "throttle-group", "tls-creds-psk", "tls-creds-x509"];
+pub const OBJECT_TYPES: &[&str] = &[
+    "iothread",
+    "main-loop",
+    MEMORY,
+    "rng-builtin",
+    "rng-random",
+    "secret",
+    "throttle-group",
+    "tls-creds-psk",
+    "tls-creds-x509",
+];
+
+/// Memory that a machine is given by name.
+const MEMORY: &str = "memory-backend-ram";
 
 impl BlockGraph {
     /// Makes an object.
@@ -42,6 +55,9 @@ impl BlockGraph {
                 "attempt to add duplicate property '{id}' to object (type 'container')"
             )));
         }
+        if kind == MEMORY && properties.get("size").and_then(Value::as_u64).is_none_or(|n| n == 0) {
+            return Err(BlockError::Invalid("property 'size' must be a number above 0".into()));
+        }
         let group =
             if kind == "throttle-group" { Some(self.make_group(&properties)?) } else { None };
         let object = Object { kind: kind.into(), properties, group };
@@ -51,12 +67,19 @@ impl BlockGraph {
 
     /// Makes an object from `type,id=...,name=value` or JSON.
     pub fn add_object_argument(&self, text: &str) -> Result<()> {
-        let map = if text.trim_start().starts_with('{') {
+        let mut map = if text.trim_start().starts_with('{') {
             serde_json::from_str(text)
                 .map_err(|error| BlockError::Invalid(format!("JSON parse error, {error}")))?
         } else {
             keyval(text, Some("qom-type"))?
         };
+        if map.get("qom-type").is_some_and(|kind| kind == MEMORY)
+            && let Some(Value::String(size)) = map.get("size")
+        {
+            let bytes = qapi::size(size).and_then(|n| u64::try_from(n).ok());
+            let wrong = || BlockError::Invalid(format!("'{size}' is not a size such as 512M"));
+            map.insert("size".into(), bytes.ok_or_else(wrong)?.into());
+        }
         self.add_object_value(map)
     }
 
@@ -69,6 +92,30 @@ impl BlockGraph {
         };
         let (kind, id) = (text("qom-type")?, text("id")?);
         self.add_object(&kind, &id, map)
+    }
+
+    /// The group that a drive has joined or an object made under this name.
+    pub(crate) fn group_of(&self, name: &str) -> Option<Arc<ThrottleGroup>> {
+        let drives = self.backends();
+        let mut groups = drives.iter().filter_map(BlockBackend::throttle_group);
+        let joined = groups.find(|(other, _)| other == name).map(|(_, group)| group);
+        joined.or_else(|| self.throttle_group(name).ok())
+    }
+
+    /// Limits a drive's rate, with the properties of a `throttle-group`; drives that name the same
+    /// `group` share it.
+    pub fn limit(&self, drive: &BlockBackend, mut properties: Map<String, Value>) -> Result<()> {
+        let usual = drive.name().unwrap_or_default();
+        let name = match properties.remove("group") {
+            Some(Value::String(name)) => name,
+            _ => usual,
+        };
+        let group = match self.group_of(&name) {
+            Some(group) => group,
+            None => self.make_group(&properties)?,
+        };
+        drive.set_throttle(Some((&name, &group)));
+        Ok(())
     }
 
     fn make_group(&self, properties: &Map<String, Value>) -> Result<Arc<ThrottleGroup>> {
@@ -125,5 +172,46 @@ impl BlockGraph {
             Some(Value::String(data)) => Ok(data.clone()),
             _ => Err(BlockError::unsupported(format!("secret '{id}' has no data"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_has_a_size_with_a_suffix_or_as_a_number() {
+        let graph = BlockGraph::new();
+        let size = |id: &str| graph.object(id).unwrap().properties["size"].as_u64();
+        graph.add_object_argument("memory-backend-ram,id=a,size=128M").unwrap();
+        assert_eq!(size("a"), Some(128 << 20));
+        let json = |size: Value| {
+            let mut map = Map::new();
+            map.insert("qom-type".into(), MEMORY.into());
+            map.insert("id".into(), "b".into());
+            map.insert("size".into(), size);
+            graph.add_object_value(map)
+        };
+        assert!(json("1048576".into()).is_err(), "JSON has numbers");
+        assert!(json(0.into()).is_err());
+        json(1048576.into()).unwrap();
+        assert_eq!(size("b"), Some(1 << 20));
+        assert!(graph.add_object_argument("memory-backend-ram,id=c").is_err());
+    }
+
+    #[test]
+    fn drives_that_name_the_same_group_share_its_limits() {
+        let graph = BlockGraph::new();
+        let limits = |rate: &str| {
+            let mut map = Map::new();
+            map.insert("group".into(), "g".into());
+            map.insert("bps-write".into(), rate.into());
+            map
+        };
+        let drives = ["a", "b"].map(|id| graph.create_backend(id).unwrap());
+        graph.limit(&drives[0], limits("1M")).unwrap();
+        graph.limit(&drives[1], limits("2M")).unwrap();
+        let groups = drives.map(|d| d.throttle_group().unwrap());
+        assert!(groups[0].0 == "g" && Arc::ptr_eq(&groups[0].1, &groups[1].1));
     }
 }

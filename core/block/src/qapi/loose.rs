@@ -86,7 +86,7 @@ impl Loose {
 }
 
 /// A number with an optional suffix for kibibytes and so on.
-fn size(text: &str) -> Option<i128> {
+pub(crate) fn size(text: &str) -> Option<i128> {
     if let Some(hex) = text.strip_prefix("0x") {
         return i128::from_str_radix(hex, 16).ok();
     }

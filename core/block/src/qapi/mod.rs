@@ -7,6 +7,7 @@ mod loose;
 mod schema;
 
 pub(crate) use crate::qapi_types as qapi;
+pub(crate) use loose::size;
 pub use loose::{nest, parse};
 pub use schema::{Member, Nothing, Registry, Schema, Variant};
 

@@ -31,6 +31,30 @@ impl Schema for BitmapSource {
     }
 }
 
+/// What `object-add` is given: members depend on the type.
+#[derive(serde::Deserialize)]
+pub(crate) struct NewObject(pub(crate) Map<String, Value>);
+
+impl Schema for NewObject {
+    fn define(registry: &mut Registry) -> String {
+        registry.object("ObjectOptions", |registry| {
+            vec![registry.member::<String>("qom-type", None), registry.member::<String>("id", None)]
+        })
+    }
+}
+
+/// What `block-job-change` is given: members depend on the job's type.
+#[derive(serde::Deserialize)]
+pub(crate) struct JobChange(pub(crate) Map<String, Value>);
+
+impl Schema for JobChange {
+    fn define(registry: &mut Registry) -> String {
+        registry.object("BlockJobChangeOptions", |registry| {
+            vec![registry.member::<String>("id", None), registry.member::<String>("type", None)]
+        })
+    }
+}
+
 /// What `block-export-add` is given; NBD is the only kind.
 pub(crate) struct ExportAdd(pub(crate) NbdExportArgs);
 

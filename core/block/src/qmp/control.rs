@@ -31,11 +31,8 @@ impl Monitor {
         Ok(Nothing {})
     }
 
-    pub(super) async fn object_add(&self, args: Value) -> Answer<Nothing> {
-        let Value::Object(map) = args else {
-            return Err(QmpError::generic("Parameter 'qom-type' is missing"));
-        };
-        self.graph().add_object_value(map)?;
+    pub(super) async fn object_add(&self, args: NewObject) -> Answer<Nothing> {
+        self.graph().add_object_value(args.0)?;
         Ok(Nothing {})
     }
 

@@ -97,10 +97,8 @@ impl Monitor {
         Ok(Nothing {})
     }
 
-    pub(super) async fn block_job_change(&self, args: Value) -> Answer<Nothing> {
-        let Value::Object(mut map) = args else {
-            return Err(QmpError::generic("Parameter 'id' is missing"));
-        };
+    pub(super) async fn block_job_change(&self, args: JobChange) -> Answer<Nothing> {
+        let mut map = args.0;
         let Some(Value::String(id)) = map.remove("id") else {
             return Err(QmpError::generic("Parameter 'id' is missing"));
         };

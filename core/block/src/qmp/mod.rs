@@ -199,7 +199,7 @@ commands! {
     "query-version" version Nothing => Value;
     "query-commands" commands Nothing => Vec<CommandInfo>;
     "quit" quit Nothing => Nothing;
-    "object-add" object_add Value => Nothing;
+    "object-add" object_add NewObject => Nothing;
     "object-del" object_del ObjectId => Nothing;
     "qom-list" qom_list QomPath => Vec<Value>;
     "qom-get" qom_get QomGet => Value;
@@ -220,7 +220,7 @@ commands! {
     "block-job-complete" block_job_complete JobDevice => Nothing;
     "block-job-dismiss" job_dismiss JobId => Nothing;
     "block-job-finalize" job_finalize JobId => Nothing;
-    "block-job-change" block_job_change Value => Nothing;
+    "block-job-change" block_job_change JobChange => Nothing;
     "blockdev-add" blockdev_add NodeOptions => Nothing;
     "blockdev-del" blockdev_del NodeName => Nothing;
     "blockdev-reopen" blockdev_reopen ReopenArgs => Nothing;

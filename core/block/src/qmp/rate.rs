@@ -4,7 +4,6 @@ use super::args::*;
 use super::{Answer, Monitor, QmpError};
 use crate::backend::BlockBackend;
 use crate::throttle::{ThrottleGroup, ThrottleLimits};
-use std::sync::Arc;
 
 impl Monitor {
     fn drive(&self, name: &str) -> Answer<BlockBackend> {
@@ -12,14 +11,6 @@ impl Monitor {
             class: "DeviceNotFound",
             desc: format!("Device '{name}' not found"),
         })
-    }
-
-    /// The group of this name: an object, or one that a drive is in already.
-    fn group_of(&self, name: &str) -> Option<Arc<ThrottleGroup>> {
-        let drives = self.graph().backends();
-        let mut groups = drives.iter().filter_map(BlockBackend::throttle_group);
-        let joined = groups.find(|(other, _)| other == name).map(|(_, group)| group);
-        joined.or_else(|| self.graph().throttle_group(name).ok())
     }
 
     pub(super) async fn set_io_throttle(&self, args: IoThrottle) -> Answer<Nothing> {
@@ -59,7 +50,7 @@ impl Monitor {
             (None, Some((_, joined))) => joined,
             (given, _) => {
                 let group_name = given.unwrap_or(name);
-                let group = match self.group_of(&group_name) {
+                let group = match self.graph().group_of(&group_name) {
                     Some(group) => group,
                     None => ThrottleGroup::new(self.graph().context(), ThrottleLimits::default())?,
                 };

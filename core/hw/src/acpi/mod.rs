@@ -5,7 +5,9 @@ pub mod ich9_smb;
 pub mod piix4;
 pub(crate) mod pm;
 pub(crate) mod smbus;
+pub(crate) mod srat;
 pub(crate) mod tables;
+pub(crate) mod tco;
 
 use orrery_system::IrqInput;
 

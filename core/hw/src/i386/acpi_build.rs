@@ -2,7 +2,9 @@
 
 use crate::acpi::aml::{self, Aml, Space, resource};
 use crate::acpi::piix4::GPE_PORT;
+use crate::acpi::srat::{slit, srat};
 use crate::acpi::tables::{Builder, Files, LOADER_FILE, RSDP_FILE, TABLES_FILE, Table};
+use crate::numa::Numa;
 use crate::nvram::fw_cfg::{Items, MadeFiles};
 use orrery_system::Region;
 
@@ -32,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) serial: [bool; 4],
     /// There is a parallel port.
     pub(crate) parallel: bool,
+    /// Which memory is near which CPU.
+    pub(crate) numa: Numa,
 }
 
 /// The files, remade for the addresses that firmware gave to the chipset.
@@ -96,6 +100,10 @@ pub(crate) fn build(c: &Config, pm: u32, ecam: u64) -> Files {
         let mut mcfg = Table::new(*b"MCFG", 1);
         mcfg.u64(0).u64(ecam).u16(0).u8(0).u8(0xff).u32(0);
         b.root(mcfg, &[]);
+    }
+    if c.numa.nodes() > 0 {
+        b.root(srat(&c.numa, c.low_ram), &[]);
+        b.root(slit(&c.numa), &[]);
     }
     b.finish()
 }
@@ -441,6 +449,7 @@ mod tests {
             floppy: true,
             serial: [true, true, false, false],
             parallel: true,
+            numa: Numa::default(),
         }
     }
 
@@ -483,6 +492,24 @@ mod tests {
         };
         assert_eq!(names(false), ["FACP", "APIC", "HPET", "FACS", "DSDT"]);
         assert_eq!(names(true), ["FACP", "APIC", "HPET", "MCFG", "FACS", "DSDT"]);
+    }
+
+    #[test]
+    fn nodes_are_told_of_with_their_cpus_memory_and_distances() {
+        let numa = Numa {
+            memory: vec![1 << 30, 2 << 30],
+            cpus: vec![0, 1],
+            distances: vec![10, 21, 21, 10],
+        };
+        let tables = walk(&build(&Config { numa, low_ram: 2 << 30, ..config(true) }, 0x600, 0));
+        let named = |name: &[u8]| &tables.iter().find(|t| t.0[..] == *name).unwrap().1;
+        let srat = named(b"SRAT");
+        assert_eq!(srat.len(), 48 + 2 * 16 + 3 * 40);
+        assert_eq!((srat[48 + 16 + 2], srat[48 + 16 + 3]), (1, 1), "CPU 1 is in node 1");
+        let above = &srat[48 + 32 + 80..];
+        assert_eq!((u32_at(above, 2), u32_at(above, 8), u32_at(above, 12)), (1, 0, 1));
+        assert_eq!(u32_at(above, 16), 1 << 30, "half of node 1 lies above the hole");
+        assert_eq!(named(b"SLIT")[36..], [2, 0, 0, 0, 0, 0, 0, 0, 10, 21, 21, 10]);
     }
 
     #[test]

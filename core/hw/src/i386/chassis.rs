@@ -19,6 +19,7 @@ use crate::machine::{
 };
 use crate::misc::debugcon::{self, DebugCon};
 use crate::misc::port::Ports;
+use crate::numa::Numa;
 use crate::nvram::fw_cfg::{Items, key};
 use crate::pci;
 use crate::rtc::mc146818::{self, Mc146818};
@@ -56,6 +57,14 @@ impl Layout {
     pub(crate) fn end(self) -> u64 {
         (1 << 32) + self.high
     }
+}
+
+/// What firmware is told of nodes: how many, the node of each CPU, the memory of each node.
+fn numa_entry(numa: &Numa) -> Vec<u8> {
+    let nodes = numa.nodes() as u64;
+    let cpus = numa.cpus.iter().map(|&node| node as u64);
+    let all = std::iter::once(nodes).chain(cpus).chain(numa.memory.iter().copied());
+    all.flat_map(u64::to_le_bytes).collect()
 }
 
 /// A machine while it is put together.
@@ -181,6 +190,31 @@ impl<'a> Chassis<'a> {
                 "off" | "no" | "false" => Ok(false),
                 v => Err(BuildError::Machine(format!("'{name}' is on or off, not '{v}'"))),
             },
+        }
+    }
+
+    /// What `-global` says of property `name` of the board's own devices of type `driver`.
+    pub(crate) fn global(&self, driver: &str, name: &str) -> Option<&str> {
+        let given = self.config.globals.iter().rev();
+        let mut given = given.filter(|(d, n, _)| d == driver && n == name);
+        given.next().map(|(_, _, value)| value.as_str())
+    }
+
+    /// The same of a property that is on or off.
+    pub(crate) fn global_switch(
+        &self,
+        driver: &str,
+        name: &str,
+        default: bool,
+    ) -> Result<bool, BuildError> {
+        match self.global(driver, name) {
+            None => Ok(default),
+            Some("on" | "yes" | "true") => Ok(true),
+            Some("off" | "no" | "false") => Ok(false),
+            Some(v) => {
+                let reason = format!("'{name}' is on or off, not '{v}'");
+                Err(BuildError::Property { kind: driver.into(), reason })
+            }
         }
     }
 
@@ -571,6 +605,7 @@ impl<'a> Chassis<'a> {
             floppy: self.floppy,
             serial: self.serial,
             parallel: self.parallels[0],
+            numa: self.config.numa.clone(),
         }
     }
 
@@ -578,14 +613,15 @@ impl<'a> Chassis<'a> {
     pub(crate) fn describe(&mut self, name: &str, description: &str) -> Result<(), BuildError> {
         let cpus = self.config.cpus as u16;
         let layout = self.layout;
+        let no_graphics = self.config.vga == "none" || !self.prop("graphics", true)?;
         let items = &mut self.items;
         items.set(key::RAM_SIZE, self.config.memory.to_le_bytes());
         items.set_u16(key::NB_CPUS, cpus);
         items.set_u16(key::MAX_CPUS, cpus);
         items.set(key::UUID, self.config.uuid);
-        items.set_u16(key::NOGRAPHIC, (self.config.vga == "none").into());
+        items.set_u16(key::NOGRAPHIC, no_graphics.into());
         items.set_u16(key::BOOT_MENU, self.config.boot_menu.into());
-        items.set(key::NUMA, [0; 8]);
+        items.set(key::NUMA, numa_entry(&self.config.numa));
         if let Some(ms) = self.config.splash_time {
             items.add_file("etc/boot-menu-wait", ms.to_le_bytes());
         }

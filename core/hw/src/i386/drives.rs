@@ -86,6 +86,19 @@ fn shape_of(spec: &DeviceSpec) -> Result<Option<Shape>, BuildError> {
     Ok(Some(Shape { geometry, translation }))
 }
 
+/// A drive with what its device says of it.
+fn described(spec: &DeviceSpec, drive: Drive) -> Result<Drive, BuildError> {
+    error_policies(spec, &drive)?;
+    let bootindex = number(spec, "bootindex")?.or(drive.bootindex);
+    let serial = property(spec, "serial").map(str::to_string).or(drive.serial);
+    let [model, version] = ["model", "ver"].map(|name| property(spec, name).map(str::to_owned));
+    let [old_model, old_version] = drive.model;
+    let model = [model.or(old_model), version.or(old_version)];
+    let shape = shape_of(spec)?.or(drive.shape);
+    let bios = bios_geometry(spec)?.or(drive.bios);
+    Ok(Drive { bootindex, serial, model, shape, bios, ..drive })
+}
+
 /// The geometry that firmware is to use for a device (`lcyls`, `lheads`, `lsecs`).
 pub(crate) fn bios_geometry(spec: &DeviceSpec) -> Result<Option<[u32; 3]>, BuildError> {
     let parts = [number(spec, "lcyls")?, number(spec, "lheads")?, number(spec, "lsecs")?];
@@ -147,8 +160,6 @@ impl Chassis<'_> {
 
     /// The drive behind a device, with what the device says of it.
     fn drive_of(&mut self, spec: &DeviceSpec, cdrom: bool) -> Result<Drive, BuildError> {
-        let bootindex = number(spec, "bootindex")?;
-        let serial = property(spec, "serial").map(str::to_string);
         let drive = match property(spec, "drive") {
             Some(id) => match self.drive_named(id) {
                 Some(drive) => drive,
@@ -161,11 +172,24 @@ impl Chassis<'_> {
             },
             None => return wrong(spec, "it needs drive=ID".into()),
         };
-        error_policies(spec, &drive)?;
-        let model = ["model", "ver"].map(|name| property(spec, name).map(str::to_owned));
-        let shape = shape_of(spec)?.or(drive.shape);
-        let bios = bios_geometry(spec)?;
-        Ok(Drive { cdrom, bootindex, serial, model, shape, bios, ..drive })
+        described(spec, Drive { cdrom, ..drive })
+    }
+
+    /// The properties that `-global` gives to every device of type `kind`, as a device of its own.
+    fn globals_of(&self, kind: &str) -> DeviceSpec {
+        let of_kind = self.config.globals.iter().filter(|(driver, ..)| driver == kind);
+        let props = of_kind.map(|(_, name, value)| (name.clone(), value.clone())).collect();
+        DeviceSpec { kind: kind.into(), props }
+    }
+
+    /// Gives the drives of an interface what `-global` says of theirs.
+    fn apply_globals(&mut self, drives: &mut [Option<Drive>]) -> Result<(), BuildError> {
+        for slot in drives {
+            let Some(drive) = slot.take() else { continue };
+            let spec = self.globals_of(if drive.cdrom { "ide-cd" } else { "ide-hd" });
+            *slot = Some(described(&spec, drive)?);
+        }
+        Ok(())
     }
 
     /// Puts the drives that are devices (`ide-hd`, `ide-cd`) on a bus.
@@ -238,6 +262,7 @@ impl Chassis<'_> {
         let usual: &[Interface] =
             if bus.usual { &[Interface::Default, Interface::Ide] } else { &[] };
         let mut drives = self.take_drives(places, usual, "IDE")?;
+        self.apply_globals(&mut drives)?;
         self.seat_disks(bus, &mut drives)?;
         let config = self.config;
         let cdroms = config.drives.iter().any(|d| d.cdrom)
@@ -272,6 +297,7 @@ impl Chassis<'_> {
                 self.cmos.disk(n, d.backend.len() / 512, d.shape);
             }
             let geometry = d.shape.map(|s| s.geometry);
+            d.backend.set_removable(d.cdrom);
             let [model, firmware] = d.model;
             let model = model.unwrap_or_else(|| usual.model.clone());
             let firmware = firmware.unwrap_or_else(|| usual.firmware.clone());
@@ -301,6 +327,7 @@ impl Chassis<'_> {
             .into_iter()
             .map(|d| d.map_or_else(BlockBackend::detached, |d| d.backend))
             .collect();
+        backends.iter().for_each(|b| b.set_removable(true));
         let kinds = [0, 1].map(|n| {
             if present[n] { DriveType::Auto.resolve(&backends[n]) } else { DriveType::None }
         });

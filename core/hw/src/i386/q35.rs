@@ -21,14 +21,23 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     let wires = (0..ich9_lpc::BUS_WIRES).map(|_| c.board.wire()).collect();
     let bus = pci::Bus::new(&space, c.board.io(), wires, ich9_lpc::pin_map);
     let lpc = c.board.reserve("ICH9-LPC");
-    let mch = q35::Config { low_ram: c.layout.low };
+    let mut mch = q35::Config::new(c.layout.low);
+    mch.smbase = c.global_switch("mch", "smbase-smram", true)?;
+    if let Some(text) = c.global("mch", "extended-tseg-mbytes") {
+        let wrong = || BuildError::Property {
+            kind: "mch".into(),
+            reason: format!("extended-tseg-mbytes is 0 to 4095, not '{text}'"),
+        };
+        mch.ext_tseg_mib = text.parse().ok().filter(|n| *n < 4096).ok_or_else(wrong)?;
+    }
     let reset = Some((lpc, ich9_lpc::RESET_CONTROL));
     let (host, ecam) = q35::build(&mut c.board, &bus, &space, &c.ram, mch, reset);
     let apic: Vec<IrqInput> = (0..8).map(|_| c.board.wire()).collect();
     let no_smm = !c.prop("smm", true)?;
     let (isa, pins) = (c.irqs(), apic.iter().map(IrqInput::pin).collect());
     let events = c.power_events();
-    let config = ich9_lpc::Config { no_smm };
+    let no_reboot = c.global_switch("ICH9-LPC", "noreboot", false)?;
+    let config = ich9_lpc::Config { no_smm, no_reboot };
     let pm = ich9_lpc::build(&mut c.board, &bus, devfn(31, 0), lpc, config, isa, pins, events);
     c.suspend = Some(Suspend { pm: lpc, host, attributes: q35::PAM0 as u64 });
     c.firmware(&space, false)?;

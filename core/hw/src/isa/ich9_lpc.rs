@@ -2,15 +2,16 @@
 //!
 //! Reference: Intel 316972-004, chapters 10 (chipset configuration), 13 (LPC bridge).
 //!
-//! Not modelled: GPIO beyond storage, the watchdog's reset, LPC decode ranges (every port is
+//! Not modelled: GPIO beyond storage, LPC decode ranges (every port is
 //! decoded), high-precision timer relocation.
 
 use super::piix3::{route, write_reset_control};
 use crate::acpi::piix4::request;
 use crate::acpi::pm::{Apm, Gpe, Pm};
+use crate::acpi::tco::{Outcome, Tco};
 use crate::acpi::{Events, WAKE_BANK};
 use crate::pci;
-use orrery_system::pins::Power;
+use orrery_system::pins::{Power, PowerRequest};
 use orrery_system::{
     Board, BusError, BusResult, Clock, DeviceId, IrqInput, IrqLine, Region, RestoreError, Timer,
     VmTime,
@@ -46,6 +47,13 @@ const PIRQ_ROUT: [usize; 2] = [0x60, 0x68];
 /// Base of the chipset configuration window; bit 0 opens it.
 const RCBA: usize = 0xf0;
 
+/// The watchdog's registers in the ACPI window.
+const TCO: std::ops::Range<u64> = 0x60..0x80;
+/// The watchdog in the SMI enable and status registers.
+const TCO_SMI: u32 = 1 << 13;
+/// General control and status: the watchdog does not reset the machine.
+const NO_REBOOT: u32 = 1 << 5;
+
 /// Interrupt wires of the root bus: pins of devices 0 to 24 rotate over the first four, and the
 /// pins of devices 25 to 31 have wires of their own, which chipset registers route.
 pub const BUS_WIRES: usize = 4 + 7 * 4;
@@ -75,6 +83,8 @@ const IDENTITY: pci::Identity = pci::Identity {
 pub struct Config {
     /// The machine has no system management mode: firmware finds it set up already.
     pub no_smm: bool,
+    /// The strap that keeps the watchdog from resetting the machine (`noreboot`).
+    pub no_reboot: bool,
 }
 
 /// Pins and services the machine wires up.
@@ -114,8 +124,7 @@ pub struct State {
     apm: Apm,
     smi_enable: u32,
     smi_status: u32,
-    /// Watchdog registers, stored.
-    tco: Vec<u8>,
+    tco: Tco,
     gpio: Vec<u8>,
     /// Routes of devices 25 to 31: a nibble for each pin.
     routes: [u16; 7],
@@ -207,7 +216,7 @@ impl State {
             apm: Apm::default(),
             smi_enable: 0,
             smi_status: 0,
-            tco: vec![0; 32],
+            tco: Tco::power_on(),
             gpio: vec![0; 128],
             routes: [0x3210; 7],
             gcs: 0x20,
@@ -244,7 +253,6 @@ impl State {
                 let both = u64::from(self.smi_enable) | u64::from(self.smi_status) << 32;
                 Ok(both >> (8 * (offset - 0x30)))
             }
-            (0x60..0x80, 1) => Ok(self.tco[(offset - 0x60) as usize].into()),
             (_, 1) => Ok(0),
             _ => Err(BusError::Width),
         }
@@ -264,10 +272,10 @@ impl State {
             (0x30, 4) => {
                 let locked = config.u8(0xa0) & 0x10 != 0;
                 let keep = if locked { self.smi_enable & 1 } else { 0 };
-                self.smi_enable = value as u32 | keep;
+                let fixed = if self.tco.locked() { TCO_SMI } else { 0 };
+                self.smi_enable = (value as u32 | keep) & !fixed | self.smi_enable & fixed;
             }
             (0x34, 4) => self.smi_status &= !(value as u32),
-            (0x60..0x80, 1) => self.tco[(offset - 0x60) as usize] = value as u8,
             (_, 1) => {}
             _ => return Err(BusError::Width),
         }
@@ -347,19 +355,42 @@ impl Ich9Lpc {
             _ => {}
         }
         // APMC_EN and GBL_SMI_EN.
-        if self.state.smi_enable & 0x21 == 0x21 && !self.config.no_smm {
-            self.state.smi_status |= 0x20;
-            // To the CPU that wrote: firmware brings the others in by interrupts if it wants them.
-            if let Some(line) = self.wires.smi.get(self.wires.current_cpu.load(Relaxed)) {
-                line.pulse();
-            }
+        self.smi(0x20);
+    }
+
+    /// Raises an SMI for the source `bit`, if that and SMIs as such are enabled.
+    fn smi(&mut self, bit: u32) {
+        if self.state.smi_enable & (1 | bit) != 1 | bit || self.config.no_smm {
+            return;
         }
+        self.state.smi_status |= bit;
+        // To the CPU that is at work: firmware brings the others in by interrupts if it wants them.
+        if let Some(line) = self.wires.smi.get(self.wires.current_cpu.load(Relaxed)) {
+            line.pulse();
+        }
+    }
+
+    fn watchdog(&mut self, happened: Outcome) {
+        if happened.smi {
+            self.smi(TCO_SMI);
+        }
+        if happened.bites {
+            self.wires.power.request(PowerRequest::Watchdog);
+        }
+    }
+
+    /// Lets the watchdog's time pass.
+    fn tick(&mut self, now: VmTime) {
+        let reboots = !self.config.no_reboot && self.state.gcs & NO_REBOOT == 0;
+        let happened = self.state.tco.catch_up(now, reboots);
+        self.watchdog(happened);
     }
 }
 
 impl pci::Chip for Ich9Lpc {
     type State = State;
     const NAME: &'static str = "ICH9-LPC";
+    const VERSION: u16 = 2;
     const SETTLES: bool = true;
 
     fn reset(&mut self) {
@@ -371,7 +402,7 @@ impl pci::Chip for Ich9Lpc {
     }
 
     fn restore(&mut self, state: State) -> Result<(), RestoreError> {
-        if state.tco.len() != 32 || state.gpio.len() != 128 {
+        if state.gpio.len() != 128 {
             return Err(RestoreError::Invalid("LPC bridge"));
         }
         self.state = state;
@@ -389,7 +420,8 @@ impl pci::Chip for Ich9Lpc {
         let rcba = c.u32(RCBA);
         self.wires.chipset.set_base(u64::from(rcba & !0x3fff));
         self.wires.chipset.set_enabled(rcba & 1 != 0);
-        self.wires.timer.set(self.state.pm.deadline());
+        let deadlines = [self.state.pm.deadline(), self.state.tco.deadline()];
+        self.wires.timer.set(deadlines.into_iter().flatten().min());
         self.drive_interrupts(c);
         false
     }
@@ -401,11 +433,17 @@ impl pci::Chip for Ich9Lpc {
 
     fn wake(&mut self, _: &mut pci::Slot<'_>, now: VmTime) {
         self.state.pm.catch_up(now);
+        self.tick(now);
     }
 
     fn read(&mut self, _: &mut pci::Slot<'_>, bank: u32, offset: u64, width: u8) -> BusResult<u64> {
         match (bank, offset, width) {
             (RESET_CONTROL, 0, 1) => Ok(self.state.reset_control.into()),
+            (PM, ..) if TCO.contains(&offset) => {
+                let now = self.wires.clock.now();
+                self.tick(now);
+                self.state.tco.read(offset - TCO.start, width, now)
+            }
             (PM, ..) => self.state.read_pm(offset, width, self.wires.clock.now()),
             (APM, ..) => self.state.apm.read(offset, width),
             (CHIPSET, ..) => self.state.read_chipset(offset, width),
@@ -433,6 +471,12 @@ impl pci::Chip for Ich9Lpc {
                 let now = self.wires.clock.now();
                 let sleep = self.state.pm.write(offset, width, value, now)?;
                 request(&self.wires.power, sleep);
+            }
+            (PM, ..) if TCO.contains(&offset) => {
+                let now = self.wires.clock.now();
+                self.tick(now);
+                let happened = self.state.tco.write(offset - TCO.start, width, value, now)?;
+                self.watchdog(happened);
             }
             (PM, ..) => self.state.write_pm(slot.config, offset, width, value)?,
             (APM, ..) => {
@@ -523,6 +567,24 @@ mod tests {
         b.board.port_out(0xb2, 1, 0);
         assert!(b.board.pins(0).smi.take_edge());
         assert_eq!(b.board.port_in(0x634, 4), 0x20);
+    }
+
+    #[test]
+    fn the_watchdog_resets_the_machine_where_chipset_and_strap_let_it() {
+        let mut b = Bench::new();
+        b.config(0x40, 4, 0x601);
+        b.config(0x44, 1, 0x80);
+        b.config(0xf0, 4, 0xfed1_c001);
+        b.board.port_out(0x660, 2, 1);
+        b.board.warp_to(VmTime(10_000_000_000));
+        b.board.run_timers();
+        assert_eq!(b.board.port_in(0x664, 4), 0x0006_0008, "it ran out twice");
+        assert_eq!(b.board.power().take(), None, "the chipset forbids it");
+        b.board.write(0xfed1_f410, 4, 0);
+        b.board.port_out(0x660, 2, 1);
+        b.board.warp_to(VmTime(20_000_000_000));
+        b.board.run_timers();
+        assert_eq!(b.board.power().take(), Some(PowerRequest::Watchdog));
     }
 
     #[test]

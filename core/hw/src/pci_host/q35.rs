@@ -19,6 +19,8 @@ pub const ECAM: u32 = 1;
 const EXT_TSEG: usize = 0x50;
 /// Base and length of the memory-mapped configuration space.
 const PCIEXBAR: usize = 0x60;
+/// Whether SMRAM lies at the address where a CPU's system management mode starts.
+const F_SMBASE: usize = 0x9c;
 /// First of seven attribute registers.
 pub(crate) const PAM0: usize = 0x90;
 /// SMRAM control.
@@ -26,8 +28,13 @@ const SMRAM: usize = 0x9d;
 /// Extended SMRAM control.
 const ESMRAMC: usize = 0x9e;
 
-/// MiB of the extended TSEG that this chipset offers.
-const EXT_TSEG_MIB: u16 = 16;
+/// [`F_SMBASE`]: firmware asks whether the chipset has this; the chipset answers that it does;
+/// firmware locks the memory, until a reset.
+const SMBASE_ASK: u8 = 0xff;
+const SMBASE_THERE: u8 = 0x01;
+const SMBASE_LOCKED: u8 = 0x02;
+/// Where that memory lies, and its size.
+const SMBASE: (u64, u64) = (0x3_0000, 0x2_0000);
 
 const IDENTITY: pci::Identity = pci::Identity {
     vendor: 0x8086,
@@ -43,6 +50,17 @@ const IDENTITY: pci::Identity = pci::Identity {
 pub struct Config {
     /// Bytes of RAM below 4 GiB: TSEG lies at its top.
     pub low_ram: u64,
+    /// MiB of the extended TSEG that the chipset offers (`extended-tseg-mbytes`).
+    pub ext_tseg_mib: u16,
+    /// The chipset can lock memory where system management mode starts (`smbase-smram`).
+    pub smbase: bool,
+}
+
+impl Config {
+    /// The chipset's usual settings.
+    pub fn new(low_ram: u64) -> Self {
+        Self { low_ram, ext_tseg_mib: 16, smbase: true }
+    }
 }
 
 /// What the machine wires up.
@@ -59,6 +77,8 @@ pub struct Wires {
     high_smram: Region,
     /// What hides TSEG outside SMM.
     tseg: Region,
+    /// What hides the memory at the start of SMM outside it.
+    smbase: Region,
 }
 
 /// The device.
@@ -85,15 +105,18 @@ pub fn build(
     let ecam = board.regions().device("ecam", 256 << 20, id, ECAM);
     let high_smram = board.regions().alias("smram-high", ram, 0xa_0000, 0x2_0000);
     let tseg = board.regions().device("tseg-closed", 0, id, EMPTY);
+    let smbase = board.regions().device("smbase-closed", SMBASE.1, id, EMPTY);
+    smbase.set_enabled(false);
     let low = LowMap::new(board, pci, id);
     let memory = board.memory();
+    memory.add_priority(SMBASE.0, 2, &smbase);
     memory.add_priority(0, 2, &ecam);
     memory.add_priority(0xfeda_0000, 2, &high_smram);
     memory.add_priority(0, 2, &tseg);
     let smiact = board.smiact();
     let bus = bus.clone();
     let window = ecam.clone();
-    let wires = Wires { bus, reset_control, smiact, low, ecam, high_smram, tseg };
+    let wires = Wires { bus, reset_control, smiact, low, ecam, high_smram, tseg, smbase };
     board.attach(id, Box::new(pci::Card::new(pci_function, Mch::new(config, wires))));
     (id, window)
 }
@@ -107,6 +130,7 @@ fn function(board: &Board, bus: &pci::Bus, id: DeviceId) -> pci::Function {
         .register(PCIEXBAR + 4, 4, 0, 0xf)
         .register(PAM0, 4, 0, 0x3333_3330)
         .register(PAM0 + 4, 3, 0, 0x33_3333)
+        .register(F_SMBASE, 1, 0, 0xff)
         .register(SMRAM, 1, 0x02, 0xff)
         .register(ESMRAMC, 1, 0x38, 0x87)
         .build(pci::devfn(0, 0))
@@ -125,8 +149,18 @@ fn ecam(config: &pci::ConfigState) -> Option<(u64, u64)> {
     (low & 1 != 0).then_some((base & !(size - 1), size))
 }
 
-/// Bytes of TSEG.
-fn tseg(config: &pci::ConfigState) -> u64 {
+/// What writing `value` makes of the register that reads `old`.
+fn write_smbase(old: u8, value: u8) -> u8 {
+    match (old, value) {
+        (SMBASE_LOCKED, _) => SMBASE_LOCKED,
+        (SMBASE_THERE, SMBASE_LOCKED) => SMBASE_LOCKED,
+        (_, SMBASE_ASK) => SMBASE_THERE,
+        _ => 0,
+    }
+}
+
+/// Bytes of TSEG, the extended one being of `ext` MiB.
+fn tseg(config: &pci::ConfigState, ext: u16) -> u64 {
     if config.u8(SMRAM) & 8 == 0 || config.u8(ESMRAMC) & 1 == 0 {
         return 0;
     }
@@ -134,7 +168,7 @@ fn tseg(config: &pci::ConfigState) -> u64 {
         0 => 1 << 20,
         1 => 2 << 20,
         2 => 8 << 20,
-        _ => u64::from(config.u16(EXT_TSEG)) << 20,
+        _ => u64::from(ext) << 20,
     }
 }
 
@@ -182,10 +216,13 @@ impl pci::Chip for Mch {
             self.wires.ecam.set_size(size);
         }
         self.wires.ecam.set_enabled(ecam.is_some());
-        let tseg = tseg(s).min(self.config.low_ram);
+        let tseg = tseg(s, self.config.ext_tseg_mib).min(self.config.low_ram);
         self.wires.tseg.set_base(self.config.low_ram - tseg);
         self.wires.tseg.set_size(tseg);
         self.wires.tseg.set_enabled(tseg != 0 && !inside);
+        self.wires
+            .smbase
+            .set_enabled(self.config.smbase && s.u8(F_SMBASE) == SMBASE_LOCKED && !inside);
         false
     }
 
@@ -203,7 +240,10 @@ impl pci::Chip for Mch {
             s.set_u8(ESMRAMC, before.u8(ESMRAMC));
         }
         if s.u16(EXT_TSEG) == 0xffff {
-            s.set_u16(EXT_TSEG, EXT_TSEG_MIB);
+            s.set_u16(EXT_TSEG, self.config.ext_tseg_mib);
+        }
+        if self.config.smbase {
+            s.set_u8(F_SMBASE, write_smbase(before.u8(F_SMBASE), s.u8(F_SMBASE)));
         }
     }
 
@@ -254,7 +294,7 @@ mod tests {
         let pci = b.regions().container("pci", u64::MAX);
         b.memory().add_priority(0, -1, &pci);
         let bus = pci::Bus::new(&pci, b.io(), Vec::new(), |_, _| 0);
-        build(&mut b, &bus, &pci, &ram, Config { low_ram: LOW_RAM }, None);
+        build(&mut b, &bus, &pci, &ram, Config::new(LOW_RAM), None);
         b.settle();
         b
     }
@@ -291,6 +331,27 @@ mod tests {
         assert_eq!(b.read(LOW_RAM - 8, 4), 0x1234);
     }
 
+    #[test]
+    fn firmware_locks_the_memory_where_smm_starts() {
+        let mut b = board();
+        b.write(0x3_0000, 4, 0x1234);
+        config_write(&mut b, 0x9c, 1, 2);
+        let register = |b: &mut Board| {
+            b.port_out(0xcf8, 4, 0x8000_009c);
+            b.port_in(0xcfc, 1)
+        };
+        assert_eq!(register(&mut b), 0, "it asks first");
+        config_write(&mut b, 0x9c, 1, 0xff);
+        assert_eq!(register(&mut b), 1);
+        config_write(&mut b, 0x9c, 1, 2);
+        config_write(&mut b, 0x9c, 1, 0);
+        assert_eq!((register(&mut b), b.read(0x3_0000, 4)), (2, 0xffff_ffff));
+        let smiact = b.pins(0).smiact.clone();
+        smiact.set(true);
+        b.settle();
+        assert_eq!(b.read(0x3_0000, 4), 0x1234);
+    }
+
     fn device() -> pci::Card<Mch> {
         let mut b = Board::new(BoardConfig { ram_capacity: 0x1000, ..BoardConfig::default() });
         let id = b.reserve("mch");
@@ -305,8 +366,9 @@ mod tests {
             ecam: region(),
             high_smram: region(),
             tseg: region(),
+            smbase: region(),
         };
-        pci::Card::new(pci, Mch::new(Config { low_ram: 64 << 20 }, wires))
+        pci::Card::new(pci, Mch::new(Config::new(64 << 20), wires))
     }
 
     orrery_system::conformance!(device(), [(PORTS, &[]), (ECAM, &[]), (CONFIG_BANK, &[])]);
