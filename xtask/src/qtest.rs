@@ -26,6 +26,7 @@ const TESTS: &[&str] = &[
     "hd-geo-test",
     "i440fx-test",
     "ide-test",
+    "lpc-ich9-test",
     "machine-none-test",
     "numa-test",
     "pvpanic-pci-test",
@@ -38,6 +39,7 @@ const TESTS: &[&str] = &[
     "readconfig-test",
     "rtc-test",
     "rtl8139-test",
+    "tco-test",
     "test-hmp",
     "wdt_ib700-test",
 ];
