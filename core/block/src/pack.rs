@@ -3,7 +3,9 @@
 use crate::{BlockError, Result};
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
-use zlib_rs::{DeflateConfig, ReturnCode, compress_bound, compress_slice};
+use zlib_rs::{
+    DeflateConfig, InflateConfig, ReturnCode, compress_bound, compress_slice, decompress_slice,
+};
 
 fn inflate_into(raw: &[u8], out: &mut [u8], flags: u32) -> Option<usize> {
     let flags = flags | inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
@@ -15,6 +17,11 @@ fn inflate_into(raw: &[u8], out: &mut [u8], flags: u32) -> Option<usize> {
 /// Unpacks raw deflate into exactly `len` bytes; `raw` may go on behind it.
 pub(crate) fn inflate(raw: &[u8], len: usize) -> Result<Vec<u8>> {
     let mut out = vec![0; len];
+    let (whole, code) = decompress_slice(&mut out, raw, InflateConfig { window_bits: -15 });
+    if whole.len() == len && code == ReturnCode::Ok {
+        return Ok(out);
+    }
+    // It takes a stream that has no end, too.
     match inflate_into(raw, &mut out, 0) {
         Some(n) if n == len => Ok(out),
         _ => Err(BlockError::corrupt("compressed cluster cannot be unpacked")),

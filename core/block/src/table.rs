@@ -32,6 +32,8 @@ pub(crate) struct Cache {
     limit: usize,
 }
 
+/// Most tables that are looked at to make room for one.
+const TURNS: usize = 32;
 /// What a disk writes in one go.
 const SECTOR: usize = 512;
 
@@ -99,8 +101,9 @@ impl Cache {
     }
 
     fn make_room(&mut self) {
-        // Two rounds of the clock at most; dirty tables stay, the owner writes them back.
-        let mut turns = self.order.len() * 2;
+        // A few turns of the clock at most, so that adding a table costs the same however many
+        // are here; dirty tables stay, the owner writes them back.
+        let mut turns = (self.order.len() * 2).min(TURNS);
         while self.tables.len() >= self.limit && turns > 0 {
             turns -= 1;
             let Some(offset) = self.order.pop_front() else { return };

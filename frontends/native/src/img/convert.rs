@@ -176,7 +176,7 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
         }
     }
     if !no_create {
-        let made = make(session, target_name, &format, values.clone(), None, true, false);
+        let made = make(session, target_name, &format, values.clone(), None, true, true);
         made.map_err(|fail| {
             if fail.text().contains("does not support image creation") {
                 let own = format!("{target_name}: ");
@@ -290,30 +290,40 @@ pub(super) fn compare(session: &mut Session, args: &[String]) -> Done {
             .run(stored(&image.node, None, at, end - at))
             .map_err(|_| Fail::new("Sector allocation test failed").with_code(3))
     };
+    // Small enough for the caches of a core.
+    const STRETCH: u64 = 256 << 10;
+    let mut buffers = (IoBuf::zeroed(STRETCH as usize), IoBuf::zeroed(STRETCH as usize));
     while at < common {
         let (x, y) = (look(&a, at, common)?.status, look(&b, at, common)?.status);
-        let mut n = x.len.min(y.len);
+        let len = x.len.min(y.len);
         let (x_data, y_data) =
             (x.data && !x.zero || x.compressed, y.data && !y.zero || y.compressed);
         if strict && (x.data && !x.zero) != (y.data && !y.zero) && x.allocated != y.allocated {
             tell(&format!("Strict mode: Offset {at} block status mismatch!"));
             return Err(Fail::code(1));
         }
-        if x_data || y_data {
-            n = n.min(CHUNK);
-            let read = |image: &Image| {
-                session
-                    .run(image.node.read(at, IoBuf::zeroed(n as usize)))
-                    .map_err(|e| failed(&image.name, at, &e))
+        let end = at + len;
+        while (x_data || y_data) && at < end {
+            let n = STRETCH.min(end - at);
+            let read = |image: &Image, mut buf: IoBuf| {
+                let all = buf.narrow(0..n as usize);
+                let read = session.run(image.node.read(at, buf));
+                read.map(|buf| (buf, all)).map_err(|e| failed(&image.name, at, &e))
             };
-            let (p, q) = (read(&a)?, read(&b)?);
+            let (mut p, p_all) = read(&a, std::mem::take(&mut buffers.0))?;
+            let (mut q, q_all) = read(&b, std::mem::take(&mut buffers.1))?;
             if p != q {
                 let first = p.iter().zip(q.iter()).position(|(p, q)| p != q).unwrap_or(0) as u64;
                 tell(&format!("Content mismatch at offset {}!", (at + first) / 512 * 512));
                 return Err(Fail::code(1));
             }
+            p.widen(p_all);
+            q.widen(q_all);
+            buffers = (p, q);
+            at += n;
+            progress.show(at, one.max(two));
         }
-        at += n;
+        at = end;
         progress.show(at, one.max(two));
     }
     if one != two {
