@@ -90,6 +90,24 @@ impl RangeLock {
         guard
     }
 
+    /// Waits until nobody holds a part of `range`, and may overtake others who wait as well.
+    pub(crate) async fn acquire_unfairly(self: &Arc<Self>, range: Range<u64>) -> RangeGuard {
+        self.changed
+            .until(|| {
+                let mut held = lock(&self.held);
+                let overlaps =
+                    |theirs: &Range<u64>| theirs.start < range.end && range.start < theirs.end;
+                if held.ranges.iter().any(|(_, theirs)| overlaps(theirs)) {
+                    return None;
+                }
+                held.last += 1;
+                let id = held.last;
+                held.ranges.push((id, range.clone()));
+                Some(RangeGuard { lock: self.clone(), id })
+            })
+            .await
+    }
+
     /// Waits for everybody.
     pub(crate) async fn acquire_all(self: &Arc<Self>) -> RangeGuard {
         self.acquire(0..u64::MAX).await
@@ -132,5 +150,30 @@ mod tests {
         gates[1].take().unwrap().finish(Ok(()));
         exec.poll();
         assert_eq!(*lock(&log), ['a', 'd', 'b', 'c']);
+    }
+
+    #[test]
+    fn who_is_not_fair_goes_past_those_who_wait() {
+        let exec = Executor::new();
+        let ranges = Arc::new(RangeLock::default());
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let mut gates = Vec::new();
+        for (name, range) in [('a', 0..10), ('b', 5..15), ('c', 12..20)] {
+            let (gate, op) = completion::<()>();
+            gates.push(Some(gate));
+            let (ranges, log) = (ranges.clone(), log.clone());
+            exec.spawn(async move {
+                let _guard = ranges.acquire_unfairly(range).await;
+                lock(&log).push(name);
+                op.await.unwrap();
+            });
+        }
+        assert_eq!(*lock(&log), ['a', 'c'], "b holds nothing while it waits");
+        gates[0].take().unwrap().finish(Ok(()));
+        exec.poll();
+        assert_eq!(*lock(&log), ['a', 'c']);
+        gates[2].take().unwrap().finish(Ok(()));
+        exec.poll();
+        assert_eq!(*lock(&log), ['a', 'c', 'b']);
     }
 }

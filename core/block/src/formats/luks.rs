@@ -72,12 +72,12 @@ fn name_of(value: &impl Serialize) -> String {
 }
 
 impl LuksInfo {
-    pub(crate) fn new(header: &Header, base: u64) -> Self {
+    pub(crate) fn new(header: &Header) -> Self {
         let slots = header.slots.iter().map(|slot| SlotInfo {
             active: slot.active,
             iters: slot.active.then_some(slot.rounds),
             stripes: slot.active.then_some(slot.stripes),
-            key_offset: base + header.material(slot).0,
+            key_offset: header.material(slot).0,
         });
         Self {
             ivgen_alg: name_of(&header.suite.iv),
@@ -87,7 +87,7 @@ impl LuksInfo {
             uuid: header.uuid.clone(),
             cipher_mode: name_of(&header.suite.mode),
             slots: slots.collect(),
-            payload_offset: u64::from(header.payload) * SECTOR as u64 + base,
+            payload_offset: u64::from(header.payload) * SECTOR as u64,
             master_key_iters: header.digest_rounds,
             detached_header: header.payload == 0,
         }
@@ -319,7 +319,7 @@ impl Image for Luks {
     fn facts(&self) -> Facts {
         Facts {
             encrypted: true,
-            specific: Some(Specific::Luks(LuksInfo::new(&self.header, 0))),
+            specific: Some(Specific::Luks(LuksInfo::new(&self.header))),
             ..Facts::default()
         }
     }

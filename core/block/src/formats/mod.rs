@@ -44,6 +44,8 @@ pub struct Facts {
     pub corrupt: bool,
     /// What only this format has.
     pub specific: Option<Specific>,
+    /// What was repaired when it was opened, in words.
+    pub repairs: Vec<String>,
 }
 
 /// Facts of one format.
@@ -279,6 +281,26 @@ pub struct Amend {
     pub data_file_raw: Option<bool>,
     /// Who can open the image.
     pub key: Option<KeyChange>,
+    /// Told how much is done, and of how much.
+    pub progress: AmendProgress,
+}
+
+/// Called with what is done of a change, and how much there is to do.
+#[derive(Clone, Default)]
+pub struct AmendProgress(pub Option<Arc<dyn Fn(u64, u64) + Send + Sync>>);
+
+impl AmendProgress {
+    pub(crate) fn show(&self, done: u64, total: u64) {
+        if let Some(show) = &self.0 {
+            show(done, total);
+        }
+    }
+}
+
+impl std::fmt::Debug for AmendProgress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AmendProgress")
+    }
 }
 
 /// A change to the key slots of an encrypted image.

@@ -14,6 +14,9 @@ use std::sync::atomic::Ordering;
 /// Words of a table in a sector.
 const WORDS: u64 = 64;
 
+/// How far behind the first free cluster neighbours are looked for.
+const LOOK_AHEAD: u64 = 64;
+
 enum Found {
     Clusters(u64, u64),
     Load(u64),
@@ -22,7 +25,7 @@ enum Found {
 impl Meta {
     /// Takes up to `want` free clusters that are neighbours. Growing the refcount structure
     /// happens in memory; the next write-back puts it on disk in the right order.
-    fn find_free(&mut self, shape: &Shape, want: u64) -> Result<Found> {
+    fn find_free(&mut self, shape: &Shape, want: u64, what: &str) -> Result<Found> {
         let per = shape.refcounts_per_block();
         loop {
             let cluster = self.free_hint;
@@ -42,26 +45,32 @@ impl Meta {
             let Some(bytes) = self.refblocks.get(block) else { return Ok(Found::Load(block)) };
             let is_free = |c: &u64| refcount(bytes, shape.refcount_order, *c % per) == 0;
             let end = (index + 1) * per;
-            let Some(first) = (cluster..end).find(is_free) else {
+            let Some(free) = (cluster..end).find(is_free) else {
                 self.free_hint = end;
                 continue;
             };
+            let first = (free..end.min(free + LOOK_AHEAD))
+                .find(|first| first + want <= end && (*first..first + want).all(|c| is_free(&c)));
+            let first = first.unwrap_or(free);
             let count = (first..end.min(first + want)).take_while(is_free).count() as u64;
-            self.check_guarded(first, count)?;
+            self.check_guarded(first, count, what)?;
             for c in first..first + count {
                 let at = c % per;
                 let range = refcount_bytes(shape.refcount_order, at);
                 self.refblocks
                     .modify(block, range, |b| set_refcount(b, shape.refcount_order, at, 1));
             }
-            self.free_hint = first + count;
+            self.free_hint = if first == free { first + count } else { free };
             return Ok(Found::Clusters(first, count));
         }
     }
 
-    fn check_guarded(&self, first: u64, count: u64) -> Result<()> {
+    fn check_guarded(&self, first: u64, count: u64, what: &str) -> Result<()> {
         let Some(guarded) = &self.guarded else { return Ok(()) };
         match (first..first + count).find(|c| guarded.contains(c)) {
+            Some(0) => Err(BlockError::corrupt(format!(
+                "Preventing invalid allocation of {what} at offset 0"
+            ))),
             Some(c) => Err(BlockError::corrupt(format!(
                 "cluster {c} holds metadata but its refcount says that it is free"
             ))),
@@ -71,7 +80,7 @@ impl Meta {
 
     /// A refcount block for a range that has none; it lies in its own range.
     fn new_block(&mut self, shape: &Shape, index: u64, cluster: u64) -> Result<()> {
-        self.check_guarded(cluster, 1)?;
+        self.check_guarded(cluster, 1, "refcount block")?;
         let mut bytes = vec![0; shape.cluster() as usize];
         set_refcount(&mut bytes, shape.refcount_order, cluster % shape.refcounts_per_block(), 1);
         let offset = cluster << shape.cluster_bits;
@@ -94,6 +103,40 @@ impl Meta {
         }
     }
 
+    /// Takes more neighbours than one refcount block counts, behind everything that is counted:
+    /// their refcount blocks come first, so that they do not lie in between.
+    fn take_far(&mut self, shape: &Shape, count: u64) -> Result<u64> {
+        let per = shape.refcounts_per_block();
+        let blocks = count.div_ceil(per - 1);
+        let range = loop {
+            let used = self.reftable.iter().rposition(|word| word & !REFTABLE_RESERVED != 0);
+            let range = used.map_or(0, |last| last as u64 + 1);
+            if range + blocks <= self.reftable.len() as u64 {
+                break range;
+            }
+            self.grow_reftable(shape)?;
+        };
+        let first = range * per;
+        let total = blocks + count;
+        if (first + total) > OFFSET >> shape.cluster_bits {
+            return Err(BlockError::NoSpace);
+        }
+        self.check_guarded(first, total, "metadata")?;
+        for k in 0..blocks {
+            let mut bytes = vec![0; shape.cluster() as usize];
+            let start = first + k * per;
+            for c in start..(first + total).min(start + per) {
+                set_refcount(&mut bytes, shape.refcount_order, c % per, 1);
+            }
+            let offset = (first + k) << shape.cluster_bits;
+            self.refblocks.insert_fresh(offset, bytes);
+            self.reftable[(range + k) as usize] = offset;
+            self.reftable_dirty.insert((range + k) / WORDS);
+            self.guard(first + k);
+        }
+        Ok((first + blocks) << shape.cluster_bits)
+    }
+
     /// Moves the refcount table to a larger place right behind what it covers now.
     fn grow_reftable(&mut self, shape: &Shape) -> Result<()> {
         let per = shape.refcounts_per_block();
@@ -113,7 +156,7 @@ impl Meta {
             return Err(BlockError::NoSpace);
         }
         let first = old_len * per;
-        self.check_guarded(first, blocks + table)?;
+        self.check_guarded(first, blocks + table, "refcount block")?;
         self.reftable.resize((table * per_cluster) as usize, 0);
         for k in 0..blocks {
             let mut bytes = vec![0; shape.cluster() as usize];
@@ -139,14 +182,23 @@ impl Meta {
 impl Qcow2 {
     /// Takes up to `want` neighbouring clusters; gives their offset and number.
     pub(super) async fn alloc(&self, want: u64) -> Result<(u64, u64)> {
+        self.alloc_for(want, "data cluster").await
+    }
+
+    /// The same; `what` they are for is told when that cannot be right.
+    pub(super) async fn alloc_for(&self, want: u64, what: &str) -> Result<(u64, u64)> {
         self.event("cluster_alloc").await;
-        if self.should_reuse()? {
-            self.write_back(true).await?;
-        }
+        let mut reused = false;
         loop {
-            let found = lock(&self.meta).find_free(&self.shape, want);
+            let found = lock(&self.meta).find_free(&self.shape, want, what);
             match found {
                 Ok(Found::Clusters(first, count)) => {
+                    if !reused && self.should_reuse(first + count)? {
+                        reused = true;
+                        self.drop_refs(first, count).await?;
+                        self.write_back(true).await?;
+                        continue;
+                    }
                     return Ok((first << self.shape.cluster_bits, count));
                 }
                 Ok(Found::Load(block)) => {
@@ -167,8 +219,8 @@ impl Qcow2 {
         }
     }
 
-    /// True when the file would have to grow although much of it was freed, but not for good.
-    fn should_reuse(&self) -> Result<bool> {
+    /// True when the file would have to grow, to this cluster, although much of it was freed, but not for good.
+    fn should_reuse(&self, end: u64) -> Result<bool> {
         const MUCH: u64 = 8 << 20;
         let meta = lock(&self.meta);
         if meta.freed.is_empty() || meta.freed.len() > 256 {
@@ -176,7 +228,7 @@ impl Qcow2 {
         }
         let freed: u64 = meta.freed.iter().map(|freed| freed.count).sum();
         let bits = self.shape.cluster_bits;
-        Ok(freed << bits >= MUCH && meta.free_hint << bits >= self.file()?.len())
+        Ok(freed << bits >= MUCH && end << bits > self.file()?.len())
     }
 
     /// Nothing is written any more, by us or by whoever opens the image next.
@@ -193,6 +245,10 @@ impl Qcow2 {
 
     /// Takes exactly `count` neighbouring clusters.
     pub(super) async fn alloc_exactly(&self, count: u64) -> Result<u64> {
+        if count >= self.shape.refcounts_per_block() {
+            self.event("cluster_alloc").await;
+            return lock(&self.meta).take_far(&self.shape, count);
+        }
         let mut misfits = Vec::new();
         let offset = loop {
             let (offset, got) = self.alloc(count).await?;

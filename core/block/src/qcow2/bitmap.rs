@@ -35,7 +35,8 @@ pub struct BitmapInfo {
 
 struct Loaded {
     info: BitmapInfo,
-    bits: Vec<u8>,
+    /// Its bits when they change; those of others stay where they are.
+    bits: Option<Vec<u8>>,
 }
 
 /// Reads the directory.
@@ -152,10 +153,8 @@ impl Qcow2 {
                 false => Ok(at),
             }
         };
-        let mut list = Vec::new();
-        for info in &infos {
-            list.push(Loaded { info: info.clone(), bits: self.load_bits(info).await? });
-        }
+        let mut list: Vec<Loaded> =
+            infos.iter().map(|info| Loaded { info: info.clone(), bits: None }).collect();
         match change {
             BitmapChange::Add { name, granularity } => {
                 if index(&name).is_ok() {
@@ -175,26 +174,32 @@ impl Qcow2 {
                 }
                 let info =
                     BitmapInfo { name, granularity, in_use: false, auto: true, table: (0, 0) };
-                list.push(Loaded { info, bits: vec![0; bytes as usize] });
+                list.push(Loaded { info, bits: Some(vec![0; bytes as usize]) });
             }
             BitmapChange::Remove(name) => drop(list.remove(index(&name)?)),
-            BitmapChange::Clear(name) => list[usable(&name)?].bits.fill(0),
+            BitmapChange::Clear(name) => {
+                let loaded = &mut list[usable(&name)?];
+                let bytes = self.bitmap_bytes(loaded.info.granularity);
+                loaded.bits = Some(vec![0; bytes as usize]);
+            }
             BitmapChange::Enable(name, on) => list[usable(&name)?].info.auto = on,
             BitmapChange::Merge(name, ranges) => {
                 let loaded = &mut list[usable(&name)?];
                 let step = u64::from(loaded.info.granularity);
+                let mut bits = self.load_bits(&loaded.info).await?;
                 for (at, len) in ranges {
-                    let end = (at + len).div_ceil(step).min(loaded.bits.len() as u64 * 8);
+                    let end = (at + len).div_ceil(step).min(bits.len() as u64 * 8);
                     for i in at / step..end {
-                        loaded.bits[i as usize / 8] |= 1 << (i % 8);
+                        bits[i as usize / 8] |= 1 << (i % 8);
                     }
                 }
+                loaded.bits = Some(bits);
             }
         }
         self.store_bitmaps(list).await
     }
 
-    /// Writes all bitmaps anew and switches to them.
+    /// Writes the bitmaps that change anew, and a directory, and switches to them.
     async fn store_bitmaps(&self, mut list: Vec<Loaded>) -> Result<()> {
         let old = lock(&self.bitmaps).clone();
         let old_place = *lock(&self.bitmap_place);
@@ -202,9 +207,9 @@ impl Qcow2 {
         self.begin().await?;
         let file = self.file()?;
         let mut directory = Vec::new();
-        for loaded in &mut list {
+        for loaded in list.iter_mut().filter(|loaded| loaded.bits.is_some()) {
             let mut table = Vec::new();
-            for part in loaded.bits.chunks(cluster as usize) {
+            for part in loaded.bits.iter().flat_map(|bits| bits.chunks(cluster as usize)) {
                 if part.iter().all(|b| *b == 0) {
                     table.push(0);
                     continue;
@@ -222,9 +227,10 @@ impl Qcow2 {
             padded.resize((clusters * cluster) as usize, 0);
             file.write(at, padded.into()).await?;
             loaded.info.table = (at, table.len() as u32);
-            let info = &loaded.info;
-            directory.extend(at.to_be_bytes());
-            directory.extend((table.len() as u32).to_be_bytes());
+        }
+        for Loaded { info, .. } in &list {
+            directory.extend(info.table.0.to_be_bytes());
+            directory.extend(info.table.1.to_be_bytes());
             let flags = u32::from(info.in_use) * IN_USE + u32::from(info.auto) * AUTO;
             directory.extend(flags.to_be_bytes());
             directory.extend([1, info.granularity.trailing_zeros() as u8]);
@@ -254,7 +260,8 @@ impl Qcow2 {
         *lock(&self.bitmaps) = list.iter().map(|loaded| loaded.info.clone()).collect();
         *lock(&self.bitmap_place) = (count > 0).then_some(super::header::Place { offset: at, len });
         // Nobody refers to the old ones any more.
-        for info in &old {
+        let stays = |info: &BitmapInfo| list.iter().any(|kept| kept.info.table == info.table);
+        for info in old.iter().filter(|info| !stays(info)) {
             let table =
                 read_table(&file, "bitmap table", info.table.0, info.table.1.into()).await?;
             for word in table.iter().filter(|word| **word & OFFSET != 0) {

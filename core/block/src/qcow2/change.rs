@@ -6,10 +6,16 @@ use super::header::{autoclear, extension, field, incompatible};
 use super::snapshot::{Snapshot, read_snapshots};
 use super::{Qcow2, read_table};
 use crate::driver::Driver;
-use crate::formats::{Amend, Change, StoredName};
+use crate::formats::{Amend, AmendProgress, Change, StoredName};
 use crate::sync::lock;
 use crate::{BlockError, IoBuf, Result, errno};
 use std::sync::atomic::Ordering;
+
+/// The change is made, but what it no longer needs is still counted.
+fn not_freed(error: &BlockError) -> BlockError {
+    let why = BlockError::Errno(error.errno());
+    BlockError::Host(format!("Failed to free the cluster and L1 table: {why}"))
+}
 
 impl Qcow2 {
     pub(super) async fn apply_change(&self, change: Change) -> Result<()> {
@@ -154,9 +160,10 @@ impl Qcow2 {
         *lock(&self.snapshots) = list;
         if old_len > 0 {
             let clusters = old_len.div_ceil(shape.cluster());
-            self.drop_refs(old_at >> shape.cluster_bits, clusters).await?;
+            let freed = self.drop_refs(old_at >> shape.cluster_bits, clusters).await;
+            freed.map_err(|error| not_freed(&error))?;
         }
-        self.write_back(true).await
+        self.write_back(true).await.map_err(|error| not_freed(&error))
     }
 
     pub(super) async fn create_snapshot(
@@ -259,7 +266,7 @@ impl Qcow2 {
         .await?;
         let list = lock(&self.snapshots).iter().filter(|s| s.id != snapshot.id).cloned().collect();
         self.store_snapshots(list).await?;
-        self.bump(&l1, false).await?;
+        self.bump(&l1, false).await.map_err(|error| not_freed(&error))?;
         let clusters = (l1.len() as u64 * 8).div_ceil(self.shape.cluster());
         if clusters > 0 {
             self.drop_refs(snapshot.l1_offset >> self.shape.cluster_bits, clusters).await?;
@@ -449,7 +456,7 @@ impl Qcow2 {
             self.set_refcount_bits(new_bits).await?;
         }
         if version < old_version {
-            self.downgrade().await?;
+            self.downgrade(&amend.progress).await?;
         }
         if version >= 3 && lazy != lazy_now {
             self.edit_header(move |first| {
@@ -479,7 +486,7 @@ impl Qcow2 {
         }
         let layout = RefcountLayout::new(&shape, &counts)?;
         let file = self.file()?;
-        layout.write(&file, &shape).await?;
+        layout.write(&file).await?;
         file.flush().await?;
         let clusters = (layout.table.len() as u64 * 8) >> shape.cluster_bits;
         let at = layout.table_offset;
@@ -496,7 +503,7 @@ impl Qcow2 {
     }
 
     /// Makes a version 2 image of a version 3 one.
-    async fn downgrade(&self) -> Result<()> {
+    async fn downgrade(&self, progress: &AmendProgress) -> Result<()> {
         let features = self.incompatible.load(Ordering::Relaxed) & !incompatible::DIRTY;
         if self.shape.data_file {
             return Err(BlockError::invalid("Cannot downgrade an image with a data file"));
@@ -516,23 +523,35 @@ impl Qcow2 {
             )));
         }
         self.begin().await?;
-        self.expand_zeroes().await?;
-        self.close_all().await?;
         let snapshots = lock(&self.snapshots).clone();
+        let entries = lock(&self.meta).l1.len() as u64;
+        let old: u64 = snapshots.iter().map(|snapshot| u64::from(snapshot.l1_size)).sum();
+        let (mut done, total) = (0, entries + old);
+        let mut step = || {
+            done += 1;
+            progress.show(done, total);
+        };
+        self.expand_zeroes(&mut step).await?;
+        self.close_all().await?;
         for snapshot in &snapshots {
-            self.expand_snapshot_zeroes(snapshot).await?;
+            self.expand_snapshot_zeroes(snapshot, &mut step).await?;
         }
         self.close_all().await?;
         self.edit_header(|first| first.set_version(2)).await
     }
 
     /// The same as [`Qcow2::expand_zeroes`] for what only a snapshot refers to.
-    async fn expand_snapshot_zeroes(&self, snapshot: &Snapshot) -> Result<()> {
+    async fn expand_snapshot_zeroes(
+        &self,
+        snapshot: &Snapshot,
+        step: &mut (dyn FnMut() + Send),
+    ) -> Result<()> {
         let shape = self.shape;
         let file = self.file()?;
         let what = "L1 table of the snapshot";
         let l1 = read_table(&file, what, snapshot.l1_offset, snapshot.l1_size.into()).await?;
         for word in l1 {
+            step();
             let table = word & OFFSET;
             if table == 0 {
                 continue;
@@ -583,11 +602,17 @@ impl Qcow2 {
         self.write_back(true).await
     }
 
-    /// Turns zero marks into data, or into nothing where nothing is below.
-    async fn expand_zeroes(&self) -> Result<()> {
+    /// Turns zero marks into data, or into nothing where nothing is below. `step` is called for
+    /// each entry of the L1 table.
+    async fn expand_zeroes(&self, step: &mut (dyn FnMut() + Send)) -> Result<()> {
         let shape = self.shape;
         let mut at = 0;
+        let mut seen = 0;
         while at < self.len() {
+            while seen < shape.l1_index(at) {
+                seen += 1;
+                step();
+            }
             if lock(&self.meta).l1[shape.l1_index(at) as usize] & OFFSET == 0 {
                 at = (at / shape.l2_span() + 1) * shape.l2_span();
                 continue;
@@ -630,6 +655,8 @@ impl Qcow2 {
             }
             at += shape.cluster();
         }
+        let entries = lock(&self.meta).l1.len();
+        (seen..entries as u64).for_each(|_| step());
         Ok(())
     }
 

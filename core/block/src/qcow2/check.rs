@@ -494,7 +494,7 @@ impl Qcow2 {
     /// Writes a new refcount structure behind everything else and switches to it.
     async fn rebuild(&self, file: &Node, base: &[u32]) -> Result<()> {
         let layout = RefcountLayout::new(&self.shape, base)?;
-        layout.write(file, &self.shape).await?;
+        layout.write(file).await?;
         file.flush().await?;
         let clusters = (layout.table.len() as u64 * 8) >> self.shape.cluster_bits;
         let mut bytes = layout.table_offset.to_be_bytes().to_vec();
@@ -562,10 +562,10 @@ impl RefcountLayout {
         }
         let mut words = vec![0; (table * cluster / 8) as usize];
         for (i, word) in words.iter_mut().take(blocks as usize).enumerate() {
-            *word = (used + table + i as u64) * cluster;
+            *word = (used + i as u64) * cluster;
         }
         let end = (used + table + blocks) * cluster;
-        Ok(Self { table_offset: used * cluster, table: words, blocks: data, end })
+        Ok(Self { table_offset: (used + blocks) * cluster, table: words, blocks: data, end })
     }
 
     /// Puts it in front of everything but the first `cluster` clusters. Every cluster counts once,
@@ -580,14 +580,12 @@ impl RefcountLayout {
         cluster + table + blocks
     }
 
-    pub(super) async fn write(&self, file: &Node, shape: &Shape) -> Result<()> {
+    pub(super) async fn write(&self, file: &Node) -> Result<()> {
         let bytes: Vec<u8> = self.table.iter().flat_map(|word| word.to_be_bytes()).collect();
-        let mut at = self.table_offset + bytes.len() as u64;
-        file.write(self.table_offset, bytes.into()).await?;
-        for block in &self.blocks {
-            file.write(at, IoBuf::from(&block[..])).await?;
-            at += shape.cluster();
+        for (at, block) in self.table.iter().zip(&self.blocks) {
+            file.write(*at, IoBuf::from(&block[..])).await?;
         }
+        file.write(self.table_offset, bytes.into()).await?;
         Ok(())
     }
 }

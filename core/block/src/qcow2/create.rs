@@ -199,7 +199,7 @@ pub(crate) async fn create_with(
     let l1_end = l1_at + l1_len * 8;
     file.truncate(if crypto.is_some() { layout.end } else { l1_end }).await?;
     // The header comes last: until then the file is not an image.
-    layout.write(file, &shape).await?;
+    layout.write(file).await?;
     if l1_len > 0 {
         file.write_zeroes(l1_at, l1_len * 8, false).await?;
     }

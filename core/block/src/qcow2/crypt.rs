@@ -23,7 +23,7 @@ pub(super) async fn open(
                 .crypto
                 .ok_or_else(|| BlockError::corrupt("Missing CRYPTO header for crypt method 2"))?;
             let luks = read_header(file, place.offset).await?;
-            let info = LuksInfo::new(&luks, place.offset);
+            let info = LuksInfo::new(&luks);
             if args.no_io {
                 return Ok((None, Some(info)));
             }

@@ -203,8 +203,7 @@ impl Qcow2 {
 
     /// True when refcounts are written late.
     pub(super) fn lazy(&self) -> bool {
-        self.shape.version >= 3
-            && self.header.compatible & super::header::COMPATIBLE_LAZY_REFCOUNTS != 0
+        self.late_refcounts
     }
 
     /// Leaves nothing in memory that the file lacks.

@@ -67,6 +67,8 @@ pub struct Qcow2Options {
     pub l2_cache_size: u64,
     /// Bytes of refcount blocks kept in memory.
     pub refcount_cache_size: u64,
+    /// Write refcounts late, whatever the image says about it.
+    pub lazy_refcounts: Option<bool>,
     /// Show the disk as it was in this internal snapshot (id or name); implies read-only.
     pub snapshot: Option<String>,
     /// Open images that are marked corrupt or cut short, for `check` to look at.
@@ -80,6 +82,7 @@ impl Default for Qcow2Options {
             read_only: false,
             l2_cache_size: 32 << 20,
             refcount_cache_size: 8 << 20,
+            lazy_refcounts: None,
             snapshot: None,
             for_check: false,
         }
@@ -98,6 +101,10 @@ pub(crate) struct Qcow2 {
     /// Offset and length of the table of snapshots.
     snapshot_table: Mutex<(u64, u64)>,
     backing_name: Mutex<Option<StoredName>>,
+    /// What was repaired when it was opened, in words.
+    repairs: Mutex<Vec<String>>,
+    /// Refcounts are written late.
+    late_refcounts: bool,
     /// What opened it, for when it is opened again.
     secret: Option<Arc<[u8]>>,
     bitmaps: Mutex<Vec<BitmapInfo>>,
@@ -274,6 +281,11 @@ impl Qcow2 {
             incompatible: AtomicU64::new(header.incompatible),
             snapshots: Mutex::new(snapshots),
             snapshot_table: Mutex::new((header.snapshots_offset, snapshots_len)),
+            repairs: Mutex::default(),
+            late_refcounts: options
+                .lazy_refcounts
+                .unwrap_or(header.compatible & header::COMPATIBLE_LAZY_REFCOUNTS != 0)
+                && header.version >= 3,
             secret: args.secret.clone(),
             backing_name: Mutex::new(
                 header
@@ -319,6 +331,7 @@ impl Qcow2 {
         let dirty = this.header.incompatible & incompatible::DIRTY != 0;
         if dirty && !read_only && !options.for_check {
             let result = Self::check(&this, Repair::All).await?;
+            lock(&this.repairs).clone_from(&result.messages);
             if result.corruptions != result.corruptions_fixed {
                 return Err(BlockError::corrupt(
                     "it was not closed cleanly and cannot be repaired",
@@ -350,6 +363,7 @@ impl Qcow2 {
             backing_file: name,
             backing_format: format,
             data_file: h.data_file.clone(),
+            external_data: self.shape.data_file,
             data_file_raw: self.shape.data_file && h.autoclear & autoclear::RAW_EXTERNAL != 0,
             encryption: match h.crypt_method {
                 0 => None,
@@ -443,6 +457,8 @@ pub struct Qcow2Info {
     pub backing_format: Option<String>,
     /// Name of the data file as stored.
     pub data_file: Option<String>,
+    /// Data lies in another file.
+    pub external_data: bool,
     /// The data file is a raw disk by itself.
     pub data_file_raw: bool,
     /// What data is encrypted with.
@@ -548,7 +564,11 @@ impl Driver for Qcow2 {
         read_only: bool,
     ) -> BoxFuture<'_, Result<Arc<dyn Driver>>> {
         Box::pin(async move {
-            let options = Qcow2Options { read_only, ..Qcow2Options::default() };
+            let options = Qcow2Options {
+                read_only,
+                lazy_refcounts: Some(self.late_refcounts),
+                ..Qcow2Options::default()
+            };
             let args = OpenArgs { read_only, secret: self.secret.clone(), ..OpenArgs::default() };
             // What the old one asks for must not stand in the way of the new one.
             self.file.set_own(Perm::empty(), Perm::all())?;
@@ -631,6 +651,7 @@ impl Image for Qcow2 {
             dirty: info.dirty,
             corrupt: info.corrupt,
             specific: Some(Specific::Qcow2(info)),
+            repairs: lock(&self.repairs).clone(),
         }
     }
 

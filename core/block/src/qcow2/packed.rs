@@ -55,6 +55,8 @@ impl Qcow2 {
         let cluster = shape.cluster();
         let len = packed.len() as u64;
         let _own = self.own(at, cluster).await;
+        // The table that will refer to the data comes before it.
+        self.with_l2(at, |_, _| Ok(())).await?;
         let place = {
             let _packing = self.packing.acquire_all().await;
             let room = lock(&self.meta).packed_room(cluster);

@@ -55,6 +55,7 @@ impl Qcow2 {
                 }
                 _ => {
                     let (back, n) = self.write_new(at, len.min(MAX_STRETCH), buf, done).await?;
+                    self.relieve().await?;
                     buf = back;
                     done += n as usize;
                 }
@@ -178,7 +179,7 @@ impl Qcow2 {
         if lock(&self.meta).l1[index] != seen {
             return Ok(());
         }
-        let offset = self.alloc(1).await?.0;
+        let offset = self.alloc_for(1, "L2 table").await?.0;
         if self.lazy() {
             // Refcounts of data may be stale after a crash, those of tables are not.
             self.write_refcounts().await?;
@@ -465,8 +466,9 @@ impl Qcow2 {
         let mut at = offset;
         while at < end {
             let span_end = (at - at % shape.l2_span() + shape.l2_span()).min(end);
-            // What lies behind the end of the disk in its last cluster does not matter.
-            let stop = if span_end == self.len() { shape.up(span_end) } else { span_end };
+            // What lies behind the end of the disk in its last subcluster does not matter.
+            let last = span_end == self.len();
+            let stop = if last { span_end.next_multiple_of(sub) } else { span_end };
             let whole_end = stop - stop % sub;
             if !at.is_multiple_of(sub) || whole_end <= at {
                 let n = (sub - at % sub).min(end - at);
@@ -486,29 +488,34 @@ impl Qcow2 {
                 at += n;
                 continue;
             }
-            let odd = self.mark_zero(at..whole_end, unmap).await?;
-            for range in odd {
-                let stop = range.end.min(self.len());
-                self.write_zero_bytes(range.start, stop - range.start).await?;
+            if !self.mark_zero(at..whole_end, unmap).await? {
+                let stop = whole_end.min(self.len());
+                self.write_zero_bytes(at, stop - at).await?;
             }
             at = whole_end.min(end);
         }
         self.relieve().await
     }
 
-    /// Marks subclusters in one table's span as zeros. Gives the ranges where only data can do
-    /// it: parts of compressed clusters.
-    async fn mark_zero(&self, range: Range<u64>, unmap: bool) -> Result<Vec<Range<u64>>> {
+    /// Marks subclusters in one table's span as zeros. Does nothing and gives false where only
+    /// data can do it: in a part of a compressed cluster.
+    async fn mark_zero(&self, range: Range<u64>, unmap: bool) -> Result<bool> {
         let _own = self.own(range.start, range.end - range.start).await;
         self.mark_zero_owned(range, unmap).await
     }
 
     /// The same for a range that nobody else changes.
-    async fn mark_zero_owned(&self, range: Range<u64>, unmap: bool) -> Result<Vec<Range<u64>>> {
+    async fn mark_zero_owned(&self, range: Range<u64>, unmap: bool) -> Result<bool> {
         let shape = &self.shape;
         self.with_l2(range.start, |meta, table| {
-            let mut odd = Vec::new();
             let mut at = range.start;
+            for edge in [range.start, range.end - 1] {
+                let first = shape.down(edge);
+                let whole = range.start <= first && first + shape.cluster() <= range.end;
+                if !whole && self.load_entry(meta, table, edge).is_compressed() {
+                    return Ok(false);
+                }
+            }
             while at < range.end {
                 let next = (shape.down(at) + shape.cluster()).min(range.end);
                 let old = self.load_entry(meta, table, at);
@@ -527,8 +534,6 @@ impl Qcow2 {
                             self.free_entry(meta, old);
                         }
                     }
-                } else if old.is_compressed() {
-                    odd.push(at..next);
                 } else {
                     let first = (at & (shape.cluster() - 1)) / shape.sub();
                     let count = (next - at) / shape.sub();
@@ -538,7 +543,7 @@ impl Qcow2 {
                 }
                 at = next;
             }
-            Ok(odd)
+            Ok(true)
         })
         .await
     }
@@ -553,8 +558,9 @@ impl Qcow2 {
         let node = self.data()?;
         let mut at = shape.down(from);
         let end = shape.up(to);
-        if at < from && self.backing().is_some_and(|node| node.len() > at) {
-            // The first cluster keeps what the backing file has of it.
+        let kept = self.backing().is_some_and(|node| node.len() > at);
+        if at < from && (kept || how != Preallocation::Metadata) {
+            // The first cluster keeps what the backing file has of it, and gets storage.
             let stop = (at + shape.cluster()).min(self.len());
             self.write_any(from, IoBuf::zeroed((stop - from) as usize)).await?;
         }

@@ -366,3 +366,29 @@ fn a_crash_while_the_disk_grows_is_survived() {
         .unwrap();
     }
 }
+
+#[test]
+fn a_disk_grows_by_more_tables_than_one_refcount_block_counts() {
+    run(async {
+        let graph = BlockGraph::new();
+        let fs = MemFs::new();
+        let file = Arc::new(MemFile::new());
+        let create = CreateOptions { size: 1 << 20, cluster_size: 512, ..CreateOptions::default() };
+        img::create(&graph, file.clone(), Format::Qcow2, &create).await?;
+        fs.add("disk", file);
+        let node = graph.open(&fs, "disk", &options()).await?;
+        node.write(0, vec![7; 4096].into()).await?;
+        node.truncate(1 << 30).await?;
+        node.write((1 << 30) - 1000, vec![9; 1000].into()).await?;
+        node.close().await?;
+        drop(node);
+        let graph = BlockGraph::new();
+        let result = img::check(&graph, &fs, "disk", None, Repair::Nothing).await?;
+        assert!(result.is_clean(), "{:?}", result.messages);
+        let node = graph.open(&fs, "disk", &options()).await?;
+        let end = node.read((1 << 30) - 1000, IoBuf::zeroed(1000)).await?;
+        assert!(end.iter().all(|byte| *byte == 9));
+        Ok::<_, BlockError>(())
+    })
+    .unwrap();
+}

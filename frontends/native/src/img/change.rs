@@ -5,16 +5,16 @@ use super::map::stored;
 use super::session::ToolFs;
 use super::{
     Args, Done, Fail, Image, Progress, Session, Spec, prepare, reason, say, size_argument,
-    system_words,
+    system_words, warn,
 };
 use orrery_block::formats::create::{Kind, OptionSpec, Values, options, parse_size};
 use orrery_block::formats::{
-    Amend, BitmapChange, Change, KeyAction, KeyChange, Random, StoredName,
+    Amend, AmendProgress, BitmapChange, Change, KeyAction, KeyChange, Random, StoredName,
 };
 use orrery_block::host::HostFs;
 use orrery_block::qcow2::Preallocation;
 use orrery_block::{BlockError, Format, IoBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 const CHUNK: u64 = 2 << 20;
@@ -89,6 +89,9 @@ pub(super) fn snapshot(session: &mut Session, args: &[String]) -> Done {
         let _ = session.run(image.node.close());
     }
     done.map_err(|e| {
+        if action == "d" && reason(&e).starts_with("Failed to free the cluster") {
+            warn(&format!("qcow2_free_clusters failed: {}", system_words(&e)));
+        }
         Fail::new(match action {
             "c" => format!("Could not create snapshot '{target}': {}", errno_or_text(&e)),
             "a" => format!("Could not apply snapshot '{target}': {}", errno_or_text(&e)),
@@ -149,7 +152,7 @@ pub(super) fn resize(session: &mut Session, args: &[String]) -> Done {
     }
     if total < old && !args.has("shrink") {
         return Err(Fail::new("Use the --shrink option to perform a shrink operation."))
-            .inspect_err(|_| super::warn("qemu-img: warning: Shrinking an image will delete all data beyond the shrunken image's end. Before performing such an operation, make sure there is no important data there."));
+            .inspect_err(|_| warn("qemu-img: warning: Shrinking an image will delete all data beyond the shrunken image's end. Before performing such an operation, make sure there is no important data there."));
     }
     let done = session.run(async {
         if total < old && image.node.driver_name() == "qcow2" {
@@ -243,13 +246,16 @@ pub(super) fn amend(session: &mut Session, args: &[String]) -> Done {
     }
     let failed = |text: String| Fail::new(format!("Error while amending options: {text}"));
     values.check(Format::Qcow2).map_err(|e| Fail::new(reason(&e)))?;
-    let mut progress = Progress::new(args.has("p"));
-    amend_qcow2(session, &mut image, &values).map_err(|e| match e {
+    let progress = Arc::new(Mutex::new(Progress::new(args.has("p"))));
+    let shown = progress.clone();
+    let show = AmendProgress(Some(Arc::new(move |done, total| {
+        shown.lock().unwrap_or_else(PoisonError::into_inner).show(done, total);
+    })));
+    amend_qcow2(session, &mut image, &values, &show).map_err(|e| match e {
         BlockError::Invalid(text) => Fail::new(text),
         other => failed(errno_or_text(&other)),
     })?;
-    progress.show(1, 1);
-    progress.end();
+    progress.lock().unwrap_or_else(PoisonError::into_inner).end();
     close(session, &image)
 }
 
@@ -328,7 +334,12 @@ fn key_change(
     Ok(Some(KeyChange { slot, force, random, what }))
 }
 
-fn amend_qcow2(session: &Session, image: &mut Image, values: &Values) -> Result<(), BlockError> {
+fn amend_qcow2(
+    session: &Session,
+    image: &mut Image,
+    values: &Values,
+    progress: &AmendProgress,
+) -> Result<(), BlockError> {
     let invalid = |text: &str| Err(BlockError::Invalid(text.into()));
     let old = image.handle.as_ref().and_then(|handle| handle.backing_name());
     for (name, now) in [
@@ -376,27 +387,38 @@ fn amend_qcow2(session: &Session, image: &mut Image, values: &Values) -> Result<
             "Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)",
         );
     }
-    if let Some(bits) = bits {
-        // Everything else is done with refcounts of the new width.
-        let version = version.filter(|version| *version > 2);
-        let amend = Amend { version, refcount_bits: Some(bits as u32), ..Amend::default() };
+    let size = values.size("size")?;
+    let newer = version.filter(|version| *version > 2);
+    if bits.is_some() || newer.is_some() && size.is_some() {
+        // Everything else is done in the new version, with refcounts of the new width.
+        let bits = bits.map(|bits| bits as u32);
+        let amend = Amend { version: newer, refcount_bits: bits, ..Amend::default() };
         change(session, image, Change::Amend(Box::new(amend)))?;
         session.run(image.node.close())?;
         *image = Image { handle: None, ..image.clone() };
         let again = session.open_again(image).map_err(BlockError::Invalid)?;
         *image = again;
     }
+    // The old version is the last step: it cannot do all that the new one can.
     let amend = Amend {
-        version,
+        version: newer,
         lazy_refcounts: lazy,
         refcount_bits: None,
         key: None,
         data_file: values.get("data_file").map(str::to_owned),
         data_file_raw: raw,
+        progress: progress.clone(),
     };
-    change(session, image, Change::Amend(Box::new(amend)))?;
-    if let Some(size) = values.size("size")? {
-        session.run(image.node.truncate(size))?;
+    if version.is_none_or(|version| version > 2) || size.is_none() {
+        change(session, image, Change::Amend(Box::new(Amend { version, ..amend.clone() })))?;
+    }
+    match size {
+        Some(size) if size < image.node.len() => change(session, image, Change::Shrink(size))?,
+        Some(size) => session.run(image.node.truncate(size))?,
+        None => return Ok(()),
+    }
+    if version == Some(2) {
+        change(session, image, Change::Amend(Box::new(Amend { version, ..amend })))?;
     }
     Ok(())
 }

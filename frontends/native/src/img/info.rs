@@ -44,7 +44,7 @@ fn qcow2_data(info: &Qcow2Info) -> Value {
         let Ok(Value::Object(mut given)) = serde_json::to_value(encryption) else {
             return Value::Object(out);
         };
-        let format = given.remove("format").unwrap_or_default();
+        let format = given.shift_remove("format").unwrap_or_default();
         let mut encrypt = Map::new();
         for (name, value) in given {
             if name == "cipher-mode" {
@@ -58,6 +58,8 @@ fn qcow2_data(info: &Qcow2Info) -> Value {
     if info.version >= 3 {
         if let Some(name) = &info.data_file {
             out.insert("data-file".into(), name.clone().into());
+        }
+        if info.external_data {
             out.insert("data-file-raw".into(), info.data_file_raw.into());
         }
         out.insert("corrupt".into(), info.corrupt.into());

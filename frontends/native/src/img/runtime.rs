@@ -78,7 +78,9 @@ pub(super) async fn qcow2(options: &mut Options, file: Arc<Node>) -> Result<Qcow
     {
         return Err("Cache clean interval too big".into());
     }
+    let lazy_refcounts = options.remove("lazy-refcounts").map(|value| value == "on");
     Ok(Qcow2Options {
+        lazy_refcounts,
         l2_cache_size: l2.or(cache).unwrap_or(defaults.l2_cache_size),
         refcount_cache_size: refcounts.unwrap_or(defaults.refcount_cache_size),
         ..defaults
