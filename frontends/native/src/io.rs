@@ -956,6 +956,12 @@ pub(crate) fn main(prog: &str, args: &[String]) -> ExitCode {
             image_opts: args.has("image-opts"),
             write: !shell.read_only && !shell.snapshot,
             share: args.has("U") || args.has("force-share"),
+            direct: args.has("n")
+                || args.has("nocache")
+                || args
+                    .get("t")
+                    .or(args.get("cache"))
+                    .is_some_and(|mode| mode == "none" || mode == "directsync"),
             ..Spec::default()
         };
         if let Err(fail) = shell.open_spec(&spec) {

@@ -21,6 +21,29 @@ impl NativeFs {
         Ok(Arc::new(NativeFile::new(file, name, !write).map_err(|e| error(&e))?))
     }
 
+    /// Opens a file past the host's page cache.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn open_direct(name: &str, write: bool) -> Result<Arc<dyn BlockFile>> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let error = |e: &io::Error| match e.kind() {
+            io::ErrorKind::InvalidInput => BlockError::Host(format!(
+                "Could not open '{name}': its file system does not take direct access"
+            )),
+            _ => host_error(name, "open", e),
+        };
+        let mut options = OpenOptions::new();
+        options.read(true).write(write);
+        options.custom_flags(rustix::fs::OFlags::DIRECT.bits() as i32);
+        let file = options.open(name).map_err(|e| error(&e))?;
+        Ok(Arc::new(NativeFile::new_direct(file, name, !write).map_err(|e| error(&e))?))
+    }
+
+    /// Opens a file; this host has no way past its cache.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn open_direct(name: &str, write: bool) -> Result<Arc<dyn BlockFile>> {
+        Self::open_file(name, write)
+    }
+
     fn create_file(name: &str) -> Result<Arc<dyn BlockFile>> {
         let error = |e: &io::Error| host_error(name, "create", e);
         let mut options = OpenOptions::new();

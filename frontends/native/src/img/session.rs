@@ -1,6 +1,6 @@
 //! Opening images for a tool: files, formats, chains, secrets.
 
-use super::{Fail, args::key_values, runtime};
+use super::{Fail, args::key_values, runtime, warn};
 use crate::host::NativeFs;
 use orrery_block::crypto::HashAlg;
 use orrery_block::formats::ImageHandle;
@@ -30,7 +30,12 @@ pub(crate) fn words(error: &std::io::Error) -> String {
 
 impl ToolFs {
     /// Opens what the driver of this name takes: a file, or a device.
-    fn open_as(name: &str, write: bool, driver: &str) -> orrery_block::Result<Arc<dyn BlockFile>> {
+    fn open_as(
+        name: &str,
+        write: bool,
+        driver: &str,
+        direct: bool,
+    ) -> orrery_block::Result<Arc<dyn BlockFile>> {
         use std::os::unix::fs::FileTypeExt;
         let error = |e| BlockError::Host(format!("Could not open '{name}': {}", words(&e)));
         let kind = std::fs::metadata(name).map_err(error)?.file_type();
@@ -47,14 +52,14 @@ impl ToolFs {
                 "'file' driver requires '{name}' to be a regular file"
             )));
         }
-        NativeFs::open_file(name, write)
+        if direct { NativeFs::open_direct(name, write) } else { NativeFs::open_file(name, write) }
     }
 }
 
 impl HostFs for ToolFs {
     fn open(&self, name: &str, write: bool) -> Op<Arc<dyn BlockFile>> {
         let name = name.strip_prefix("file:").unwrap_or(name);
-        match Self::open_as(name, write, "file") {
+        match Self::open_as(name, write, "file", false) {
             Ok(file) => Op::ok(file),
             Err(error) => Op::err(error),
         }
@@ -120,6 +125,8 @@ pub(crate) struct Spec {
     pub(crate) snapshot: Option<String>,
     pub(crate) quiet: bool,
     pub(crate) copy_on_read: bool,
+    /// Past the host's page cache.
+    pub(crate) direct: bool,
 }
 
 /// An image that is open.
@@ -303,11 +310,31 @@ impl Session {
             options.entry("driver".into()).or_insert_with(|| format.clone());
         }
         self.check_switches(&spec.options)?;
+        let secret = ["encrypt.key-secret", "key-secret"]
+            .into_iter()
+            .find_map(|key| options.get(key).map(|id| (key, id.clone())));
         let mut image = self.run(self.open_options(options, spec.clone(), false))?;
+        if let Some(handle) = &image.handle {
+            handle.facts().repairs.iter().for_each(|line| warn(line));
+        }
         let described = ["json:", "file:"].iter().any(|mark| spec.name.starts_with(mark));
         if spec.image_opts || described || spec.name.is_empty() {
             image.name = match image.file.driver_name() {
-                "file" => plain_name(image.file.filename()),
+                "file" => {
+                    let name = plain_name(image.file.filename());
+                    match secret {
+                        // A name alone does not open it.
+                        Some((key, id)) if spec.image_opts => {
+                            let file = serde_json::json!({"driver": "file", "filename": name});
+                            let mut all = serde_json::Map::new();
+                            all.insert(key.into(), id.into());
+                            all.insert("driver".into(), image.node.driver_name().into());
+                            all.insert("file".into(), file);
+                            format!("json:{}", Value::Object(all))
+                        }
+                        _ => name,
+                    }
+                }
                 _ if spec.image_opts => format!("json:{{{}}}", spec.name),
                 _ => image.name,
             };
@@ -365,6 +392,9 @@ impl Session {
                 described.extend(options);
                 return self.open_options(described, spec, protocol).await;
             }
+            // What is below does as it does, unless told.
+            let direct = options.get("cache.direct").map(|value| value == "on");
+            let spec = Spec { direct: direct.unwrap_or(spec.direct), ..spec };
             let driver = options.remove("driver");
             let format = driver.as_deref().and_then(|name| Format::from_name(name).ok());
             if let Some(name) = &driver
@@ -430,7 +460,8 @@ impl Session {
         }
         let write = spec.write && options.get("read-only").is_none_or(|on| on != "on");
         let share = spec.share || options.remove("force-share").as_deref() == Some("on");
-        let file = ToolFs::open_as(&plain, write, driver).map_err(|e| reason(&e))?;
+        let direct = options.remove("cache.direct").map_or(spec.direct, |value| value == "on");
+        let file = ToolFs::open_as(&plain, write, driver, direct).map_err(|e| reason(&e))?;
         if !share && options.remove("locking").as_deref() != Some("off") {
             let mode = if write { LockMode::Write } else { LockMode::Read };
             file.lock(mode).map_err(|_| {
