@@ -142,6 +142,11 @@ impl Desk<'_> {
         }
     }
 
+    /// Whether there is a medium in a drive, on an open tray too.
+    fn is_loaded(&self, drive: &BlockBackend) -> bool {
+        self.machine.blocks.root_of(drive).is_some()
+    }
+
     fn tray_moved(&mut self, backend: &BlockBackend, id: Option<&str>, open: bool) {
         let device = backend.name().unwrap_or_default();
         let id = id.unwrap_or_default();
@@ -176,7 +181,7 @@ impl Desk<'_> {
     pub(super) fn eject(&mut self, args: Eject) -> Answer<Nothing> {
         let (device, id) = (args.device.as_deref(), args.id.as_deref());
         let backend = self.open(device, id, args.force.unwrap_or(false))?;
-        if backend.has_medium() {
+        if self.is_loaded(&backend) {
             backend.eject(true)?;
         }
         Ok(Nothing {})
@@ -199,10 +204,10 @@ impl Desk<'_> {
 
     pub(super) fn remove_medium(&mut self, args: DeviceId) -> Answer<Nothing> {
         let backend = self.removable(None, Some(&args.id))?;
-        if backend.has_medium() && !backend.tray_open() {
-            return Err(QmpError::generic(format!("Tray of device '{}' is not open", args.id)));
-        }
-        if backend.has_medium() {
+        if self.is_loaded(&backend) {
+            if !backend.tray_open() {
+                return Err(QmpError::generic(format!("Tray of device '{}' is not open", args.id)));
+            }
             backend.eject(true)?;
         }
         Ok(Nothing {})
@@ -213,7 +218,7 @@ impl Desk<'_> {
         let Some(node) = self.machine.blocks.node(&args.node_name) else {
             return Err(QmpError::generic(format!("Node '{}' not found", args.node_name)));
         };
-        if backend.has_medium() {
+        if self.is_loaded(&backend) {
             return Err(QmpError::generic(format!(
                 "There already is a medium in device '{}'",
                 args.id
@@ -249,7 +254,7 @@ impl Desk<'_> {
             let options: NodeOptions = qapi::parse(Value::Object(map))?;
             let node = graph.open_options(&options).await?;
             Ok(Box::new(move |desk: &mut Desk<'_>| {
-                if backend.has_medium() {
+                if desk.is_loaded(&backend) {
                     backend.eject(true)?;
                 }
                 backend.insert(node.medium(read_only))?;

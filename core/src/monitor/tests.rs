@@ -266,3 +266,19 @@ fn a_machine_that_waits_to_be_configured_takes_few_commands() {
     b.ok("query-cpus-fast", json!({}));
     assert!(b.run("x-exit-preconfig", json!({})).get("error").is_some());
 }
+
+#[test]
+fn a_medium_that_was_ejected_is_out_of_the_drive() {
+    let mut b = Bench::new("-M pc -vga none -device floppy,id=f -S");
+    let node = json!({"driver": "null-co", "node-name": "n", "size": 1_474_560});
+    b.ok("blockdev-add", node);
+    let medium = json!({"id": "f", "node-name": "n"});
+    for out in ["eject", "blockdev-remove-medium"] {
+        b.ok("blockdev-open-tray", json!({"id": "f"}));
+        b.ok("blockdev-insert-medium", medium.clone());
+        let twice = b.run("blockdev-insert-medium", medium.clone());
+        assert!(twice["error"]["desc"].as_str().unwrap().contains("already is a medium"));
+        b.ok(out, json!({"id": "f"}));
+    }
+    b.ok("blockdev-del", json!({"node-name": "n"}));
+}
