@@ -12,6 +12,7 @@ use js_sys::{Object, Reflect, Uint8Array};
 use orrery_cpu::jit::abi::{Code, Shims};
 use orrery_cpu::jit::wasm::{self, IMPORTS, Slots};
 use orrery_cpu::jit::{Compiler, Done, Job};
+use orrery_cpu::region::flow;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 
@@ -180,7 +181,8 @@ impl State {
 }
 
 impl Compiler for Lent {
-    fn submit(&mut self, job: Job) {
+    fn submit(&mut self, mut job: Job) {
+        flow::prune(&mut job.region);
         let mut s = self.0.state();
         s.queue.push(job);
         s.pending += 1;
