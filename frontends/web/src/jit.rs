@@ -48,6 +48,9 @@ struct State {
     stale: Vec<u32>,
 }
 
+/// Regions of a module, by the numbers of their jobs, and the slots that they go to.
+type Placed = Vec<(u64, u32)>;
+
 /// What is handed to the engine.
 struct Lent(Jit);
 
@@ -141,7 +144,7 @@ impl State {
     }
 
     /// A module of the first regions queued, and the slots its functions go to.
-    fn module(&mut self) -> Option<(Vec<u8>, Vec<(u64, u32)>)> {
+    fn module(&mut self) -> Option<(Vec<u8>, Placed)> {
         let mut insns = 0;
         let fit = |job: &Job| {
             insns += job.region.insns();
@@ -158,7 +161,7 @@ impl State {
         Some((wasm::module(&regions, &self.shims), slots))
     }
 
-    fn finish(&mut self, slots: Vec<(u64, u32)>, bytes: usize, made: Result<(), JsValue>) {
+    fn finish(&mut self, slots: Placed, bytes: usize, made: Result<(), JsValue>) {
         if let Err(e) = &made {
             report(&format!("orrery: generated code: {e:?}"));
         }
