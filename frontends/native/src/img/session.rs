@@ -554,7 +554,7 @@ impl Session {
             None => {
                 let format = self.graph.probe(&file).await.map_err(|e| reason(&e))?;
                 if format == Format::Raw && write && !spec.quiet {
-                    super::warn(&format!(
+                    warn(&format!(
                         "WARNING: Image format was not specified for '{filename}' and probing guessed raw.\n         \
                          Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         \
                          Specify the 'raw' format explicitly to remove the restrictions."

@@ -291,12 +291,7 @@ impl Native {
 }
 
 /// Compiles a job and puts its code where it can be run.
-fn make(
-    maker: &mut Maker,
-    shared: &Shared,
-    failed: &Mutex<Vec<String>>,
-    mut job: Job,
-) -> Done {
+fn make(maker: &mut Maker, shared: &Shared, failed: &Mutex<Vec<String>>, mut job: Job) -> Done {
     let start = clock();
     flow::prune(&mut job.region);
     let job = &job;

@@ -138,7 +138,7 @@ impl Func<'_> {
         };
         let near = self.near(span.group);
         let look = if span.first {
-            let group = self.groups[span.group].clone();
+            let group = self.groups[span.group];
             let look = self.look(&group.addr, group.len, group.mmu, group.write);
             self.if_(ty, true);
             self.host(&look);
