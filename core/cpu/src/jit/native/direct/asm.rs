@@ -528,3 +528,154 @@ impl Asm {
         self.code.resize(len, 0xcc);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Width::{W8, W16, W32, W64};
+    use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+
+    /// What another disassembler reads.
+    fn read(emit: impl FnOnce(&mut Asm)) -> String {
+        let mut a = Asm::default();
+        emit(&mut a);
+        let code = a.finish();
+        let mut text = Vec::new();
+        for insn in &mut Decoder::new(64, &code.bytes, DecoderOptions::NONE) {
+            let mut s = String::new();
+            IntelFormatter::new().format(&insn, &mut s);
+            text.push(s);
+        }
+        text.join("; ")
+    }
+
+    #[test]
+    fn places_in_memory_are_what_they_say() {
+        let load = |m: At| read(|a| a.load(W64, RAX, m));
+        assert_eq!(load(at(RCX, 0)), "mov rax,[rcx]");
+        assert_eq!(load(at(RBP, 0)), "mov rax,[rbp]");
+        assert_eq!(load(at(R13, 0)), "mov rax,[r13]");
+        assert_eq!(load(at(RSP, 8)), "mov rax,[rsp+8]");
+        assert_eq!(load(at(R12, -128)), "mov rax,[r12-80h]");
+        assert_eq!(load(at(RDI, 128)), "mov rax,[rdi+80h]");
+        assert_eq!(load(at2(R13, R12, 0)), "mov rax,[r13+r12]");
+        assert_eq!(load(at2(R14, RCX, 24)), "mov rax,[r14+rcx+18h]");
+        let scaled = At { base: Some(RBX), index: Some((R9, 3)), disp: -4 };
+        assert_eq!(load(scaled), "mov rax,[rbx+r9*8-4]");
+        let alone = At { base: None, index: Some((R8, 2)), disp: 0x1234 };
+        assert_eq!(load(alone), "mov rax,[r8*4+1234h]");
+        let fixed = At { base: None, index: None, disp: 0x1234 };
+        assert_eq!(load(fixed), "mov rax,[1234h]");
+    }
+
+    #[test]
+    fn widths_and_registers_are_what_they_say() {
+        let all =
+            |emit: &dyn Fn(&mut Asm, Width)| [W8, W16, W32, W64].map(|w| read(|a| emit(a, w)));
+        assert_eq!(
+            all(&|a, w| a.load(w, RDI, RSI)),
+            ["movzx edi,sil", "movzx edi,si", "mov edi,esi", "mov rdi,rsi"]
+        );
+        assert_eq!(
+            all(&|a, w| a.store(w, at(RBX, 0), RDI)),
+            ["mov [rbx],dil", "mov [rbx],di", "mov [rbx],edi", "mov [rbx],rdi"]
+        );
+        assert_eq!(
+            all(&|a, w| a.load_signed(w, true, R8, R9)),
+            ["movsx r8,r9b", "movsx r8,r9w", "movsxd r8,r9d", "mov r8,r9"]
+        );
+        assert_eq!(
+            all(&|a, w| a.alu(Alu::Cmp, w, RSI, at(R9, 4))),
+            ["cmp sil,[r9+4]", "cmp si,[r9+4]", "cmp esi,[r9+4]", "cmp rsi,[r9+4]"]
+        );
+        assert_eq!(
+            all(&|a, w| a.alu_imm(Alu::And, w, RDI, -4)),
+            ["and dil,0FCh", "and di,0FFFCh", "and edi,0FFFFFFFCh", "and rdi,0FFFFFFFFFFFFFFFCh"]
+        );
+        assert_eq!(
+            all(&|a, w| a.alu_imm(Alu::Sub, w, R10, 300)),
+            ["sub r10b,2Ch", "sub r10w,12Ch", "sub r10d,12Ch", "sub r10,12Ch"]
+        );
+        assert_eq!(
+            all(&|a, w| a.test_imm(w, at(RSP, 16), 0x40)),
+            [
+                "test byte ptr [rsp+10h],40h",
+                "test word ptr [rsp+10h],40h",
+                "test dword ptr [rsp+10h],40h",
+                "test qword ptr [rsp+10h],40h"
+            ]
+        );
+        assert_eq!(
+            all(&|a, w| a.store_imm(w, at(R15, 0), -1)),
+            [
+                "mov byte ptr [r15],0FFh",
+                "mov word ptr [r15],0FFFFh",
+                "mov dword ptr [r15],0FFFFFFFFh",
+                "mov qword ptr [r15],0FFFFFFFFFFFFFFFFh"
+            ]
+        );
+        assert_eq!(
+            all(&|a, w| a.shift_imm(Shift::Ror, w, RSI, 7)),
+            ["ror sil,7", "ror si,7", "ror esi,7", "ror rsi,7"]
+        );
+        assert_eq!(
+            all(&|a, w| a.group3(Group3::Div, w, R11)),
+            ["div r11b", "div r11w", "div r11d", "div r11"]
+        );
+    }
+
+    #[test]
+    fn constants_take_the_form_they_fit() {
+        let set = |n: u64| read(|a| a.set(R9, n));
+        assert_eq!(set(0), "xor r9d,r9d");
+        assert_eq!(set(0xffff_ffff), "mov r9d,0FFFFFFFFh");
+        assert_eq!(set(u64::MAX), "mov r9,0FFFFFFFFFFFFFFFFh");
+        assert_eq!(set(1 << 40), "mov r9,10000000000h");
+        assert_eq!(read(|a| a.set_quiet(RBX, 0)), "mov ebx,0");
+        let mut a = Asm::default();
+        a.set_long(RCX, 0x1122_3344_5566_7788);
+        // Stubs read it there.
+        assert_eq!(a.finish().bytes[2..], 0x1122_3344_5566_7788u64.to_le_bytes());
+    }
+
+    #[test]
+    fn other_instructions_are_what_they_say() {
+        assert_eq!(read(|a| a.setcc(Cc::Be, RDI)), "setbe dil");
+        assert_eq!(read(|a| a.cmov(Cc::G, W32, R8, at(RBP, -8))), "cmovg r8d,[rbp-8]");
+        assert_eq!(read(|a| a.imul(W64, RAX, R13)), "imul rax,r13");
+        assert_eq!(read(|a| a.lea(W32, RSI, at2(RBX, R10, 1))), "lea esi,[rbx+r10+1]");
+        assert_eq!(read(|a| a.scan(true, W64, RAX, RAX)), "bsr rax,rax");
+        assert_eq!(read(|a| a.popcnt(W32, RAX, R9)), "popcnt eax,r9d");
+        assert_eq!(read(|a| a.bswap(W64, R8)), "bswap r8");
+        assert_eq!(read(|a| a.push(R12)), "push r12");
+        assert_eq!(read(|a| a.jump_reg(R11)), "jmp r11");
+        assert_eq!(read(|a| a.vload(Reg(1), at(RBP, 0x900))), "movdqu xmm1,[rbp+900h]");
+        assert_eq!(read(|a| a.vop(0xef, Reg(0), at(RBP, 16))), "pxor xmm0,[rbp+10h]");
+        assert_eq!(
+            read(|a| a.vop_imm(0x70, Reg(0), at(RBP, 16), 0x4e)),
+            "pshufd xmm0,[rbp+10h],4Eh"
+        );
+        assert_eq!(read(|a| a.shufps(Reg(0), at(RBP, 16), 1)), "shufps xmm0,[rbp+10h],1");
+        assert_eq!(read(|a| a.vshift(0x72, 2, Reg(0), 5)), "psrld xmm0,5");
+        assert_eq!(read(|a| a.alu_to(Alu::Add, W64, at(RBP, 8), RSI)), "add [rbp+8],rsi");
+    }
+
+    #[test]
+    fn jumps_go_to_their_marks_and_calls_to_their_addresses() {
+        let mut a = Asm::default();
+        let (back, ahead) = (a.mark(), a.mark());
+        a.here(back);
+        a.jump_if(Cc::E, ahead);
+        a.jump(back);
+        a.here(ahead);
+        a.call(0x2000);
+        let mut code = a.finish();
+        code.place(0x1000);
+        let near = |n: usize| {
+            Decoder::with_ip(64, &code.bytes[n..], 0x1000 + n as u64, 0)
+                .decode()
+                .near_branch_target()
+        };
+        assert_eq!((near(0), near(6), near(8)), (0x1008, 0x1000, 0x2000));
+    }
+}
