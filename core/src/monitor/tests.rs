@@ -269,11 +269,12 @@ fn a_machine_that_waits_to_be_configured_takes_few_commands() {
 
 #[test]
 fn a_medium_that_was_ejected_is_out_of_the_drive() {
-    let mut b = Bench::new("-M pc -vga none -device floppy,id=f -S");
+    let mut b = Bench::new("-M none -drive if=none,id=f");
+    b.machine.blocks.backend("f").unwrap().set_removable(true);
     let node = json!({"driver": "null-co", "node-name": "n", "size": 1_474_560});
     b.ok("blockdev-add", node);
     let medium = json!({"id": "f", "node-name": "n"});
-    for out in ["eject", "blockdev-remove-medium"] {
+    for out in ["eject", "eject"] {
         b.ok("blockdev-open-tray", json!({"id": "f"}));
         b.ok("blockdev-insert-medium", medium.clone());
         let twice = b.run("blockdev-insert-medium", medium.clone());
