@@ -730,6 +730,7 @@ impl Rtl8139 {
 impl pci::Chip for Rtl8139 {
     type State = State;
     const NAME: &'static str = "rtl8139";
+    const VERSION: u16 = 2;
     const HOST_IO: bool = true;
 
     fn reset(&mut self) {
