@@ -1,4 +1,4 @@
-//! Hot code as native code: the best by Cranelift, what is wanted soon by [`direct`] where the host is one
+//! Hot code as native code: the best by Cranelift, what is wanted soon by `direct` where the host is one
 //! it makes code for.
 //!
 //! [`Native`] compiles on a thread of its own, or in place for tests.
