@@ -2,7 +2,7 @@
 
 use super::asm::{Alu, Cc, Group3, RAX, RCX, RDX, Reg, Rm, Shift, at2};
 use super::{At, Emit, Src, host};
-use crate::ir::{BinOp, Cmp, Op, UnOp, Val, Var, Width, opt};
+use crate::ir::{BinOp, Cmp, Cond, Op, UnOp, Val, Var, Width, opt};
 
 /// Where the rest of the division that is operation `at` belongs, if the instruction wants that too: the index of
 /// the operation for it, and a temporary that may be written as soon as the quotient is there.
@@ -33,6 +33,63 @@ pub(super) fn rest_of(ops: &[Op], at: usize) -> Option<(usize, Var)> {
 }
 
 impl Emit<'_> {
+    // Comparisons.
+
+    /// Sets the flags; answers the condition.
+    pub(super) fn cmp(&mut self, c: &Cmp) -> Cc {
+        let (a, b) = (self.src(c.a), self.src(c.b));
+        let test = matches!(c.cond, Cond::TestZ | Cond::TestNz);
+        let cc = match c.cond {
+            Cond::Eq | Cond::TestZ => Cc::E,
+            Cond::Ne | Cond::TestNz => Cc::Ne,
+            Cond::LtU => Cc::B,
+            Cond::LeU => Cc::Be,
+            Cond::GtU => Cc::A,
+            Cond::GeU => Cc::Ae,
+            Cond::LtS => Cc::L,
+            Cond::LeS => Cc::Le,
+            Cond::GtS => Cc::G,
+            Cond::GeS => Cc::Ge,
+        };
+        // An immediate of the width, sign-extended from 32 bits.
+        let short = match b {
+            Src::Imm(n) => i32::try_from(c.w.sext(n) as i64).ok(),
+            _ => None,
+        };
+        let left = match a {
+            Src::Reg(r) => Rm::Reg(r),
+            Src::Mem(m) if short.is_some() => Rm::Mem(m),
+            a => {
+                self.fetch(c.w, RAX, a);
+                Rm::Reg(RAX)
+            }
+        };
+        match (left, short) {
+            (Rm::Reg(r), Some(0)) if !test => self.a.test(c.w, r, r),
+            (left, Some(n)) if test => self.a.test_imm(c.w, left, n),
+            (left, Some(n)) => self.a.alu_imm(Alu::Cmp, c.w, left, n),
+            (left, None) => {
+                let Rm::Reg(r) = left else { unreachable!("memory only with an immediate") };
+                let right = match b {
+                    Src::Reg(x) => Rm::Reg(x),
+                    Src::Mem(m) => Rm::Mem(m),
+                    b => {
+                        self.fetch(c.w, RCX, b);
+                        Rm::Reg(RCX)
+                    }
+                };
+                if test {
+                    self.a.test(c.w, right, r);
+                } else {
+                    self.a.alu(Alu::Cmp, c.w, r, right);
+                }
+            }
+        }
+        cc
+    }
+
+    // Operations.
+
     /// An operand in a register: its own, or `other`.
     pub(super) fn in_register(&mut self, w: Width, other: Reg, s: Src) -> Reg {
         match s {

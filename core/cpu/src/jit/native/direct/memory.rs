@@ -1,7 +1,8 @@
 //! Memory accesses: a look at the fast TLB, and the access itself ([`abi`](crate::jit::abi), "Fast path of memory").
 
 use super::asm::{Alu, At, Cc, Mark, R14, R15, RAX, RCX, RDX, Rm, Shift, at, at2};
-use super::{Cold, Emit, Extend, Group, Span, Src, vector_home};
+use super::ways::Cold;
+use super::{Emit, Extend, Group, Span, Src, vector_home};
 use crate::ir::{Addr, Mem, Val, Var, VecVar, Width};
 use crate::jit::abi::{TLB_BITS, access, fast};
 

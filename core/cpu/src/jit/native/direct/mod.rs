@@ -19,18 +19,23 @@
 mod alu;
 mod asm;
 mod calls;
+mod late;
 mod memory;
 mod stubs;
 mod vector;
+mod ways;
 
 pub(super) use asm::Code;
-use asm::{Alu, Asm, At, Cc, Mark, R8, R9, R10, R11, R12, R13, R15, RAX, RBP, RBX, RCX, RDI};
-use asm::{RDX, RSI, RSP, Reg, Rm, at};
+use asm::{Alu, Asm, At, Mark, R8, R9, R10, R11, R12, R13, R15, RAX, RBP, RBX, RDI};
+use asm::{RSI, RSP, Reg, Rm, at};
 pub(super) use stubs::{Stubs, make as make_stubs};
 
+use late::Late;
+use ways::Cold;
+
 use crate::frame::{FIRST_TEMP, INTS};
-use crate::ir::{Cmp, Cond, Label, Op, Val, Var, Width, opt};
-use crate::jit::abi::{int_offset, stop, vec_offset};
+use crate::ir::{Label, Op, Val, Var, Width, opt};
+use crate::jit::abi::{int_offset, vec_offset};
 use crate::region::spans::{Group, Span, spans};
 use crate::region::{Region, flow};
 
@@ -91,41 +96,6 @@ enum Extend {
     Zero,
     /// To 64 bits where set, else to this width and with zeros from there.
     Sign(Width),
-}
-
-/// Code that is seldom run, and where it is jumped to from.
-enum Cold {
-    /// An access that the TLB does not know, with its address in RAX.
-    Access {
-        here: Mark,
-        late: Vec<Late>,
-        back: Mark,
-        stub: usize,
-        /// A store's value.
-        value: Option<Src>,
-        access: u32,
-        rest: u32,
-        pc: u64,
-        /// Where a load's result belongs.
-        result: Option<(Rm, Width, Extend)>,
-    },
-    /// A way from block `from` to `pc`, with instructions given back.
-    Go { here: Mark, late: Vec<Late>, from: usize, pc: u64, back: u32 },
-    /// The same out of the region.
-    Exit { here: Mark, pc: u64 },
-    /// The budget is used up.
-    Short { here: Mark, pc: u64 },
-    /// A trap.
-    Trap { here: Mark, late: Vec<Late>, id: u16, arg: Src, rest: u32, pc: u64 },
-}
-
-/// A write of a guest variable in the frame that is put off: most flags are written again before anything
-/// can look at them.
-#[derive(Clone, Copy)]
-struct Late {
-    d: Var,
-    w: Width,
-    a: Val,
 }
 
 /// What is known at a place in a block.
@@ -364,66 +334,6 @@ impl Emit<'_> {
         mark
     }
 
-    // Writes that are put off.
-
-    /// What must be in the frame before an operation.
-    fn settle(&mut self, op: &Op) {
-        if self.late.is_empty() {
-            return;
-        }
-        let all = match op {
-            Op::ExitIf { pc, .. } => self.region.edge(self.at, *pc).is_some(),
-            Op::Label { .. }
-            | Op::Jump { .. }
-            | Op::Branch { .. }
-            | Op::Call { .. }
-            | Op::Quick { .. }
-            | Op::Float { .. }
-            | Op::FloatInt { .. } => true,
-            op => op.is_terminal(),
-        };
-        if all {
-            return self.flush();
-        }
-        let d = opt::dest(op);
-        let mut read = 0u64;
-        opt::reads(op, &mut |v| read |= flow::bit(v));
-        let late = std::mem::take(&mut self.late);
-        for l in late {
-            let source = matches!(l.a, Val::Var(v) if Some(v) == d);
-            if source || flow::bit(l.d) & read != 0 {
-                self.write_late(l);
-            } else if Some(l.d) != d {
-                self.late.push(l);
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        for l in std::mem::take(&mut self.late) {
-            self.write_late(l);
-        }
-    }
-
-    /// Writes to the frame what was put off; RCX is lost, the flags are not.
-    fn write_late(&mut self, Late { d, w, a }: Late) {
-        let to = home(d);
-        match self.src(a) {
-            Src::Imm(n) => match i32::try_from(n as i64) {
-                Ok(n) => self.a.store_imm(Width::W64, to, n),
-                Err(_) => {
-                    self.a.set(RCX, n);
-                    self.a.store(Width::W64, to, RCX);
-                }
-            },
-            Src::Reg(r) if w == Width::W64 => self.a.store(w, to, r),
-            s => {
-                self.fetch_zero(w, RCX, s);
-                self.a.store(Width::W64, to, RCX);
-            }
-        }
-    }
-
     /// Finds registers for the temporaries of the instruction whose operations these are.
     fn assign(&mut self, ops: &[Op]) {
         self.temps.clear();
@@ -537,208 +447,6 @@ impl Emit<'_> {
             Src::Mem(m) => self.a.load_signed(w, true, r, m),
             Src::Imm(n) => self.a.set(r, w.sext(n)),
         }
-    }
-
-    // Ways out and between blocks.
-
-    /// Stops before block `to` unless enough is left to get to the next look.
-    fn look(&mut self, to: usize) {
-        let here = self.a.mark();
-        self.compare_left(to);
-        self.a.jump_if(Cc::L, here);
-        let pc = self.region.blocks[to].pc;
-        self.cold.push(Cold::Short { here, pc });
-    }
-
-    fn compare_left(&mut self, to: usize) {
-        let need = self.budget.need[to] as i32;
-        self.a.alu_imm(Alu::Cmp, Width::W64, at(RSP, slot::LEFT), need);
-    }
-
-    /// Leaves for the region at `pc`.
-    fn exit(&mut self, pc: u64) {
-        self.a.set(RAX, pc);
-        self.a.jump_to(self.stubs.lookup);
-    }
-
-    fn give_back(&mut self, back: u32) {
-        if back != 0 {
-            self.a.alu_imm(Alu::Add, Width::W64, at(RSP, slot::LEFT), back as i32);
-        }
-    }
-
-    /// Goes on at `pc` with instructions given back.
-    fn go(&mut self, pc: u64, back: u32) {
-        self.give_back(back);
-        let Some((to, page)) = self.region.edge(self.at, pc) else { return self.exit(pc) };
-        if let Some(page) = page {
-            let here = self.a.mark();
-            self.a.test_imm(Width::W32, at(RSP, slot::PAGES), (1u32 << page) as i32);
-            self.a.jump_if(Cc::E, here);
-            self.cold.push(Cold::Exit { here, pc });
-        }
-        if self.budget.look[to] {
-            self.look(to);
-        }
-        if self.next != Some(to) || !self.last {
-            let to = self.blocks[to];
-            self.a.jump(to);
-        }
-    }
-
-    /// Goes on at `pc` where the condition holds.
-    fn go_if(&mut self, cc: Cc, pc: u64) {
-        let back = self.region.blocks[self.at].insns - self.insn;
-        match self.region.edge(self.at, pc) {
-            Some((to, None)) if back == 0 && !self.budget.look[to] => {
-                let to = self.blocks[to];
-                self.a.jump_if(cc, to);
-            }
-            Some((to, None)) if back == 0 => {
-                let (over, short) = (self.a.mark(), self.a.mark());
-                self.a.jump_if(cc.not(), over);
-                self.compare_left(to);
-                let to = self.blocks[to];
-                self.a.jump_if(Cc::Ge, to);
-                self.a.jump(short);
-                self.a.here(over);
-                self.cold.push(Cold::Short { here: short, pc });
-            }
-            _ => {
-                let here = self.a.mark();
-                self.a.jump_if(cc, here);
-                let late = self.late.clone();
-                self.cold.push(Cold::Go { here, late, from: self.at, pc, back });
-            }
-        }
-    }
-
-    fn go_var(&mut self, pc: Val) {
-        let target = match self.src(pc) {
-            Src::Imm(pc) => return self.go(pc, 0),
-            other => other,
-        };
-        self.fetch(Width::W64, RAX, target);
-        // One or two are compared faster than looked up.
-        let region = self.region;
-        for &to in region.returns.iter().take(2) {
-            let pc = region.blocks[to].pc;
-            match i32::try_from(pc as i64) {
-                Ok(n) => self.a.alu_imm(Alu::Cmp, Width::W64, RAX, n),
-                Err(_) => {
-                    self.a.set(RCX, pc);
-                    self.a.alu(Alu::Cmp, Width::W64, RAX, RCX);
-                }
-            }
-            let here = self.a.mark();
-            self.a.jump_if(Cc::E, here);
-            self.cold.push(Cold::Go { here, late: Vec::new(), from: self.at, pc, back: 0 });
-        }
-        self.a.jump_to(self.stubs.lookup);
-    }
-
-    /// Instructions of the block that are not done when this one is not.
-    fn rest(&self) -> u32 {
-        self.region.blocks[self.at].insns - (self.insn - 1)
-    }
-
-    fn emit_cold(&mut self, cold: Cold) {
-        match cold {
-            Cold::Access { here, late, back, stub, value, access, rest, pc, result } => {
-                self.a.here(here);
-                late.into_iter().for_each(|l| self.write_late(l));
-                if let Some(value) = value {
-                    self.fetch(Width::W64, RDX, value);
-                }
-                self.a.set(RCX, u64::from(access) | u64::from(rest) << 32);
-                self.a.call(stub);
-                // The stub reads this when it has to leave.
-                self.a.set_long(RCX, pc);
-                if let Some((place, w, extend)) = result {
-                    self.loaded(place, w, extend, RAX.into());
-                }
-                self.a.jump(back);
-            }
-            Cold::Go { here, late, from, pc, back } => {
-                self.a.here(here);
-                late.into_iter().for_each(|l| self.write_late(l));
-                self.at = from;
-                self.go(pc, back);
-            }
-            Cold::Exit { here, pc } => {
-                self.a.here(here);
-                self.exit(pc);
-            }
-            Cold::Short { here, pc } => {
-                self.a.here(here);
-                self.a.set(RAX, pc);
-                self.a.set_quiet(RCX, stop::LOOKUP);
-                self.a.jump_to(self.stubs.leave);
-            }
-            Cold::Trap { here, late, id, arg, rest, pc } => {
-                self.a.here(here);
-                late.into_iter().for_each(|l| self.write_late(l));
-                self.fetch(Width::W64, RDX, arg);
-                self.a.set(RCX, u64::from(id) | u64::from(rest) << 32);
-                self.a.call(self.stubs.trap);
-                self.a.set_long(RCX, pc);
-            }
-        }
-    }
-
-    // Comparisons.
-
-    /// Sets the flags; answers the condition.
-    fn cmp(&mut self, c: &Cmp) -> Cc {
-        let (a, b) = (self.src(c.a), self.src(c.b));
-        let test = matches!(c.cond, Cond::TestZ | Cond::TestNz);
-        let cc = match c.cond {
-            Cond::Eq | Cond::TestZ => Cc::E,
-            Cond::Ne | Cond::TestNz => Cc::Ne,
-            Cond::LtU => Cc::B,
-            Cond::LeU => Cc::Be,
-            Cond::GtU => Cc::A,
-            Cond::GeU => Cc::Ae,
-            Cond::LtS => Cc::L,
-            Cond::LeS => Cc::Le,
-            Cond::GtS => Cc::G,
-            Cond::GeS => Cc::Ge,
-        };
-        // An immediate of the width, sign-extended from 32 bits.
-        let short = match b {
-            Src::Imm(n) => i32::try_from(c.w.sext(n) as i64).ok(),
-            _ => None,
-        };
-        let left = match a {
-            Src::Reg(r) => Rm::Reg(r),
-            Src::Mem(m) if short.is_some() => Rm::Mem(m),
-            a => {
-                self.fetch(c.w, RAX, a);
-                Rm::Reg(RAX)
-            }
-        };
-        match (left, short) {
-            (Rm::Reg(r), Some(0)) if !test => self.a.test(c.w, r, r),
-            (left, Some(n)) if test => self.a.test_imm(c.w, left, n),
-            (left, Some(n)) => self.a.alu_imm(Alu::Cmp, c.w, left, n),
-            (left, None) => {
-                let Rm::Reg(r) = left else { unreachable!("memory only with an immediate") };
-                let right = match b {
-                    Src::Reg(x) => Rm::Reg(x),
-                    Src::Mem(m) => Rm::Mem(m),
-                    b => {
-                        self.fetch(c.w, RCX, b);
-                        Rm::Reg(RCX)
-                    }
-                };
-                if test {
-                    self.a.test(c.w, right, r);
-                } else {
-                    self.a.alu(Alu::Cmp, c.w, r, right);
-                }
-            }
-        }
-        cc
     }
 
     fn label(&mut self, label: Label) -> Mark {
@@ -872,20 +580,5 @@ impl Emit<'_> {
                 self.done = true;
             }
         }
-    }
-
-    /// Whether a move to the frame can be put off: nothing but another write changes its source.
-    fn may_wait(&self, d: Var, a: Val) -> bool {
-        let still = match a {
-            Val::Imm(_) => true,
-            Val::Var(v) => usize::from(v.0) < PINNED.len(),
-        };
-        !d.is_temp() && d.0 >= 16 && still
-    }
-
-    fn trap(&mut self, here: Mark, id: u16, arg: Val) {
-        let arg = self.src(arg);
-        let late = self.late.clone();
-        self.cold.push(Cold::Trap { here, late, id, arg, rest: self.rest(), pc: self.pc });
     }
 }
