@@ -83,8 +83,8 @@ impl Builder {
     }
 
     /// The ops of the instruction begun last.
-    pub fn insn_ops(&mut self) -> &mut [Op] {
-        &mut self.ops[self.insn_start..]
+    pub fn insn_ops(&self) -> &[Op] {
+        &self.ops[self.insn_start..]
     }
 
     /// Takes ops of the instruction begun last away: all from the `n`th on.

@@ -93,13 +93,13 @@ impl From<Rm> for Src {
 /// What a load makes of what it finds.
 #[derive(Clone, Copy, Debug)]
 enum Extend {
+    /// With zeros.
     Zero,
-    /// To 64 bits where set, else to this width and with zeros from there.
+    /// With its sign to this width, and with zeros from there.
     Sign(Width),
 }
 
 /// What is known at a place in a block.
-#[derive(Clone)]
 struct State {
     insn: u32,
     pc: u64,

@@ -83,6 +83,13 @@ impl Maker {
         at(RSP, n + self.over)
     }
 
+    /// Keeps what is to be given back, which is above so many bits of RCX. RSI is lost.
+    fn keep_rest(&mut self, bits: u8) {
+        self.a.load(W, RSI, RCX);
+        self.a.shift_imm(Shift::Shr, W, RSI, bits);
+        self.a.store(W, self.slot(slot::REST), RSI);
+    }
+
     /// RDI = the context, brought up to date. RSI is lost.
     fn context(&mut self) {
         self.a.load(W, RDI, self.slot(slot::CTX));
@@ -208,9 +215,7 @@ fn access(shim: usize, store: bool) -> Code {
     let mut m = Maker::new(8);
     m.save();
     m.context();
-    m.a.load(W, RSI, RCX);
-    m.a.shift_imm(Shift::Shr, W, RSI, 32);
-    m.a.store(W, m.slot(slot::REST), RSI);
+    m.keep_rest(32);
     m.a.load(W, RSI, RAX);
     if !store {
         m.a.load(Width::W32, RDX, RCX);
@@ -225,9 +230,8 @@ fn helper(shim: usize) -> Code {
     let mut m = Maker::new(8);
     m.save();
     m.context();
+    m.keep_rest(16);
     m.a.load(Width::W32, RSI, RCX);
-    m.a.shift_imm(Shift::Shr, Width::W32, RCX, 16);
-    m.a.store(W, m.slot(slot::REST), RCX);
     m.a.set(RAX, shim as u64);
     m.call();
     m.back(Then::CheckAndRead);
@@ -273,9 +277,7 @@ fn trap(shim: usize) -> Code {
     let mut m = Maker::new(8);
     m.save();
     m.context();
-    m.a.load(W, RSI, RCX);
-    m.a.shift_imm(Shift::Shr, W, RSI, 32);
-    m.a.store(W, m.slot(slot::REST), RSI);
+    m.keep_rest(32);
     m.a.load(Width::W32, RSI, RCX);
     m.a.set(RAX, shim as u64);
     m.call();
