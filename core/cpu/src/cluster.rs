@@ -628,7 +628,7 @@ impl<I: Isa> Cluster<I> {
             .filter(|p| !p.bytes.is_empty())
             .map(|p| p.offset / PAGE as usize)
             .collect();
-        let stays = !best && tier.policy.choosy && !region.is_arithmetic();
+        let stays = !best && tier.policy.choosy && !region.is_arithmetic(I::MXCSR.is_some());
         let number = self.cache.add_region(id, region.pages.clone(), best);
         if stays {
             self.cache.set_best(number);

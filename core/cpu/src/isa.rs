@@ -90,6 +90,11 @@ pub trait Isa: Sized + 'static {
     const FLOAT_GUARD: (Var, u64, u64) = (Var(0), 0, 1);
     /// The bits of its mask that say that *inexact* is raised already.
     const FLOAT_INEXACT: u64 = 0;
+    /// The variable, if there is one, that has floating-point control and status in the form of x86's MXCSR (Intel SDM
+    /// volume 1, section 10.2.3) where [`FloatOp`](crate::ir::FloatOp)s are SSE's instructions of the same names, down to
+    /// NaNs and flags: x86-64 hosts then do them without a check. Only helpers and back ends write it. Nothing that must not
+    /// be done twice comes before such an op in its instruction.
+    const MXCSR: Option<Var> = None;
     /// Longest instruction in bytes.
     const MAX_INSN: usize;
 

@@ -76,8 +76,9 @@ pub enum FloatOp {
     /// All ones where the relation holds, else zero; bits 0 to 1 of `imm`: 0 `a == b`, 1 `a < b`,
     /// 2 `a <= b`, 3 unordered (never, of plain values); bit 2 turns it round.
     Compare(Shape),
-    /// An integer: 1 for `a < b`, 0x40 for `a == b`, 0 for `a > b`. Scalar shapes.
-    Order(Shape),
+    /// An integer: 1 for `a < b`, 0x40 for `a == b`, 0 for `a > b`. Scalar shapes. Whether a quiet NaN is all
+    /// right, in the helper's eyes.
+    Order(Shape, bool),
     /// The signed integer in the low bits of `b` (32 or 64), to lane 0. Scalar shapes.
     FromInt(Width, Shape),
     /// Signed 32-bit integers, as many of the low lanes of `b` as the result has. Packed shapes.
@@ -96,7 +97,7 @@ impl FloatOp {
             self,
             Self::Arith(Arith::Min | Arith::Max, _)
                 | Self::Compare(_)
-                | Self::Order(_)
+                | Self::Order(..)
                 | Self::FromInt(Width::W32, D1)
                 | Self::FromInts(D2)
                 | Self::Convert(D1)
@@ -141,8 +142,10 @@ impl FloatOp {
             (Compare(D1), "compare.d1"),
             (Compare(S4), "compare.s4"),
             (Compare(D2), "compare.d2"),
-            (Order(S1), "order.s1"),
-            (Order(D1), "order.d1"),
+            (Order(S1, false), "order.s1"),
+            (Order(D1, false), "order.d1"),
+            (Order(S1, true), "order_quiet.s1"),
+            (Order(D1, true), "order_quiet.d1"),
             (FromInt(W32, S1), "int32.s1"),
             (FromInt(W64, S1), "int64.s1"),
             (FromInt(W32, D1), "int32.d1"),
@@ -364,8 +367,8 @@ pub fn host(op: FloatOp, a: u128, b: u128, imm: u8) -> Option<u128> {
         }
         FloatOp::Compare(S4) => each32(a, b, |x, y| single::compare(x, y, imm)),
         FloatOp::Compare(D2) => each64(a, b, |x, y| double::compare(x, y, imm)),
-        FloatOp::Order(S1) => single::order(a as u32, b as u32).map(u128::from),
-        FloatOp::Order(D1) => double::order(a as u64, b as u64).map(u128::from),
+        FloatOp::Order(S1, _) => single::order(a as u32, b as u32).map(u128::from),
+        FloatOp::Order(D1, _) => double::order(a as u64, b as u64).map(u128::from),
         FloatOp::FromInt(w, S1) => {
             let n = if w == Width::W64 { b as i64 } else { i64::from(b as i32) };
             Some(low32(a, (n as f32).to_bits()))

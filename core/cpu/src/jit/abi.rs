@@ -244,6 +244,8 @@ pub const fn access(bytes: u32, mmu: u8, rmw: bool, vec: u8) -> u32 {
 /// What a region may call. The addresses are constants of the compiled code.
 #[derive(Clone, Copy, Debug)]
 pub struct Shims {
+    /// [`Isa::MXCSR`](crate::isa::Isa::MXCSR).
+    pub mxcsr: Option<crate::ir::Var>,
     /// `load(ctx, linear, access) -> value`: 1, 2, 4 or 8 bytes, zero-extended. May fault.
     pub load: extern "C" fn(*mut Context, u64, u32) -> u64,
     /// `store(ctx, linear, value, access)`. May fault.

@@ -257,6 +257,7 @@ extern "C" fn trap<I: Isa>(ctx: *mut Context, id: u32, arg: u64) {
 /// The shims of an instruction set.
 pub(crate) fn shims<I: Isa>() -> Shims {
     Shims {
+        mxcsr: I::MXCSR,
         load: load::<I>,
         store: store::<I>,
         probe: probe_shim::<I>,

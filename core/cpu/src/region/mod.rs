@@ -10,6 +10,7 @@
 //! are then charged; a way out in its middle gives back those that did not run.
 
 pub mod flow;
+mod known;
 pub mod spans;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -134,13 +135,14 @@ impl Region {
         self.blocks.iter().map(|b| b.insns).sum()
     }
 
-    /// Whether there is floating point in it, or next to nothing but integers in registers: where an optimising compiler
-    /// gains most. Elsewhere looks at the TLB set the pace.
-    pub fn is_arithmetic(&self) -> bool {
+    /// Whether there is floating point in it (but that which is the host's own, `host`), or next to nothing but integers in
+    /// registers: where an optimising compiler gains most. Elsewhere looks at the TLB set the pace.
+    pub fn is_arithmetic(&self, host: bool) -> bool {
         let (mut floats, mut accesses) = (0, 0);
         for op in self.blocks.iter().flat_map(|b| &b.ops) {
             match op {
-                Op::Float { .. } | Op::FloatInt { .. } | Op::Quick { .. } => floats += 1,
+                Op::Quick { .. } => floats += 1,
+                Op::Float { .. } | Op::FloatInt { .. } if !host => floats += 1,
                 Op::Load { .. }
                 | Op::LoadSext { .. }
                 | Op::Store { .. }
@@ -247,6 +249,12 @@ impl Region {
                 region.returns.push(n);
             }
         }
+        known::fill_in(&mut region);
+        for block in &mut region.blocks {
+            block.ops = expand::<I>(&block.ops);
+            // The functions read more than the operations in their place.
+            opt::optimise(&mut block.ops, |v| I::var_bits(mode, v));
+        }
         flow::dirty(&mut region);
         Some(region)
     }
@@ -311,9 +319,7 @@ impl Region {
         }
         opt::optimise(b.ops_mut(), |v| I::var_bits(self.mode, v));
         leave_behind_helpers(b.ops_mut());
-        let mut ops = expand::<I>(b.ops());
-        // The functions read more than the operations in their place.
-        opt::optimise(&mut ops, |v| I::var_bits(self.mode, v));
+        let ops = b.ops().to_vec();
         for op in &ops {
             if let Op::VecOp { kind, .. } = *op
                 && let Some(known) = I::vec_kind(kind)

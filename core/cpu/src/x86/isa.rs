@@ -144,6 +144,7 @@ impl Isa for X86Isa {
     /// MXCSR: to nearest, inexact raised and masked.
     const FLOAT_GUARD: (Var, u64, u64) = (Var(var::MXCSR as u8), 0x7020, 0x1020);
     const FLOAT_INEXACT: u64 = 0x20;
+    const MXCSR: Option<Var> = Some(Var(var::MXCSR as u8));
 
     fn frame(cpu: &X86) -> &Frame {
         &cpu.frame

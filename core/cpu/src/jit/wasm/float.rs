@@ -109,7 +109,7 @@ impl Func<'_> {
         let fine = self.scratch(8, ValType::I32);
         let result = self.scratch(9, ty.val_type());
         match op {
-            FloatOp::Order(shape) => {
+            FloatOp::Order(shape, _) => {
                 self.plain(shape, a);
                 self.plain(shape, b);
                 self.i().v128_and();

@@ -774,7 +774,7 @@ impl Random {
                 let (d, imm) = (VecVar(self.below(4) as u8), self.below(8) as u8);
                 let (f, kind) = (FLOAT, self.below(99) as u16);
                 ops.push(match op {
-                    FloatOp::Order(_) | FloatOp::ToInt(..) => {
+                    FloatOp::Order(..) | FloatOp::ToInt(..) => {
                         let v = VecVar(FIRST_VTEMP + 2);
                         Op::FloatInt { op, d: fresh(&mut temps), v, a, b, f, kind }
                     }
@@ -897,7 +897,7 @@ fn every_floating_point_operation_gives_what_its_definition_gives() {
         for imm in 0..8 {
             let (a, b) = (VecVar(0), VecVar(1));
             ops.push(match op {
-                FloatOp::Order(_) | FloatOp::ToInt(..) => {
+                FloatOp::Order(..) | FloatOp::ToInt(..) => {
                     let (d, v) = (Var(8 + imm), VecVar(FIRST_VTEMP));
                     Op::FloatInt { op, d, v, a, b, f: FLOAT, kind: 9 }
                 }

@@ -492,6 +492,66 @@ impl Asm {
         self.op(0xf3, false, 0, 0x0f7f, x.0, m.into());
     }
 
+    /// The same at a multiple of 16 bytes.
+    pub(super) fn vload_aligned(&mut self, x: Reg, m: At) {
+        self.op(0, false, 0, 0x0f28, x.0, m.into());
+    }
+
+    /// The same at a multiple of 16 bytes.
+    pub(super) fn vstore_aligned(&mut self, m: At, x: Reg) {
+        self.op(0, false, 0, 0x0f29, x.0, m.into());
+    }
+
+    pub(super) fn vmove(&mut self, x: Reg, y: Reg) {
+        self.op(0, false, 0, 0x0f28, x.0, y.into());
+    }
+
+    /// `x = 4 or 8 bytes`, zeros above.
+    pub(super) fn vload_low(&mut self, w: Width, x: Reg, m: At) {
+        if w == Width::W64 {
+            self.op(0xf3, false, 0, 0x0f7e, x.0, m.into());
+        } else {
+            self.op(0x66, false, 0, 0x0f6e, x.0, m.into());
+        }
+    }
+
+    /// `4 or 8 bytes = x`, its low ones.
+    pub(super) fn vstore_low(&mut self, w: Width, m: At, x: Reg) {
+        let opcode = if w == Width::W64 { 0x0fd6 } else { 0x0f7e };
+        self.op(0x66, false, 0, opcode, x.0, m.into());
+    }
+
+    /// A floating-point operation: the prefix says of what shape.
+    pub(super) fn float(&mut self, prefix: u8, opcode: u8, x: Reg, y: Reg) {
+        self.op(prefix, false, 0, 0x0f00 | u32::from(opcode), x.0, y.into());
+    }
+
+    /// The same with an immediate byte.
+    pub(super) fn float_imm(&mut self, prefix: u8, opcode: u8, x: Reg, y: Reg, n: u8) {
+        self.float(prefix, opcode, x, y);
+        self.code.push(n);
+    }
+
+    /// From or to an integer of 32 or 64 bits.
+    pub(super) fn float_int(&mut self, prefix: u8, opcode: u8, w: Width, r: Reg, rm: Rm) {
+        self.op(prefix, w == Width::W64, 0, 0x0f00 | u32::from(opcode), r.0, rm);
+    }
+
+    /// MXCSR = memory.
+    pub(super) fn ldmxcsr(&mut self, m: At) {
+        self.op(0, false, 0, 0x0fae, 2, m.into());
+    }
+
+    /// Memory = MXCSR.
+    pub(super) fn stmxcsr(&mut self, m: At) {
+        self.op(0, false, 0, 0x0fae, 3, m.into());
+    }
+
+    /// LAHF.
+    pub(super) fn flags_to_ah(&mut self) {
+        self.code.push(0x9f);
+    }
+
     /// `x = x op rm` of the table of opcodes behind 66 0F.
     pub(super) fn vop(&mut self, opcode: u8, x: Reg, rm: impl Into<Rm>) {
         self.op(0x66, false, 0, 0x0f00 | u32::from(opcode), x.0, rm.into());
@@ -503,9 +563,9 @@ impl Asm {
         self.code.push(n);
     }
 
-    /// `SHUFPS x, m, n`.
-    pub(super) fn shufps(&mut self, x: Reg, m: At, n: u8) {
-        self.op(0, false, 0, 0x0fc6, x.0, m.into());
+    /// `SHUFPS x, rm, n`.
+    pub(super) fn shufps(&mut self, x: Reg, rm: impl Into<Rm>, n: u8) {
+        self.op(0, false, 0, 0x0fc6, x.0, rm.into());
         self.code.push(n);
     }
 
@@ -649,6 +709,21 @@ mod tests {
         assert_eq!(read(|a| a.bswap(W64, R8)), "bswap r8");
         assert_eq!(read(|a| a.push(R12)), "push r12");
         assert_eq!(read(|a| a.jump_reg(R11)), "jmp r11");
+        assert_eq!(read(|a| a.vmove(Reg(9), Reg(1))), "movaps xmm9,xmm1");
+        assert_eq!(read(|a| a.vload_aligned(Reg(9), at(RBP, 0))), "movaps xmm9,[rbp]");
+        assert_eq!(read(|a| a.vstore_aligned(at(RBP, 0), Reg(9))), "movaps [rbp],xmm9");
+        assert_eq!(read(|a| a.vload_low(W64, Reg(9), at(RBP, 0))), "movq xmm9,[rbp]");
+        assert_eq!(read(|a| a.vload_low(W32, Reg(9), at(RBP, 0))), "movd xmm9,[rbp]");
+        assert_eq!(read(|a| a.vstore_low(W64, at(RBP, 0), Reg(9))), "movq [rbp],xmm9");
+        assert_eq!(read(|a| a.vstore_low(W32, at(RBP, 0), Reg(9))), "movd [rbp],xmm9");
+        assert_eq!(read(|a| a.float(0xf2, 0x58, Reg(9), Reg(10))), "addsd xmm9,xmm10");
+        assert_eq!(read(|a| a.float(0, 0x59, Reg(1), Reg(10))), "mulps xmm1,xmm10");
+        assert_eq!(read(|a| a.float_imm(0x66, 0xc2, Reg(1), Reg(2), 2)), "cmplepd xmm1,xmm2");
+        let int = |w, r| read(|a| a.float_int(0xf2, 0x2d, w, r, Reg(9).into()));
+        assert_eq!((&*int(W64, R8), &*int(W32, RSI)), ("cvtsd2si r8,xmm9", "cvtsd2si esi,xmm9"));
+        assert_eq!(read(|a| a.ldmxcsr(at(RSP, 8))), "ldmxcsr [rsp+8]");
+        assert_eq!(read(|a| a.stmxcsr(at(RBP, 8))), "stmxcsr [rbp+8]");
+        assert_eq!(read(Asm::flags_to_ah), "lahf");
         assert_eq!(read(|a| a.vload(Reg(1), at(RBP, 0x900))), "movdqu xmm1,[rbp+900h]");
         assert_eq!(read(|a| a.vop(0xef, Reg(0), at(RBP, 16))), "pxor xmm0,[rbp+10h]");
         assert_eq!(

@@ -22,6 +22,12 @@ impl Emit<'_> {
         }
     }
 
+    /// Registers for vectors and the floating-point word are not what they were.
+    fn called(&mut self) {
+        self.forget_vectors();
+        self.float_ready = false;
+    }
+
     /// RAX, which a call gave, is the value of a variable.
     fn answer(&mut self, d: Var) {
         self.put(Width::W64, d, RAX);
@@ -37,14 +43,17 @@ impl Emit<'_> {
         if let Some(d) = d {
             self.answer(d);
         }
+        self.called();
         // It may have changed any variable.
         self.most.fill(u64::MAX);
     }
 
     pub(super) fn pure(&mut self, f: u16, d: Var, args: &Args) {
+        self.settle_vectors();
         self.arguments(args);
         self.a.set(RCX, f.into());
         self.a.call(self.stubs.pure);
+        self.forget_vectors();
         self.answer(d);
     }
 
@@ -64,5 +73,6 @@ impl Emit<'_> {
         self.a.call(self.stubs.quick);
         self.a.set_long(RCX, self.pc);
         self.answer(d);
+        self.called();
     }
 }

@@ -17,22 +17,21 @@ pub(super) struct Late {
 impl Emit<'_> {
     /// What must be in the frame before an operation.
     pub(super) fn settle(&mut self, op: &Op) {
-        if self.late.is_empty() {
-            return;
-        }
         let all = match op {
             Op::ExitIf { pc, .. } => self.region.edge(self.at, *pc).is_some(),
             Op::Label { .. }
             | Op::Jump { .. }
             | Op::Branch { .. }
             | Op::Call { .. }
-            | Op::Quick { .. }
-            | Op::Float { .. }
-            | Op::FloatInt { .. } => true,
+            | Op::Quick { .. } => true,
+            Op::Float { .. } | Op::FloatInt { .. } => !self.floats(),
             op => op.is_terminal(),
         };
         if all {
             return self.flush();
+        }
+        if self.late.is_empty() {
+            return;
         }
         let d = opt::dest(op);
         let mut read = 0u64;
@@ -48,7 +47,9 @@ impl Emit<'_> {
         }
     }
 
+    /// All that was put off is written: variables and vectors.
     pub(super) fn flush(&mut self) {
+        self.settle_vectors();
         for l in std::mem::take(&mut self.late) {
             self.write_late(l);
         }

@@ -2,7 +2,8 @@
 
 use super::asm::{Alu, At, Cc, Mark, R14, R15, RAX, RCX, RDX, Rm, Shift, at, at2};
 use super::ways::Cold;
-use super::{Emit, Extend, Group, Span, Src, vector_home};
+use super::xmm::Vectors;
+use super::{Emit, Extend, Group, Span, Src};
 use crate::ir::{Addr, Mem, Val, Var, VecVar, Width};
 use crate::jit::abi::{TLB_BITS, access, fast};
 
@@ -101,10 +102,11 @@ impl Emit<'_> {
         Some(at(base, offset as i32))
     }
 
-    /// The slow way of an access, which comes back here.
+    /// The slow way of an access, which comes back here; vectors before it were where `before` says.
     fn slow(
         &mut self,
         here: Mark,
+        before: Vectors,
         stub: usize,
         access: u32,
         value: Option<Src>,
@@ -113,7 +115,19 @@ impl Emit<'_> {
         let back = self.a.mark();
         self.a.here(back);
         let (rest, pc, late) = (self.rest(), self.pc, self.late.clone());
-        self.cold.push(Cold::Access { here, late, back, stub, value, access, rest, pc, result });
+        let vectors = [before, self.vectors];
+        self.cold.push(Cold::Access {
+            here,
+            late,
+            vectors,
+            back,
+            stub,
+            value,
+            access,
+            rest,
+            pc,
+            result,
+        });
     }
 
     /// Puts what was loaded where it belongs: from memory, or zero-extended from RAX.
@@ -148,7 +162,7 @@ impl Emit<'_> {
         let miss = self.look_up(w.bytes(), mem, rmw);
         self.loaded(place, w, extend, at2(RAX, RCX, 0).into());
         let how = access(w.bytes(), mem.mmu, rmw, 0);
-        self.slow(miss, self.stubs.load, how, None, Some((place, w, extend)));
+        self.slow(miss, self.vectors, self.stubs.load, how, None, Some((place, w, extend)));
     }
 
     pub(super) fn write(&mut self, w: Width, a: Val, addr: &Addr, mem: Mem) {
@@ -160,7 +174,7 @@ impl Emit<'_> {
         let miss = self.look_up(w.bytes(), mem, true);
         self.stored(w, value, at2(RAX, RCX, 0));
         let how = access(w.bytes(), mem.mmu, false, 0);
-        self.slow(miss, self.stubs.store, how, Some(value), None);
+        self.slow(miss, self.vectors, self.stubs.store, how, Some(value), None);
     }
 
     /// Stores a value; RDX is lost.
@@ -180,7 +194,7 @@ impl Emit<'_> {
         self.address(addr);
         let miss = self.look_up(size.into(), mem, true);
         let how = access(size.into(), mem.mmu, false, 0);
-        self.slow(miss, self.stubs.probe, how, None, None);
+        self.slow(miss, self.vectors, self.stubs.probe, how, None, None);
     }
 
     pub(super) fn vread(&mut self, size: u8, d: VecVar, addr: &Addr, mem: Mem) {
@@ -189,19 +203,24 @@ impl Emit<'_> {
         }
         self.address(addr);
         let miss = self.look_up(size.into(), mem, false);
+        let before = self.vectors;
         self.vloaded(size, d, at2(RAX, RCX, 0));
         let how = access(size.into(), mem.mmu, false, d.0);
-        self.slow(miss, self.stubs.vload, how, None, None);
+        self.slow(miss, before, self.stubs.vload, how, None, None);
     }
 
     fn vloaded(&mut self, size: u8, d: VecVar, from: At) {
-        let to = vector_home(d.0);
         match Width::from_bytes(size.into()) {
             None => {
-                self.a.vload(RAX, from);
-                self.a.vstore(to, RAX);
+                let r = self.new_vector(d);
+                self.a.vload(r, from);
+            }
+            Some(w @ (Width::W32 | Width::W64)) => {
+                let r = self.new_vector(d);
+                self.a.vload_low(w, r, from);
             }
             Some(w) => {
+                let to = self.take_vector(d);
                 self.a.load(w, RAX, from);
                 self.a.store(Width::W64, to, RAX);
                 self.a.store_imm(Width::W64, At { disp: to.disp + 8, ..to }, 0);
@@ -215,19 +234,24 @@ impl Emit<'_> {
         }
         self.address(addr);
         let miss = self.look_up(size.into(), mem, true);
+        let before = self.vectors;
         self.vstored(size, a, at2(RAX, RCX, 0));
         let how = access(size.into(), mem.mmu, false, a.0);
-        self.slow(miss, self.stubs.vstore, how, None, None);
+        self.slow(miss, before, self.stubs.vstore, how, None, None);
     }
 
     fn vstored(&mut self, size: u8, a: VecVar, to: At) {
-        let from = vector_home(a.0);
         match Width::from_bytes(size.into()) {
             None => {
-                self.a.vload(RAX, from);
-                self.a.vstore(to, RAX);
+                let r = self.vector(a);
+                self.a.vstore(to, r);
+            }
+            Some(w @ (Width::W32 | Width::W64)) => {
+                let r = self.vector(a);
+                self.a.vstore_low(w, to, r);
             }
             Some(w) => {
+                let from = self.vector_place(a);
                 self.a.load(w, RDX, from);
                 self.a.store(w, to, RDX);
             }

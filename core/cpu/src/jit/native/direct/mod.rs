@@ -15,15 +15,18 @@
 //! | RBP | the frame, and [`BIAS`] more |
 //! | R14 | the fast TLB |
 //! | RSP | the slots of [`slot`] |
+//! | XMM1 to XMM15 | vector variables, within a block ([`xmm`]) |
 
 mod alu;
 mod asm;
 mod calls;
+mod float;
 mod late;
 mod memory;
 mod stubs;
 mod vector;
 mod ways;
+mod xmm;
 
 pub(super) use asm::Code;
 use asm::{Alu, Asm, At, Mark, R8, R9, R10, R11, R12, R13, R15, RAX, RBP, RBX, RDI};
@@ -32,6 +35,7 @@ pub(super) use stubs::{Stubs, make as make_stubs};
 
 use late::Late;
 use ways::Cold;
+use xmm::Vectors;
 
 use crate::frame::{FIRST_TEMP, INTS};
 use crate::ir::{Label, Op, Val, Var, Width, opt};
@@ -64,8 +68,12 @@ mod slot {
     pub(super) const REST: i32 = 24;
     /// The host's addresses of groups of accesses, where R15 is taken.
     pub(super) const GROUPS: [i32; 5] = [32, 40, 48, 56, 64];
+    /// Where the floating-point control and status word is: [`float`](super::float::float).
+    pub(super) const FLOAT: i32 = 72;
+    /// The host's own word.
+    pub(super) const MXCSR: i32 = 76;
     /// All of them, so that RSP is a multiple of 16 with six registers pushed.
-    pub(super) const SIZE: i32 = 72;
+    pub(super) const SIZE: i32 = 88;
 }
 
 /// Whether this host runs what is made here.
@@ -105,6 +113,8 @@ struct State {
     pc: u64,
     temps: Vec<(Var, Reg)>,
     late: Vec<Late>,
+    vectors: Vectors,
+    float_ready: bool,
 }
 
 /// The rest of a block once more, every access on its own: for where a group is not in one page that may be
@@ -134,6 +144,9 @@ struct Emit<'a> {
     /// Where the instruction's temporaries are, if in registers.
     temps: Vec<(Var, Reg)>,
     late: Vec<Late>,
+    vectors: Vectors,
+    /// The host's floating-point register has the guest's word.
+    float_ready: bool,
     /// The block's groups of accesses, what belongs to them, and where the host's address of each is: R15, a slot,
     /// or nowhere for want of room.
     groups: Vec<Group>,
@@ -178,6 +191,8 @@ pub(super) fn region(region: &Region, stubs: &Stubs) -> Code {
         pc: 0,
         temps: Vec::new(),
         late: Vec::new(),
+        vectors: Vectors::default(),
+        float_ready: false,
         groups: Vec::new(),
         spans: Vec::new(),
         keeps: Vec::new(),
@@ -253,6 +268,8 @@ impl Emit<'_> {
         self.a.here(self.blocks[n]);
         self.a.alu_imm(Alu::Sub, Width::W64, at(RSP, slot::LEFT), block.insns as i32);
         self.late.clear();
+        self.vectors = Vectors::default();
+        self.float_ready = false;
         (self.groups, self.spans) = spans(&block.ops);
         self.keep();
         self.ops(0);
@@ -264,6 +281,7 @@ impl Emit<'_> {
         let Plain { block, from, state, marks } = plain;
         (self.at, self.insn, self.pc, self.done) = (block, state.insn, state.pc, false);
         (self.temps, self.late, self.copy) = (state.temps, state.late, marks);
+        (self.vectors, self.float_ready) = (state.vectors, state.float_ready);
         self.spans.clear();
         // Temporaries are to be where the other copy has them.
         self.keeps.resize(1, None);
@@ -285,6 +303,7 @@ impl Emit<'_> {
                 self.insn += 1;
                 self.pc = pc;
                 self.labels.clear();
+                self.vectors.end_instruction();
                 self.most[usize::from(FIRST_TEMP)..].fill(u64::MAX);
                 self.assign(&block.ops[i + 1..]);
             } else {
@@ -327,6 +346,8 @@ impl Emit<'_> {
                 pc: self.pc,
                 temps: self.temps.clone(),
                 late: self.late.clone(),
+                vectors: self.vectors,
+                float_ready: self.float_ready,
             },
             marks: Vec::new(),
         });
@@ -494,11 +515,18 @@ impl Emit<'_> {
             Op::VLoad { size, d, addr, mem } => self.vread(size, d, &addr, mem),
             Op::VStore { size, a, addr, mem } => self.vwrite(size, a, &addr, mem),
             Op::VMov { d, a } => {
-                self.a.vload(RAX, vector_home(a.0));
-                self.a.vstore(vector_home(d.0), RAX);
+                let from = self.vector(a);
+                let r = self.new_vector(d);
+                if r != from {
+                    self.a.vmove(r, from);
+                }
+            }
+            Op::VConst { d, value: 0 } => {
+                let r = self.new_vector(d);
+                self.a.vop(0xef, r, r);
             }
             Op::VConst { d, value } => {
-                let m = vector_home(d.0);
+                let m = self.take_vector(d);
                 self.put_constant(m, value as u64);
                 self.put_constant(At { disp: m.disp + 8, ..m }, (value >> 64) as u64);
             }
@@ -506,7 +534,7 @@ impl Emit<'_> {
                 let byte = u32::from(lane) * w.bytes();
                 let r = self.target(d);
                 if byte < 16 {
-                    let m = vector_home(a.0);
+                    let m = self.vector_place(a);
                     self.a.load(w, r, At { disp: m.disp + byte as i32, ..m });
                 } else {
                     self.a.set(r, 0);
@@ -516,12 +544,14 @@ impl Emit<'_> {
             Op::VPut { w, d, a, lane } => {
                 let byte = u32::from(lane) * w.bytes();
                 if byte < 16 {
-                    let (m, a) = (vector_home(d.0), self.src(a));
+                    let (m, a) = (self.take_vector(d), self.src(a));
                     let r = self.in_register(w, RAX, a);
                     self.a.store(w, At { disp: m.disp + byte as i32, ..m }, r);
                 }
             }
             Op::VecOp { kind, d, a, b, imm } => self.vec_op(kind, d, a, b, imm),
+            Op::Float { op, d, a, b, imm, .. } if self.floats() => self.float(op, d, a, b, imm),
+            Op::FloatInt { op, d, a, b, .. } if self.floats() => self.float_int(op, d, a, b),
             Op::Float { d, a, b, imm, f, kind, .. } => {
                 let args = [kind.into(), d.0.into(), a.0.into(), b.0.into(), imm.into(), 0];
                 self.call(f, None, &args.map(Val::Imm));
@@ -536,7 +566,8 @@ impl Emit<'_> {
             Op::Label { label } => {
                 let mark = self.label(label);
                 self.a.here(mark);
-                self.done = false;
+                self.forget_vectors();
+                (self.done, self.float_ready) = (false, false);
                 self.most.fill(u64::MAX);
             }
             Op::Jump { label } => {

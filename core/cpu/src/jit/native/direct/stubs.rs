@@ -4,13 +4,18 @@
 //! loads it into RCX for nobody: the call returns there. Stubs save the guest variables that are in
 //! registers to the frame, so that it is as the instruction found it when they leave.
 
-use super::asm::{Alu, Asm, Cc, Code, Mark, Shift, at};
+use super::asm::{Alu, Asm, Cc, Code, Group3, Mark, Shift, at};
 use super::asm::{R8, R11, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP};
+use super::float::float;
 use super::{BIAS, PINNED, home, slot};
 use crate::ir::{DECLINED, Var, Width};
 use crate::jit::abi::{Context, LINKS, Link, Shims, stop};
 
 const W: Width = Width::W64;
+/// MXCSR as host code expects it: nothing raised, all masked, to nearest (SysV ABI, section 3.2.3).
+const HOST_MXCSR: i32 = 0x1f80;
+/// The masks of all exceptions in MXCSR.
+const MASKS: i32 = 0x1f80;
 
 /// Where the stubs are.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +42,9 @@ pub(in crate::jit::native) struct Stubs {
     pub(super) quick: usize,
     /// A vector operation, with its arguments in ECX and EDX.
     pub(super) vec: usize,
+    /// The host's floating-point register gets the guest's word, or the interpreter goes on: ECX what to give
+    /// back. Not for all guests.
+    pub(super) float: Option<usize>,
     /// A trap: number in ECX with what to give back above it, argument in RDX.
     pub(super) trap: usize,
 }
@@ -56,11 +64,36 @@ struct Maker {
     a: Asm,
     /// Bytes on the stack above the slots: the return address.
     over: i32,
+    /// The guest's floating-point word, if it is the host's too.
+    word: Option<Var>,
 }
 
 impl Maker {
-    fn new(over: i32) -> Self {
-        Self { a: Asm::default(), over }
+    fn new(shims: &Shims, over: i32) -> Self {
+        Self { a: Asm::default(), over, word: shims.mxcsr }
+    }
+
+    /// The guest's floating-point word goes to the frame, and the host's own into its register: for good, or
+    /// until [`word_back`](Self::word_back).
+    fn word_away(&mut self, until: i32) {
+        let Some(word) = self.word else { return };
+        let skip = self.a.mark();
+        self.a.alu_imm(Alu::Cmp, Width::W32, self.slot(slot::FLOAT), float::REGISTER);
+        self.a.jump_if(Cc::Ne, skip);
+        self.a.stmxcsr(home(word));
+        self.a.ldmxcsr(self.slot(slot::MXCSR));
+        self.a.store_imm(Width::W32, self.slot(slot::FLOAT), until);
+        self.a.here(skip);
+    }
+
+    fn word_back(&mut self) {
+        let Some(word) = self.word else { return };
+        let skip = self.a.mark();
+        self.a.alu_imm(Alu::Cmp, Width::W32, self.slot(slot::FLOAT), float::AWAY);
+        self.a.jump_if(Cc::Ne, skip);
+        self.a.ldmxcsr(home(word));
+        self.a.store_imm(Width::W32, self.slot(slot::FLOAT), float::REGISTER);
+        self.a.here(skip);
     }
 
     /// The variables in registers go to the frame.
@@ -98,7 +131,8 @@ impl Maker {
     }
 
     /// Calls what is at RAX. The stack is one return address deep.
-    fn call(&mut self) {
+    fn call(&mut self, then: Then) {
+        self.word_away(if then == Then::CheckAndRead { float::FRAME } else { float::AWAY });
         self.a.alu_imm(Alu::Sub, W, RSP, 8);
         self.a.call_reg(RAX);
         self.a.alu_imm(Alu::Add, W, RSP, 8);
@@ -114,6 +148,7 @@ impl Maker {
             self.a.jump_if(Cc::Ne, fault);
         }
         self.restore(then == Then::CheckAndRead);
+        self.word_back();
         self.a.ret();
         if then != Then::Return {
             self.fault(fault);
@@ -137,6 +172,7 @@ impl Maker {
 
     /// Returns EAX to the runtime, whose context is in RDI.
     fn out(&mut self) {
+        self.word_away(float::FRAME);
         self.a.load(Width::W32, RSI, self.slot(slot::REGION));
         self.a.store(Width::W32, at(RDI, Context::REGION as i32), RSI);
         self.a.alu_imm(Alu::Add, W, RSP, slot::SIZE);
@@ -157,13 +193,15 @@ impl Maker {
 }
 
 /// The way in.
-fn enter() -> Code {
-    let mut m = Maker::new(0);
+fn enter(shims: &Shims) -> Code {
+    let mut m = Maker::new(shims, 0);
     for r in [RBP, RBX, R12, R13, R14, R15] {
         m.a.push(r);
     }
     m.a.alu_imm(Alu::Sub, W, RSP, slot::SIZE);
     m.a.store(W, m.slot(slot::CTX), RDI);
+    m.a.store_imm(Width::W32, m.slot(slot::FLOAT), float::FRAME);
+    m.a.store_imm(Width::W32, m.slot(slot::MXCSR), HOST_MXCSR);
     for (from, to, w) in [
         (Context::LEFT, slot::LEFT, W),
         (Context::PAGES, slot::PAGES, Width::W32),
@@ -181,8 +219,8 @@ fn enter() -> Code {
 }
 
 /// From region to region: see [`Link`].
-fn lookup() -> Code {
-    let mut m = Maker::new(0);
+fn lookup(shims: &Shims) -> Code {
+    let mut m = Maker::new(shims, 0);
     let miss = m.a.mark();
     m.a.load(W, RCX, RAX);
     m.a.shift_imm(Shift::Shr, W, RCX, 12);
@@ -211,8 +249,8 @@ fn lookup() -> Code {
 }
 
 /// An access.
-fn access(shim: usize, store: bool) -> Code {
-    let mut m = Maker::new(8);
+fn access(shims: &Shims, shim: usize, store: bool) -> Code {
+    let mut m = Maker::new(shims, 8);
     m.save();
     m.context();
     m.keep_rest(32);
@@ -221,37 +259,37 @@ fn access(shim: usize, store: bool) -> Code {
         m.a.load(Width::W32, RDX, RCX);
     }
     m.a.set(RAX, shim as u64);
-    m.call();
+    m.call(Then::Check);
     m.back(Then::Check);
     m.a.finish()
 }
 
-fn helper(shim: usize) -> Code {
-    let mut m = Maker::new(8);
+fn helper(shims: &Shims) -> Code {
+    let mut m = Maker::new(shims, 8);
     m.save();
     m.context();
     m.keep_rest(16);
     m.a.load(Width::W32, RSI, RCX);
-    m.a.set(RAX, shim as u64);
-    m.call();
+    m.a.set(RAX, shims.call as usize as u64);
+    m.call(Then::CheckAndRead);
     m.back(Then::CheckAndRead);
     m.a.finish()
 }
 
 /// Neither can fault: `(ctx, ECX, EDX)`.
-fn plain(shim: usize) -> Code {
-    let mut m = Maker::new(8);
+fn plain(shims: &Shims, shim: usize) -> Code {
+    let mut m = Maker::new(shims, 8);
     m.save();
     m.a.load(W, RDI, m.slot(slot::CTX));
     m.a.load(Width::W32, RSI, RCX);
     m.a.set(RAX, shim as u64);
-    m.call();
+    m.call(Then::Return);
     m.back(Then::Return);
     m.a.finish()
 }
 
-fn quick() -> Code {
-    let mut m = Maker::new(8);
+fn quick(shims: &Shims) -> Code {
+    let mut m = Maker::new(shims, 8);
     m.save();
     m.a.store(W, m.slot(slot::REST), RCX);
     m.a.load(W, R11, m.slot(slot::CTX));
@@ -259,7 +297,7 @@ fn quick() -> Code {
     for (n, r) in [RSI, RDX, RCX, R8].into_iter().enumerate() {
         m.a.load(W, r, at(R11, Context::ARGS as i32 + n as i32 * 8));
     }
-    m.call();
+    m.call(Then::CheckAndRead);
     let declined = m.a.mark();
     m.a.set(RCX, DECLINED);
     m.a.alu(Alu::Cmp, W, RAX, RCX);
@@ -273,32 +311,54 @@ fn quick() -> Code {
     m.a.finish()
 }
 
-fn trap(shim: usize) -> Code {
-    let mut m = Maker::new(8);
+fn trap(shims: &Shims) -> Code {
+    let mut m = Maker::new(shims, 8);
     m.save();
     m.context();
     m.keep_rest(32);
     m.a.load(Width::W32, RSI, RCX);
-    m.a.set(RAX, shim as u64);
-    m.call();
+    m.a.set(RAX, shims.trap as usize as u64);
+    m.call(Then::CheckAndRead);
     m.a.set(RDX, stop::FAULT.into());
     let out = m.a.mark();
     m.fault(out);
     m.a.finish()
 }
 
-fn leave() -> Code {
-    let mut m = Maker::new(0);
+/// Floating point begins. XMM registers stay as they are.
+fn float_on(shims: &Shims, word: Var) -> Code {
+    let mut m = Maker::new(shims, 8);
+    let declined = m.a.mark();
+    m.a.load(Width::W32, RAX, home(word));
+    m.a.group3(Group3::Not, Width::W32, RAX);
+    m.a.load(Width::W32, RDX, RAX);
+    m.a.alu_imm(Alu::And, Width::W32, RDX, MASKS);
+    m.a.jump_if(Cc::Ne, declined);
+    m.a.ldmxcsr(home(word));
+    m.a.store_imm(Width::W32, m.slot(slot::FLOAT), float::REGISTER);
+    m.a.ret();
+    m.a.here(declined);
+    m.save();
+    m.a.store(W, m.slot(slot::REST), RCX);
+    m.a.set(RDX, stop::RESTART.into());
+    let out = m.a.mark();
+    m.fault(out);
+    m.a.finish()
+}
+
+fn leave(shims: &Shims) -> Code {
+    let mut m = Maker::new(shims, 0);
     m.leave();
     m.a.finish()
 }
 
-fn resume(shim: usize, lookup: usize) -> Code {
-    let mut m = Maker::new(0);
+fn resume(shims: &Shims, lookup: usize) -> Code {
+    let mut m = Maker::new(shims, 0);
     m.save();
     m.context();
     m.a.store(W, m.slot(slot::REST), RAX);
-    m.a.set(RAX, shim as u64);
+    m.word_away(float::FRAME);
+    m.a.set(RAX, shims.resume as usize as u64);
     m.a.call_reg(RAX);
     let on = m.a.mark();
     m.a.load(Width::W32, RCX, RAX);
@@ -322,21 +382,25 @@ pub(in crate::jit::native) fn make(
     shims: &Shims,
     mut put: impl FnMut(Code) -> Option<usize>,
 ) -> Option<Stubs> {
-    let lookup = put(lookup())?;
+    let lookup = put(lookup(shims))?;
     Some(Stubs {
-        enter: put(enter())?,
+        enter: put(enter(shims))?,
         lookup,
-        resume: put(resume(shims.resume as usize, lookup))?,
-        leave: put(leave())?,
-        load: put(access(shims.load as usize, false))?,
-        store: put(access(shims.store as usize, true))?,
-        probe: put(access(shims.probe as usize, false))?,
-        vload: put(access(shims.vload as usize, false))?,
-        vstore: put(access(shims.vstore as usize, false))?,
-        call: put(helper(shims.call as usize))?,
-        pure: put(plain(shims.pure as usize))?,
-        quick: put(quick())?,
-        vec: put(plain(shims.vec_op as usize))?,
-        trap: put(trap(shims.trap as usize))?,
+        resume: put(resume(shims, lookup))?,
+        leave: put(leave(shims))?,
+        load: put(access(shims, shims.load as usize, false))?,
+        store: put(access(shims, shims.store as usize, true))?,
+        probe: put(access(shims, shims.probe as usize, false))?,
+        vload: put(access(shims, shims.vload as usize, false))?,
+        vstore: put(access(shims, shims.vstore as usize, false))?,
+        call: put(helper(shims))?,
+        pure: put(plain(shims, shims.pure as usize))?,
+        quick: put(quick(shims))?,
+        vec: put(plain(shims, shims.vec_op as usize))?,
+        trap: put(trap(shims))?,
+        float: match shims.mxcsr {
+            Some(word) => Some(put(float_on(shims, word))?),
+            None => None,
+        },
     })
 }

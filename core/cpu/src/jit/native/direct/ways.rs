@@ -1,7 +1,9 @@
 //! Ways between blocks and out of a region, and the code of what is seldom run.
 
 use super::asm::{Alu, Cc, Mark, RAX, RCX, RDX, RSP, Rm, at};
+use super::float::Start;
 use super::late::Late;
+use super::xmm::Vectors;
 use super::{Emit, Extend, Src, slot};
 use crate::ir::{Val, Width};
 use crate::jit::abi::stop;
@@ -12,6 +14,8 @@ pub(super) enum Cold {
     Access {
         here: Mark,
         late: Vec<Late>,
+        /// The vectors before, and when it is done.
+        vectors: [Vectors; 2],
         back: Mark,
         stub: usize,
         /// A store's value.
@@ -23,13 +27,15 @@ pub(super) enum Cold {
         result: Option<(Rm, Width, Extend)>,
     },
     /// A way from block `from` to `pc`, with instructions given back.
-    Go { here: Mark, late: Vec<Late>, from: usize, pc: u64, back: u32 },
+    Go { here: Mark, late: Vec<Late>, vectors: Vectors, from: usize, pc: u64, back: u32 },
     /// The same out of the region.
     Exit { here: Mark, pc: u64 },
     /// The budget is used up.
     Short { here: Mark, pc: u64 },
     /// A trap.
-    Trap { here: Mark, late: Vec<Late>, id: u16, arg: Src, rest: u32, pc: u64 },
+    Trap { here: Mark, late: Vec<Late>, vectors: Vectors, id: u16, arg: Src, rest: u32, pc: u64 },
+    /// Floating point begins.
+    Float(Start),
 }
 
 impl Emit<'_> {
@@ -99,8 +105,8 @@ impl Emit<'_> {
             _ => {
                 let here = self.a.mark();
                 self.a.jump_if(cc, here);
-                let late = self.late.clone();
-                self.cold.push(Cold::Go { here, late, from: self.at, pc, back });
+                let (late, vectors) = (self.late.clone(), self.vectors);
+                self.cold.push(Cold::Go { here, late, vectors, from: self.at, pc, back });
             }
         }
     }
@@ -124,7 +130,8 @@ impl Emit<'_> {
             }
             let here = self.a.mark();
             self.a.jump_if(Cc::E, here);
-            self.cold.push(Cold::Go { here, late: Vec::new(), from: self.at, pc, back: 0 });
+            let (late, vectors) = (Vec::new(), Vectors::default());
+            self.cold.push(Cold::Go { here, late, vectors, from: self.at, pc, back: 0 });
         }
         self.a.jump_to(self.stubs.lookup);
     }
@@ -136,9 +143,10 @@ impl Emit<'_> {
 
     pub(super) fn emit_cold(&mut self, cold: Cold) {
         match cold {
-            Cold::Access { here, late, back, stub, value, access, rest, pc, result } => {
+            Cold::Access { here, late, vectors, back, stub, value, access, rest, pc, result } => {
                 self.a.here(here);
                 late.into_iter().for_each(|l| self.write_late(l));
+                self.store_vectors(&vectors[0]);
                 if let Some(value) = value {
                     self.fetch(Width::W64, RDX, value);
                 }
@@ -149,11 +157,13 @@ impl Emit<'_> {
                 if let Some((place, w, extend)) = result {
                     self.loaded(place, w, extend, RAX.into());
                 }
+                self.load_vectors(&vectors[1]);
                 self.a.jump(back);
             }
-            Cold::Go { here, late, from, pc, back } => {
+            Cold::Go { here, late, vectors, from, pc, back } => {
                 self.a.here(here);
                 late.into_iter().for_each(|l| self.write_late(l));
+                self.store_vectors(&vectors);
                 self.at = from;
                 self.go(pc, back);
             }
@@ -167,9 +177,11 @@ impl Emit<'_> {
                 self.a.set_quiet(RCX, stop::LOOKUP);
                 self.a.jump_to(self.stubs.leave);
             }
-            Cold::Trap { here, late, id, arg, rest, pc } => {
+            Cold::Float(start) => self.start_float(start),
+            Cold::Trap { here, late, vectors, id, arg, rest, pc } => {
                 self.a.here(here);
                 late.into_iter().for_each(|l| self.write_late(l));
+                self.store_vectors(&vectors);
                 self.fetch(Width::W64, RDX, arg);
                 self.a.set(RCX, u64::from(id) | u64::from(rest) << 32);
                 self.a.call(self.stubs.trap);
@@ -180,7 +192,7 @@ impl Emit<'_> {
 
     pub(super) fn trap(&mut self, here: Mark, id: u16, arg: Val) {
         let arg = self.src(arg);
-        let late = self.late.clone();
-        self.cold.push(Cold::Trap { here, late, id, arg, rest: self.rest(), pc: self.pc });
+        let (late, vectors) = (self.late.clone(), self.vectors);
+        self.cold.push(Cold::Trap { here, late, vectors, id, arg, rest: self.rest(), pc: self.pc });
     }
 }

@@ -278,7 +278,7 @@ impl Emit<'_, '_> {
         b: VecVar,
     ) -> Option<(Value, Block)> {
         match op {
-            FloatOp::Order(shape) => {
+            FloatOp::Order(shape, _) => {
                 let f = format(shape)?;
                 let (x, y) = (self.lane0(f.float, a), self.lane0(f.float, b));
                 let (px, py) = (self.plain(&f, x), self.plain(&f, y));
