@@ -4,6 +4,7 @@ use orrery_system::board::Board;
 
 use crate::env::Env;
 use crate::frame::Frame;
+use crate::ir::stack::{StackUnit, Stacked};
 use crate::ir::{Args, Builder, Op, Var, VecKind};
 
 /// Why memory is accessed.
@@ -95,6 +96,8 @@ pub trait Isa: Sized + 'static {
     /// NaNs and flags: x86-64 hosts then do them without a check. Only helpers and back ends write it. Nothing that must not
     /// be done twice comes before such an op in its instruction.
     const MXCSR: Option<Var> = None;
+    /// Its stack of floating-point registers, if it has one that is x87's.
+    const STACK: Option<StackUnit> = None;
     /// Longest instruction in bytes.
     const MAX_INSN: usize;
 
@@ -161,6 +164,11 @@ pub trait Isa: Sized + 'static {
     /// [`Isa::helper`] of the same number does the whole instruction where it declines.
     fn quick(f: u16) -> Option<Quick<Self::Cpu>> {
         let _ = f;
+        None
+    }
+    /// What quick function `f` does with this first argument, if it is of [`STACK`](Self::STACK) and a host's instruction does that.
+    fn stack_op(f: u16, what: u64) -> Option<Stacked> {
+        let _ = (f, what);
         None
     }
     /// Pure function `f` of its arguments.

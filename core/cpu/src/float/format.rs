@@ -14,12 +14,14 @@ pub struct F32(pub u32);
 pub struct F64(pub u64);
 
 /// An x87 double extended value: sign and exponent, explicit integer bit.
+/// Laid out as processors store it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[repr(C)]
 pub struct F80 {
-    /// Bit 15: sign; bits 14-0: biased exponent.
-    pub head: u16,
     /// Significand, bit 63 the integer bit.
     pub sig: u64,
+    /// Bit 15: sign; bits 14-0: biased exponent.
+    pub head: u16,
 }
 
 impl F80 {

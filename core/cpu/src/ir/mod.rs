@@ -25,6 +25,7 @@
 pub mod builder;
 pub mod float;
 pub mod opt;
+pub mod stack;
 pub mod text;
 pub mod vector;
 

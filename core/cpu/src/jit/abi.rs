@@ -246,6 +246,8 @@ pub const fn access(bytes: u32, mmu: u8, rmw: bool, vec: u8) -> u32 {
 pub struct Shims {
     /// [`Isa::MXCSR`](crate::isa::Isa::MXCSR).
     pub mxcsr: Option<crate::ir::Var>,
+    /// [`Isa::STACK`](crate::isa::Isa::STACK).
+    pub stack: Option<crate::ir::stack::StackUnit>,
     /// `load(ctx, linear, access) -> value`: 1, 2, 4 or 8 bytes, zero-extended. May fault.
     pub load: extern "C" fn(*mut Context, u64, u32) -> u64,
     /// `store(ctx, linear, value, access)`. May fault.

@@ -258,6 +258,7 @@ extern "C" fn trap<I: Isa>(ctx: *mut Context, id: u32, arg: u64) {
 pub(crate) fn shims<I: Isa>() -> Shims {
     Shims {
         mxcsr: I::MXCSR,
+        stack: I::STACK,
         load: load::<I>,
         store: store::<I>,
         probe: probe_shim::<I>,

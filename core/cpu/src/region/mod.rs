@@ -16,6 +16,7 @@ pub mod spans;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::frame::FIRST_TEMP;
+use crate::ir::stack::Stacked;
 use crate::ir::{Builder, Fx, Op, Val, Var, VecKind, opt};
 use crate::isa::{Isa, Lift};
 
@@ -74,6 +75,8 @@ pub struct Region {
     pub kinds: BTreeMap<u16, VecKind>,
     /// The quick functions it calls, by number: function pointers.
     pub quick: BTreeMap<u16, usize>,
+    /// What those of its stack of floating-point registers do, by number and first argument ([`Isa::stack_op`]).
+    pub stack: BTreeMap<(u16, u64), Stacked>,
     /// [`Limits::resumes`].
     pub resumes: bool,
     /// Which block begins at a program counter.
@@ -141,8 +144,7 @@ impl Region {
         let (mut floats, mut accesses) = (0, 0);
         for op in self.blocks.iter().flat_map(|b| &b.ops) {
             match op {
-                Op::Quick { .. } => floats += 1,
-                Op::Float { .. } | Op::FloatInt { .. } if !host => floats += 1,
+                Op::Float { .. } | Op::FloatInt { .. } | Op::Quick { .. } if !host => floats += 1,
                 Op::Load { .. }
                 | Op::LoadSext { .. }
                 | Op::Store { .. }
@@ -177,6 +179,7 @@ impl Region {
             inexact,
             kinds,
             quick: BTreeMap::from([(9, 10)]),
+            stack: BTreeMap::new(),
             resumes: true,
             starts,
         };
@@ -211,6 +214,7 @@ impl Region {
             inexact: I::FLOAT_INEXACT,
             kinds: BTreeMap::new(),
             quick: BTreeMap::new(),
+            stack: BTreeMap::new(),
             resumes: limits.resumes,
             starts: BTreeMap::new(),
         };
@@ -326,10 +330,11 @@ impl Region {
             {
                 self.kinds.insert(kind, known);
             }
-            if let Op::Quick { f, .. } = *op
-                && let Some(quick) = I::quick(f)
-            {
-                self.quick.insert(f, quick as usize);
+            if let Op::Quick { f, args, .. } = *op {
+                self.quick.extend(I::quick(f).map(|quick| (f, quick as usize)));
+                if let Val::Imm(what) = args[0] {
+                    self.stack.extend(I::stack_op(f, what).map(|op| ((f, what), op)));
+                }
             }
         }
         let place = &mut self.pages[usize::from(page)];

@@ -14,6 +14,7 @@ use super::string::{StringInsn, StringOp};
 use super::transfer::truncate;
 use crate::env::Env;
 use crate::frame::{Frame, Var};
+use crate::ir::stack::{StackUnit, Stacked};
 use crate::ir::{Args, Builder, Op, VecKind};
 use crate::isa::{CodeWindow, Isa, Lift, Poll, Quick};
 
@@ -144,6 +145,7 @@ impl Isa for X86Isa {
     /// MXCSR: to nearest, inexact raised and masked.
     const FLOAT_GUARD: (Var, u64, u64) = (Var(var::MXCSR as u8), 0x7020, 0x1020);
     const FLOAT_INEXACT: u64 = 0x20;
+    const STACK: Option<StackUnit> = Some(super::x87::stacked::UNIT);
     const MXCSR: Option<Var> = Some(Var(var::MXCSR as u8));
 
     fn frame(cpu: &X86) -> &Frame {
@@ -253,6 +255,10 @@ impl Isa for X86Isa {
 
     fn quick(f: u16) -> Option<Quick<X86>> {
         lift::ext::quick(f)
+    }
+
+    fn stack_op(f: u16, what: u64) -> Option<Stacked> {
+        lift::ext::stack_op(f, what)
     }
 
     fn pure(f: u16, args: &[u64; 6]) -> u64 {

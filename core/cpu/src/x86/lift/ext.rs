@@ -3,12 +3,14 @@
 use crate::env::Env;
 use crate::frame::Frame;
 use crate::ir::Width;
+use crate::ir::stack::Stacked;
 use crate::isa::{Isa, Quick};
 use crate::x86::flags;
 use crate::x86::helper::FIRST_OTHER;
 use crate::x86::sse::{Mxcsr, SimdOp, pcmpestr, simd};
 use crate::x86::state::{Fault, X86, cr0, cr4, efer, seg, var, vector};
 use crate::x86::x87::quick::{HEAD, quick as x87_quick, what};
+use crate::x86::x87::stacked::stacked;
 use crate::x86::x87::{Effect, Layout, Memory, X87Op};
 
 /// The x87 instructions, by [`X87Op`]: `(what, operand, pc, offset)` with the operand of [`quick`], for
@@ -109,6 +111,11 @@ fn wait<I: Isa<Cpu = X86, Trap = Fault>>(env: &mut Env<'_, I>) -> Result<(), Fau
 /// The quick function with a number.
 pub fn quick(f: u16) -> Option<Quick<X86>> {
     x87_quick(f.checked_sub(X87)?)
+}
+
+/// [`Isa::stack_op`].
+pub fn stack_op(f: u16, what: u64) -> Option<Stacked> {
+    stacked(f.checked_sub(X87)?, what)
 }
 
 /// All of an x87 instruction.

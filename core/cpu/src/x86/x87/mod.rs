@@ -9,6 +9,7 @@ mod exec;
 mod image;
 mod op;
 pub(crate) mod quick;
+pub(crate) mod stacked;
 mod transcendental;
 
 pub use image::Layout;

@@ -537,6 +537,16 @@ impl Asm {
         self.op(prefix, w == Width::W64, 0, 0x0f00 | u32::from(opcode), r.0, rm);
     }
 
+    /// An x87 instruction with a memory operand.
+    pub(super) fn x87(&mut self, opcode: u8, extension: u8, m: At) {
+        self.op(0, false, 0, opcode.into(), extension, m.into());
+    }
+
+    /// One without.
+    pub(super) fn stack(&mut self, opcode: u8, modrm: u8) {
+        self.code.extend([opcode, modrm]);
+    }
+
     /// MXCSR = memory.
     pub(super) fn ldmxcsr(&mut self, m: At) {
         self.op(0, false, 0, 0x0fae, 2, m.into());
@@ -724,6 +734,9 @@ mod tests {
         assert_eq!(read(|a| a.ldmxcsr(at(RSP, 8))), "ldmxcsr [rsp+8]");
         assert_eq!(read(|a| a.stmxcsr(at(RBP, 8))), "stmxcsr [rbp+8]");
         assert_eq!(read(Asm::flags_to_ah), "lahf");
+        assert_eq!(read(|a| a.x87(0xdb, 5, at2(RBP, RCX, 8))), "fld tbyte ptr [rbp+rcx+8]");
+        assert_eq!(read(|a| a.x87(0xd9, 5, at(R12, 8))), "fldcw [r12+8]");
+        assert_eq!(read(|a| a.stack(0xde, 0xc1)), "faddp st(1),st");
         assert_eq!(read(|a| a.vload(Reg(1), at(RBP, 0x900))), "movdqu xmm1,[rbp+900h]");
         assert_eq!(read(|a| a.vop(0xef, Reg(0), at(RBP, 16))), "pxor xmm0,[rbp+10h]");
         assert_eq!(

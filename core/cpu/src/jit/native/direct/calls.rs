@@ -25,7 +25,7 @@ impl Emit<'_> {
     /// Registers for vectors and the floating-point word are not what they were.
     fn called(&mut self) {
         self.forget_vectors();
-        self.float_ready = false;
+        (self.float_ready, self.fpu.ready) = (false, false);
     }
 
     /// RAX, which a call gave, is the value of a variable.
@@ -49,11 +49,13 @@ impl Emit<'_> {
     }
 
     pub(super) fn pure(&mut self, f: u16, d: Var, args: &Args) {
+        self.end_run();
         self.settle_vectors();
         self.arguments(args);
         self.a.set(RCX, f.into());
         self.a.call(self.stubs.pure);
         self.forget_vectors();
+        self.fpu.ready = false;
         self.answer(d);
     }
 

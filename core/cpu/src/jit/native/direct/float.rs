@@ -17,14 +17,14 @@ use super::{Emit, RSP, slot};
 use crate::ir::float::{Arith, Shape};
 use crate::ir::{FloatOp, Var, VecVar, Width};
 
-/// Where the guest's control and status word is.
+/// Where the guest's control and status word is: bits.
 pub(super) mod float {
-    /// In the frame; the host's own is in the register.
-    pub(in super::super) const FRAME: i32 = 0;
-    /// In the register.
+    /// In the register; else in the frame, and the host's own is in the register.
     pub(in super::super) const REGISTER: i32 = 1;
+    /// The unit with a stack has the guest's control word ([`stack`](super::super::stack)).
+    pub(in super::super) const STACK: i32 = 2;
     /// In the frame until a stub returns.
-    pub(in super::super) const AWAY: i32 = 2;
+    pub(in super::super) const AWAY: i32 = 4;
 }
 
 /// The prefix of a shape's instructions.
@@ -55,13 +55,14 @@ impl Emit<'_> {
 
     /// The host's register has the guest's word from here on.
     fn ready(&mut self) {
+        self.end_run();
         if self.float_ready {
             return;
         }
         self.float_ready = true;
         let (here, back) = (self.a.mark(), self.a.mark());
-        self.a.alu_imm(Alu::Cmp, Width::W32, at(RSP, slot::FLOAT), float::REGISTER);
-        self.a.jump_if(Cc::Ne, here);
+        self.a.test_imm(Width::W32, at(RSP, slot::FLOAT), float::REGISTER);
+        self.a.jump_if(Cc::E, here);
         self.a.here(back);
         let (late, vectors) = (self.late.clone(), self.vectors);
         let (rest, pc) = (self.rest(), self.pc);

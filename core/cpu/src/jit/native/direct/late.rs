@@ -15,19 +15,19 @@ pub(super) struct Late {
 }
 
 impl Emit<'_> {
-    /// What must be in the frame before an operation.
-    pub(super) fn settle(&mut self, op: &Op) {
-        let all = match op {
+    /// Whether all that was put off must be written before an operation.
+    pub(super) fn settles(&self, op: &Op) -> bool {
+        match op {
             Op::ExitIf { pc, .. } => self.region.edge(self.at, *pc).is_some(),
-            Op::Label { .. }
-            | Op::Jump { .. }
-            | Op::Branch { .. }
-            | Op::Call { .. }
-            | Op::Quick { .. } => true,
+            Op::Label { .. } | Op::Jump { .. } | Op::Branch { .. } | Op::Call { .. } => true,
             Op::Float { .. } | Op::FloatInt { .. } => !self.floats(),
             op => op.is_terminal(),
-        };
-        if all {
+        }
+    }
+
+    /// Writes what must be in the frame before an operation.
+    pub(super) fn settle(&mut self, op: &Op) {
+        if self.settles(op) {
             return self.flush();
         }
         if self.late.is_empty() {
@@ -49,6 +49,7 @@ impl Emit<'_> {
 
     /// All that was put off is written: variables and vectors.
     pub(super) fn flush(&mut self) {
+        self.end_run();
         self.settle_vectors();
         for l in std::mem::take(&mut self.late) {
             self.write_late(l);

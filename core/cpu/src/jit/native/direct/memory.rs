@@ -120,6 +120,7 @@ impl Emit<'_> {
             here,
             late,
             vectors,
+            fpu: self.fpu.clone(),
             back,
             stub,
             value,

@@ -23,6 +23,7 @@ mod calls;
 mod float;
 mod late;
 mod memory;
+mod stack;
 mod stubs;
 mod vector;
 mod ways;
@@ -34,6 +35,7 @@ use asm::{RSI, RSP, Reg, Rm, at};
 pub(super) use stubs::{Stubs, make as make_stubs};
 
 use late::Late;
+use stack::Fpu;
 use ways::Cold;
 use xmm::Vectors;
 
@@ -72,8 +74,14 @@ mod slot {
     pub(super) const FLOAT: i32 = 72;
     /// The host's own word.
     pub(super) const MXCSR: i32 = 76;
+    /// The guest's TOP at the start of a run of [`stack`](super::stack) instructions.
+    pub(super) const TOP: i32 = 80;
+    /// The host's own x87 control word.
+    pub(super) const CONTROL: i32 = 84;
+    /// An operand in memory.
+    pub(super) const OPERAND: i32 = 88;
     /// All of them, so that RSP is a multiple of 16 with six registers pushed.
-    pub(super) const SIZE: i32 = 88;
+    pub(super) const SIZE: i32 = 104;
 }
 
 /// Whether this host runs what is made here.
@@ -115,6 +123,7 @@ struct State {
     late: Vec<Late>,
     vectors: Vectors,
     float_ready: bool,
+    fpu: Fpu,
 }
 
 /// The rest of a block once more, every access on its own: for where a group is not in one page that may be
@@ -147,6 +156,7 @@ struct Emit<'a> {
     vectors: Vectors,
     /// The host's floating-point register has the guest's word.
     float_ready: bool,
+    fpu: Fpu,
     /// The block's groups of accesses, what belongs to them, and where the host's address of each is: R15, a slot,
     /// or nowhere for want of room.
     groups: Vec<Group>,
@@ -193,6 +203,7 @@ pub(super) fn region(region: &Region, stubs: &Stubs) -> Code {
         late: Vec::new(),
         vectors: Vectors::default(),
         float_ready: false,
+        fpu: Fpu::default(),
         groups: Vec::new(),
         spans: Vec::new(),
         keeps: Vec::new(),
@@ -270,6 +281,7 @@ impl Emit<'_> {
         self.late.clear();
         self.vectors = Vectors::default();
         self.float_ready = false;
+        self.fpu = Fpu::default();
         (self.groups, self.spans) = spans(&block.ops);
         self.keep();
         self.ops(0);
@@ -282,6 +294,7 @@ impl Emit<'_> {
         (self.at, self.insn, self.pc, self.done) = (block, state.insn, state.pc, false);
         (self.temps, self.late, self.copy) = (state.temps, state.late, marks);
         (self.vectors, self.float_ready) = (state.vectors, state.float_ready);
+        self.fpu = state.fpu;
         self.spans.clear();
         // Temporaries are to be where the other copy has them.
         self.keeps.resize(1, None);
@@ -334,24 +347,29 @@ impl Emit<'_> {
         }
     }
 
+    /// What is known here.
+    fn state(&self) -> State {
+        State {
+            insn: self.insn,
+            pc: self.pc,
+            temps: self.temps.clone(),
+            late: self.late.clone(),
+            vectors: self.vectors,
+            float_ready: self.float_ready,
+            fpu: self.fpu.clone(),
+        }
+    }
+
     /// The mark of the current operation in the plain copy of the block.
     fn plainly(&mut self) -> Mark {
         let mark = self.a.mark();
         let (block, from) = (self.at, self.index);
-        let plain = self.plain.get_or_insert_with(|| Plain {
-            block,
-            from,
-            state: State {
-                insn: self.insn,
-                pc: self.pc,
-                temps: self.temps.clone(),
-                late: self.late.clone(),
-                vectors: self.vectors,
-                float_ready: self.float_ready,
-            },
-            marks: Vec::new(),
-        });
-        plain.marks.push((from, mark));
+        if let Some(plain) = &mut self.plain {
+            plain.marks.push((from, mark));
+            return mark;
+        }
+        let state = self.state();
+        self.plain = Some(Plain { block, from, state, marks: vec![(from, mark)] });
         mark
     }
 
@@ -561,13 +579,18 @@ impl Emit<'_> {
                 self.call(f, Some(d), &args.map(Val::Imm));
             }
             Op::Pure { f, d, ref args } => self.pure(f, d, args),
-            Op::Quick { f, d, ref args } => self.quick(f, d, args),
+            Op::Quick { f, d, ref args } => {
+                if !self.stack_op(f, d, args) {
+                    self.flush();
+                    self.quick(f, d, args);
+                }
+            }
             Op::Call { f, d, ref args, .. } => self.call(f, d, args),
             Op::Label { label } => {
                 let mark = self.label(label);
                 self.a.here(mark);
                 self.forget_vectors();
-                (self.done, self.float_ready) = (false, false);
+                (self.done, self.float_ready, self.fpu.ready) = (false, false, false);
                 self.most.fill(u64::MAX);
             }
             Op::Jump { label } => {

@@ -8,12 +8,15 @@ use super::asm::{Alu, Asm, Cc, Code, Group3, Mark, Shift, at};
 use super::asm::{R8, R11, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP};
 use super::float::float;
 use super::{BIAS, PINNED, home, slot};
+use crate::ir::stack::StackUnit;
 use crate::ir::{DECLINED, Var, Width};
 use crate::jit::abi::{Context, LINKS, Link, Shims, stop};
 
 const W: Width = Width::W64;
 /// MXCSR as host code expects it: nothing raised, all masked, to nearest (SysV ABI, section 3.2.3).
 const HOST_MXCSR: i32 = 0x1f80;
+/// The x87 control word: all masked, to nearest, 64 bits.
+const HOST_CONTROL: i32 = 0x37f;
 /// The masks of all exceptions in MXCSR.
 const MASKS: i32 = 0x1f80;
 
@@ -45,6 +48,11 @@ pub(in crate::jit::native) struct Stubs {
     /// The host's floating-point register gets the guest's word, or the interpreter goes on: ECX what to give
     /// back. Not for all guests.
     pub(super) float: Option<usize>,
+    /// The host's unit with a stack of registers gets the guest's control word: whether it could, in EAX. Not for all
+    /// guests.
+    pub(super) stack: Option<usize>,
+    /// Where the guest's is.
+    pub(super) unit: Option<StackUnit>,
     /// A trap: number in ECX with what to give back above it, argument in RDX.
     pub(super) trap: usize,
 }
@@ -73,24 +81,37 @@ impl Maker {
         Self { a: Asm::default(), over, word: shims.mxcsr }
     }
 
-    /// The guest's floating-point word goes to the frame, and the host's own into its register: for good, or
-    /// until [`word_back`](Self::word_back).
+    /// The host's floating-point control words are its own; for good (0), or until [`word_back`](Self::word_back)
+    /// ([`float::AWAY`]) that which is in the frame meanwhile.
     fn word_away(&mut self, until: i32) {
-        let Some(word) = self.word else { return };
-        let skip = self.a.mark();
-        self.a.alu_imm(Alu::Cmp, Width::W32, self.slot(slot::FLOAT), float::REGISTER);
-        self.a.jump_if(Cc::Ne, skip);
-        self.a.stmxcsr(home(word));
-        self.a.ldmxcsr(self.slot(slot::MXCSR));
-        self.a.store_imm(Width::W32, self.slot(slot::FLOAT), until);
+        let (skip, stack, none) = (self.a.mark(), self.a.mark(), self.a.mark());
+        let float = self.slot(slot::FLOAT);
+        self.a.alu_imm(Alu::Cmp, Width::W32, float, 0);
+        self.a.jump_if(Cc::E, skip);
+        self.a.test_imm(Width::W32, float, float::STACK);
+        self.a.jump_if(Cc::E, stack);
+        self.a.x87(0xd9, 5, self.slot(slot::CONTROL));
+        self.a.here(stack);
+        self.a.alu_imm(Alu::And, Width::W32, float, float::REGISTER);
+        self.a.jump_if(Cc::E, none);
+        if let Some(word) = self.word {
+            self.a.stmxcsr(home(word));
+            self.a.ldmxcsr(self.slot(slot::MXCSR));
+        }
+        self.a.here(none);
+        if until == 0 {
+            self.a.store_imm(Width::W32, float, 0);
+        } else {
+            self.a.shift_imm(Shift::Shl, Width::W32, float, until.trailing_zeros() as u8);
+        }
         self.a.here(skip);
     }
 
     fn word_back(&mut self) {
         let Some(word) = self.word else { return };
         let skip = self.a.mark();
-        self.a.alu_imm(Alu::Cmp, Width::W32, self.slot(slot::FLOAT), float::AWAY);
-        self.a.jump_if(Cc::Ne, skip);
+        self.a.test_imm(Width::W32, self.slot(slot::FLOAT), float::AWAY);
+        self.a.jump_if(Cc::E, skip);
         self.a.ldmxcsr(home(word));
         self.a.store_imm(Width::W32, self.slot(slot::FLOAT), float::REGISTER);
         self.a.here(skip);
@@ -132,7 +153,7 @@ impl Maker {
 
     /// Calls what is at RAX. The stack is one return address deep.
     fn call(&mut self, then: Then) {
-        self.word_away(if then == Then::CheckAndRead { float::FRAME } else { float::AWAY });
+        self.word_away(if then == Then::CheckAndRead { 0 } else { float::AWAY });
         self.a.alu_imm(Alu::Sub, W, RSP, 8);
         self.a.call_reg(RAX);
         self.a.alu_imm(Alu::Add, W, RSP, 8);
@@ -172,7 +193,7 @@ impl Maker {
 
     /// Returns EAX to the runtime, whose context is in RDI.
     fn out(&mut self) {
-        self.word_away(float::FRAME);
+        self.word_away(0);
         self.a.load(Width::W32, RSI, self.slot(slot::REGION));
         self.a.store(Width::W32, at(RDI, Context::REGION as i32), RSI);
         self.a.alu_imm(Alu::Add, W, RSP, slot::SIZE);
@@ -200,7 +221,8 @@ fn enter(shims: &Shims) -> Code {
     }
     m.a.alu_imm(Alu::Sub, W, RSP, slot::SIZE);
     m.a.store(W, m.slot(slot::CTX), RDI);
-    m.a.store_imm(Width::W32, m.slot(slot::FLOAT), float::FRAME);
+    m.a.store_imm(Width::W32, m.slot(slot::FLOAT), 0);
+    m.a.store_imm(Width::W32, m.slot(slot::CONTROL), HOST_CONTROL);
     m.a.store_imm(Width::W32, m.slot(slot::MXCSR), HOST_MXCSR);
     for (from, to, w) in [
         (Context::LEFT, slot::LEFT, W),
@@ -335,7 +357,7 @@ fn float_on(shims: &Shims, word: Var) -> Code {
     m.a.alu_imm(Alu::And, Width::W32, RDX, MASKS);
     m.a.jump_if(Cc::Ne, declined);
     m.a.ldmxcsr(home(word));
-    m.a.store_imm(Width::W32, m.slot(slot::FLOAT), float::REGISTER);
+    m.a.alu_imm(Alu::Or, Width::W32, m.slot(slot::FLOAT), float::REGISTER);
     m.a.ret();
     m.a.here(declined);
     m.save();
@@ -343,6 +365,30 @@ fn float_on(shims: &Shims, word: Var) -> Code {
     m.a.set(RDX, stop::RESTART.into());
     let out = m.a.mark();
     m.fault(out);
+    m.a.finish()
+}
+
+/// The host's unit with a stack gets the guest's control word; EAX is 0 where it cannot. XMM registers stay as
+/// they are.
+fn stack_on(shims: &Shims, unit: &StackUnit) -> Code {
+    let mut m = Maker::new(shims, 8);
+    let no = m.a.mark();
+    let field = |offset: i32| at(RBP, offset - BIAS);
+    m.a.load(Width::W16, RAX, field(unit.control));
+    m.a.group3(Group3::Not, Width::W32, RAX);
+    m.a.alu_imm(Alu::And, Width::W32, RAX, 0x3f);
+    m.a.load(Width::W16, RCX, field(unit.status));
+    m.a.alu_imm(Alu::And, Width::W32, RCX, 0x80);
+    m.a.alu(Alu::Or, Width::W32, RAX, RCX);
+    m.a.jump_if(Cc::Ne, no);
+    m.a.stack(0xdb, 0xe2);
+    m.a.x87(0xd9, 5, field(unit.control));
+    m.a.alu_imm(Alu::Or, Width::W32, m.slot(slot::FLOAT), float::STACK);
+    m.a.set(RAX, 1);
+    m.a.ret();
+    m.a.here(no);
+    m.a.set(RAX, 0);
+    m.a.ret();
     m.a.finish()
 }
 
@@ -357,7 +403,7 @@ fn resume(shims: &Shims, lookup: usize) -> Code {
     m.save();
     m.context();
     m.a.store(W, m.slot(slot::REST), RAX);
-    m.word_away(float::FRAME);
+    m.word_away(0);
     m.a.set(RAX, shims.resume as usize as u64);
     m.a.call_reg(RAX);
     let on = m.a.mark();
@@ -402,5 +448,10 @@ pub(in crate::jit::native) fn make(
             Some(word) => Some(put(float_on(shims, word))?),
             None => None,
         },
+        stack: match &shims.stack {
+            Some(unit) => Some(put(stack_on(shims, unit))?),
+            None => None,
+        },
+        unit: shims.stack,
     })
 }

@@ -12,8 +12,10 @@ impl Emit<'_> {
         {
             return;
         }
+        self.end_run();
         self.settle_vectors();
         self.forget_vectors();
+        self.fpu.ready = false;
         self.a.set(RCX, u64::from(kind) | u64::from(imm) << 16);
         self.a.set(RDX, u64::from(u32::from_le_bytes([d.0, a.0, b.0, 0])));
         self.a.call(self.stubs.vec);

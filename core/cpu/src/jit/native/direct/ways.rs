@@ -3,6 +3,7 @@
 use super::asm::{Alu, Cc, Mark, RAX, RCX, RDX, RSP, Rm, at};
 use super::float::Start;
 use super::late::Late;
+use super::stack::Fpu;
 use super::xmm::Vectors;
 use super::{Emit, Extend, Src, slot};
 use crate::ir::{Val, Width};
@@ -16,6 +17,7 @@ pub(super) enum Cold {
         late: Vec<Late>,
         /// The vectors before, and when it is done.
         vectors: [Vectors; 2],
+        fpu: Fpu,
         back: Mark,
         stub: usize,
         /// A store's value.
@@ -27,15 +29,25 @@ pub(super) enum Cold {
         result: Option<(Rm, Width, Extend)>,
     },
     /// A way from block `from` to `pc`, with instructions given back.
-    Go { here: Mark, late: Vec<Late>, vectors: Vectors, from: usize, pc: u64, back: u32 },
+    Go { here: Mark, left: Left, from: usize, pc: u64, back: u32 },
     /// The same out of the region.
     Exit { here: Mark, pc: u64 },
     /// The budget is used up.
     Short { here: Mark, pc: u64 },
     /// A trap.
-    Trap { here: Mark, late: Vec<Late>, vectors: Vectors, id: u16, arg: Src, rest: u32, pc: u64 },
+    Trap { here: Mark, left: Left, id: u16, arg: Src, rest: u32, pc: u64 },
     /// Floating point begins.
     Float(Start),
+    /// The same of the unit with a stack; where to go on if it cannot.
+    Stack { here: Mark, back: Mark, otherwise: Mark },
+}
+
+/// What is not in the frame yet where a block is left.
+#[derive(Default)]
+pub(super) struct Left {
+    late: Vec<Late>,
+    vectors: Vectors,
+    fpu: Fpu,
 }
 
 impl Emit<'_> {
@@ -105,8 +117,8 @@ impl Emit<'_> {
             _ => {
                 let here = self.a.mark();
                 self.a.jump_if(cc, here);
-                let (late, vectors) = (self.late.clone(), self.vectors);
-                self.cold.push(Cold::Go { here, late, vectors, from: self.at, pc, back });
+                let left = self.left();
+                self.cold.push(Cold::Go { here, left, from: self.at, pc, back });
             }
         }
     }
@@ -130,8 +142,7 @@ impl Emit<'_> {
             }
             let here = self.a.mark();
             self.a.jump_if(Cc::E, here);
-            let (late, vectors) = (Vec::new(), Vectors::default());
-            self.cold.push(Cold::Go { here, late, vectors, from: self.at, pc, back: 0 });
+            self.cold.push(Cold::Go { here, left: Left::default(), from: self.at, pc, back: 0 });
         }
         self.a.jump_to(self.stubs.lookup);
     }
@@ -143,10 +154,27 @@ impl Emit<'_> {
 
     pub(super) fn emit_cold(&mut self, cold: Cold) {
         match cold {
-            Cold::Access { here, late, vectors, back, stub, value, access, rest, pc, result } => {
+            Cold::Access {
+                here,
+                late,
+                vectors,
+                fpu,
+                back,
+                stub,
+                value,
+                access,
+                rest,
+                pc,
+                result,
+            } => {
                 self.a.here(here);
                 late.into_iter().for_each(|l| self.write_late(l));
                 self.store_vectors(&vectors[0]);
+                if let Some(run) = &fpu.run {
+                    self.a.load(Width::W64, RDX, RAX);
+                    self.settle_run(run);
+                    self.a.load(Width::W64, RAX, RDX);
+                }
                 if let Some(value) = value {
                     self.fetch(Width::W64, RDX, value);
                 }
@@ -158,12 +186,12 @@ impl Emit<'_> {
                     self.loaded(place, w, extend, RAX.into());
                 }
                 self.load_vectors(&vectors[1]);
+                self.resume_run(&fpu);
                 self.a.jump(back);
             }
-            Cold::Go { here, late, vectors, from, pc, back } => {
+            Cold::Go { here, left, from, pc, back } => {
                 self.a.here(here);
-                late.into_iter().for_each(|l| self.write_late(l));
-                self.store_vectors(&vectors);
+                self.settle_left(left);
                 self.at = from;
                 self.go(pc, back);
             }
@@ -178,10 +206,10 @@ impl Emit<'_> {
                 self.a.jump_to(self.stubs.leave);
             }
             Cold::Float(start) => self.start_float(start),
-            Cold::Trap { here, late, vectors, id, arg, rest, pc } => {
+            Cold::Stack { here, back, otherwise } => self.start_stack(here, back, otherwise),
+            Cold::Trap { here, left, id, arg, rest, pc } => {
                 self.a.here(here);
-                late.into_iter().for_each(|l| self.write_late(l));
-                self.store_vectors(&vectors);
+                self.settle_left(left);
                 self.fetch(Width::W64, RDX, arg);
                 self.a.set(RCX, u64::from(id) | u64::from(rest) << 32);
                 self.a.call(self.stubs.trap);
@@ -192,7 +220,21 @@ impl Emit<'_> {
 
     pub(super) fn trap(&mut self, here: Mark, id: u16, arg: Val) {
         let arg = self.src(arg);
-        let (late, vectors) = (self.late.clone(), self.vectors);
-        self.cold.push(Cold::Trap { here, late, vectors, id, arg, rest: self.rest(), pc: self.pc });
+        let left = self.left();
+        self.cold.push(Cold::Trap { here, left, id, arg, rest: self.rest(), pc: self.pc });
+    }
+
+    /// What is not in the frame yet.
+    fn left(&self) -> Left {
+        Left { late: self.late.clone(), vectors: self.vectors, fpu: self.fpu.clone() }
+    }
+
+    /// Puts it there; RAX and RCX may be lost.
+    fn settle_left(&mut self, left: Left) {
+        left.late.into_iter().for_each(|l| self.write_late(l));
+        self.store_vectors(&left.vectors);
+        if let Some(run) = &left.fpu.run {
+            self.settle_run(run);
+        }
     }
 }
