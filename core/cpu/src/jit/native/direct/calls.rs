@@ -36,6 +36,7 @@ impl Emit<'_> {
     /// Calls a helper.
     pub(super) fn call(&mut self, f: u16, d: Option<Var>, args: &Args) {
         self.arguments(args);
+        self.forget_held();
         self.a.set(RCX, u64::from(f) | u64::from(self.rest()) << 16);
         self.a.call(self.stubs.call);
         // The stub reads this when it has to leave.

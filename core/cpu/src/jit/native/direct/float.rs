@@ -10,9 +10,7 @@
 //! [`Isa::MXCSR`]: crate::isa::Isa::MXCSR
 
 use super::asm::{Alu, Cc, Mark, RAX, RCX, Rm, Shift, at};
-use super::late::Late;
-use super::ways::Cold;
-use super::xmm::Vectors;
+use super::ways::{Cold, Left};
 use super::{Emit, RSP, slot};
 use crate::ir::float::{Arith, Shape};
 use crate::ir::{FloatOp, Var, VecVar, Width};
@@ -41,8 +39,7 @@ fn prefix(shape: Shape) -> u8 {
 pub(super) struct Start {
     pub(super) here: Mark,
     pub(super) back: Mark,
-    pub(super) late: Vec<Late>,
-    pub(super) vectors: Vectors,
+    pub(super) left: Left,
     pub(super) rest: u32,
     pub(super) pc: u64,
 }
@@ -64,17 +61,15 @@ impl Emit<'_> {
         self.a.test_imm(Width::W32, at(RSP, slot::FLOAT), float::REGISTER);
         self.a.jump_if(Cc::E, here);
         self.a.here(back);
-        let (late, vectors) = (self.late.clone(), self.vectors);
-        let (rest, pc) = (self.rest(), self.pc);
-        self.cold.push(Cold::Float(Start { here, back, late, vectors, rest, pc }));
+        let (left, rest, pc) = (self.left(), self.rest(), self.pc);
+        self.cold.push(Cold::Float(Start { here, back, left, rest, pc }));
     }
 
     pub(super) fn start_float(&mut self, start: Start) {
-        let Start { here, back, late, vectors, rest, pc } = start;
+        let Start { here, back, left, rest, pc } = start;
         let Some(stub) = self.stubs.float else { return };
         self.a.here(here);
-        late.into_iter().for_each(|l| self.write_late(l));
-        self.store_vectors(&vectors);
+        self.settle_left(&left);
         self.a.set(RCX, rest.into());
         self.a.call(stub);
         // The stub reads this when it has to leave.

@@ -1,6 +1,7 @@
 //! Writes of guest variables in the frame that are put off until something may look.
 
 use super::asm::RCX;
+use super::held::may_be_held;
 use super::{Emit, PINNED, Src, home};
 use crate::ir::{Op, Val, Var, Width, opt};
 use crate::region::flow;
@@ -34,6 +35,8 @@ impl Emit<'_> {
             return;
         }
         let d = opt::dest(op);
+        // Where it faults, what it would have overwritten counts.
+        let faults = matches!(op, Op::Load { .. } | Op::LoadSext { .. });
         let mut read = 0u64;
         opt::reads(op, &mut |v| read |= flow::bit(v));
         let late = std::mem::take(&mut self.late);
@@ -41,15 +44,25 @@ impl Emit<'_> {
             let source = matches!(l.a, Val::Var(v) if Some(v) == d);
             if source || flow::bit(l.d) & read != 0 {
                 self.write_late(l);
-            } else if Some(l.d) != d {
+            } else if Some(l.d) != d || faults {
                 self.late.push(l);
             }
+        }
+    }
+
+    /// The operation was emitted: what it has overwritten need not be written.
+    pub(super) fn overwritten(&mut self, op: &Op) {
+        if !self.late.is_empty()
+            && let Op::Load { d, .. } | Op::LoadSext { d, .. } = *op
+        {
+            self.late.retain(|l| l.d != d);
         }
     }
 
     /// All that was put off is written: variables and vectors.
     pub(super) fn flush(&mut self) {
         self.end_run();
+        self.settle_held();
         self.settle_vectors();
         for l in std::mem::take(&mut self.late) {
             self.write_late(l);
@@ -79,7 +92,7 @@ impl Emit<'_> {
     pub(super) fn may_wait(&self, d: Var, a: Val) -> bool {
         let still = match a {
             Val::Imm(_) => true,
-            Val::Var(v) => usize::from(v.0) < PINNED.len(),
+            Val::Var(v) => usize::from(v.0) < PINNED.len() || may_be_held(v),
         };
         !d.is_temp() && d.0 >= 16 && still
     }

@@ -1,9 +1,9 @@
 //! Memory accesses: a look at the fast TLB, and the access itself ([`abi`](crate::jit::abi), "Fast path of memory").
 
-use super::asm::{Alu, At, Cc, Mark, R14, R15, RAX, RCX, RDX, Rm, Shift, at, at2};
-use super::ways::Cold;
+use super::asm::{Alu, At, Cc, Mark, R14, R15, RAX, RCX, RDX, RSP, Rm, Shift, at, at2};
+use super::ways::{Cold, Left};
 use super::xmm::Vectors;
-use super::{Emit, Extend, Group, Span, Src};
+use super::{Emit, Extend, Group, Span, Src, slot};
 use crate::ir::{Addr, Mem, Val, Var, VecVar, Width};
 use crate::jit::abi::{TLB_BITS, access, fast};
 
@@ -65,15 +65,23 @@ impl Emit<'_> {
         self.a.load(Width::W32, RCX, RAX);
         self.a.shift_imm(Shift::Shr, Width::W32, RCX, shift as u8);
         self.a.alu_imm(Alu::And, Width::W32, RCX, mask as i32);
+        let wide = self.wide;
+        if wide {
+            self.a.alu(Alu::Add, Width::W64, RCX, at(RSP, slot::TLB));
+        }
         self.a.lea(Width::W64, RDX, at(RAX, bytes as i32 - 1));
         self.a.alu_imm(Alu::And, Width::W64, RDX, !0xfff);
         if mmu != 0 {
             self.a.alu_imm(Alu::Or, Width::W64, RDX, i32::from(mmu));
         }
         let which = if write { fast::WRITE } else { fast::READ };
-        self.a.alu(Alu::Cmp, Width::W64, RDX, at2(R14, RCX, which as i32));
+        let entry = |offset: u32| match wide {
+            true => at(RCX, offset as i32),
+            false => at2(R14, RCX, offset as i32),
+        };
+        self.a.alu(Alu::Cmp, Width::W64, RDX, entry(which));
         self.a.jump_if(Cc::Ne, miss);
-        self.a.load(Width::W64, RCX, at2(R14, RCX, fast::HOST as i32));
+        self.a.load(Width::W64, RCX, entry(fast::HOST));
     }
 
     /// Where the current operation's bytes are in the host's memory, if it belongs to a group: the first of one
@@ -114,13 +122,11 @@ impl Emit<'_> {
     ) {
         let back = self.a.mark();
         self.a.here(back);
-        let (rest, pc, late) = (self.rest(), self.pc, self.late.clone());
-        let vectors = [before, self.vectors];
+        let (rest, pc, vectors) = (self.rest(), self.pc, self.vectors);
         self.cold.push(Cold::Access {
             here,
-            late,
+            left: Left { vectors: before, ..self.left() },
             vectors,
-            fpu: self.fpu.clone(),
             back,
             stub,
             value,

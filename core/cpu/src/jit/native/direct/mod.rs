@@ -9,11 +9,11 @@
 //! | host register | holds |
 //! |---|---|
 //! | RBX R8 RSI R10 RDI R9 R11 R12 | guest variables 0 to 7 |
-//! | R13 | a temporary of an instruction |
-//! | R15 | the host's address of a group of accesses ([`spans`]), or a temporary |
+//! | R13 | a temporary of an instruction, or a guest variable within a block ([`held`]) |
+//! | R15 | the host's address of a group of accesses ([`spans`]), or the same |
 //! | RAX RCX RDX | nothing from one operation to the next |
 //! | RBP | the frame, and [`BIAS`] more |
-//! | R14 | the fast TLB |
+//! | R14 | the fast TLB; where guest registers have 64 bits, as R13 |
 //! | RSP | the slots of [`slot`] |
 //! | XMM1 to XMM15 | vector variables, within a block ([`xmm`]) |
 
@@ -21,6 +21,7 @@ mod alu;
 mod asm;
 mod calls;
 mod float;
+mod held;
 mod late;
 mod memory;
 mod stack;
@@ -30,10 +31,11 @@ mod ways;
 mod xmm;
 
 pub(super) use asm::Code;
-use asm::{Alu, Asm, At, Mark, R8, R9, R10, R11, R12, R13, R15, RAX, RBP, RBX, RDI};
+use asm::{Alu, Asm, At, Mark, R8, R9, R10, R11, R12, R15, RAX, RBP, RBX, RDI};
 use asm::{RSI, RSP, Reg, Rm, at};
 pub(super) use stubs::{Stubs, make as make_stubs};
 
+use held::Held;
 use late::Late;
 use stack::Fpu;
 use ways::Cold;
@@ -49,8 +51,6 @@ use crate::region::{Region, flow};
 const BIAS: i32 = 128;
 /// Where guest variables 0 to 7 are.
 const PINNED: [Reg; 8] = [RBX, R8, RSI, R10, RDI, R9, R11, R12];
-/// Where temporaries are.
-const TEMPS: [Reg; 2] = [R13, R15];
 
 /// Where the code behind the entry begins, in which variables are in their registers: what another
 /// region jumps to.
@@ -80,6 +80,8 @@ mod slot {
     pub(super) const CONTROL: i32 = 84;
     /// An operand in memory.
     pub(super) const OPERAND: i32 = 88;
+    /// The fast TLB.
+    pub(super) const TLB: i32 = 96;
     /// All of them, so that RSP is a multiple of 16 with six registers pushed.
     pub(super) const SIZE: i32 = 104;
 }
@@ -121,6 +123,7 @@ struct State {
     pc: u64,
     temps: Vec<(Var, Reg)>,
     late: Vec<Late>,
+    held: Held,
     vectors: Vectors,
     float_ready: bool,
     fpu: Fpu,
@@ -153,6 +156,9 @@ struct Emit<'a> {
     /// Where the instruction's temporaries are, if in registers.
     temps: Vec<(Var, Reg)>,
     late: Vec<Late>,
+    /// Guest registers have 64 bits, and there are more of them.
+    wide: bool,
+    held: Held,
     vectors: Vectors,
     /// The host's floating-point register has the guest's word.
     float_ready: bool,
@@ -201,6 +207,8 @@ pub(super) fn region(region: &Region, stubs: &Stubs) -> Code {
         pc: 0,
         temps: Vec::new(),
         late: Vec::new(),
+        wide: region.bits[0] == 64,
+        held: Held::default(),
         vectors: Vectors::default(),
         float_ready: false,
         fpu: Fpu::default(),
@@ -279,6 +287,7 @@ impl Emit<'_> {
         self.a.here(self.blocks[n]);
         self.a.alu_imm(Alu::Sub, Width::W64, at(RSP, slot::LEFT), block.insns as i32);
         self.late.clear();
+        self.held = Held::default();
         self.vectors = Vectors::default();
         self.float_ready = false;
         self.fpu = Fpu::default();
@@ -294,7 +303,7 @@ impl Emit<'_> {
         (self.at, self.insn, self.pc, self.done) = (block, state.insn, state.pc, false);
         (self.temps, self.late, self.copy) = (state.temps, state.late, marks);
         (self.vectors, self.float_ready) = (state.vectors, state.float_ready);
-        self.fpu = state.fpu;
+        (self.held, self.fpu) = (state.held, state.fpu);
         self.spans.clear();
         // Temporaries are to be where the other copy has them.
         self.keeps.resize(1, None);
@@ -321,6 +330,8 @@ impl Emit<'_> {
                 self.assign(&block.ops[i + 1..]);
             } else {
                 self.op(op);
+                self.claimed(op);
+                self.overwritten(op);
             }
         }
         if !self.done {
@@ -354,6 +365,7 @@ impl Emit<'_> {
             pc: self.pc,
             temps: self.temps.clone(),
             late: self.late.clone(),
+            held: self.held,
             vectors: self.vectors,
             float_ready: self.float_ready,
             fpu: self.fpu.clone(),
@@ -396,14 +408,18 @@ impl Emit<'_> {
             // It is written together with the quotient.
             alu::rest_of(ops, i).into_iter().for_each(|(_, rest)| mention(rest));
         }
-        // R15 is not free in a block with groups.
-        let free = if self.keeps.is_empty() { TEMPS.len() } else { 1 };
-        let mut until = [None::<usize>; TEMPS.len()];
-        let until = &mut until[..free];
+        // Two are enough for most; those that hold nothing first.
+        let mut free: Vec<Reg> = self.pool().collect();
+        free.sort_by_key(|&r| !self.held.is_free(r));
+        free.truncate(2);
+        let mut until = vec![None::<usize>; free.len()];
         for (v, first, last) in seen {
             if let Some(n) = until.iter().position(|u| u.is_none_or(|u| u <= first)) {
+                if until[n].is_none() {
+                    self.evict(free[n]);
+                }
                 until[n] = Some(last);
-                self.temps.push((v, TEMPS[n]));
+                self.temps.push((v, free[n]));
             }
         }
     }
@@ -415,7 +431,7 @@ impl Emit<'_> {
         }
         match self.temps.iter().find(|t| t.0 == v) {
             Some(&(_, r)) if v.is_temp() => r.into(),
-            _ => home(v).into(),
+            _ => self.held.find(v).map_or(home(v).into(), Rm::Reg),
         }
     }
 
@@ -502,6 +518,7 @@ impl Emit<'_> {
             return;
         }
         self.settle(op);
+        self.claim(op);
         match *op {
             Op::Insn { .. } => {}
             Op::Mov { w, d, a } if self.may_wait(d, a) => {
@@ -589,6 +606,7 @@ impl Emit<'_> {
             Op::Label { label } => {
                 let mark = self.label(label);
                 self.a.here(mark);
+                self.forget_held();
                 self.forget_vectors();
                 (self.done, self.float_ready, self.fpu.ready) = (false, false, false);
                 self.most.fill(u64::MAX);

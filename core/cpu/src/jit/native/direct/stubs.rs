@@ -233,6 +233,7 @@ fn enter(shims: &Shims) -> Code {
         m.a.store(w, m.slot(to), RCX);
     }
     m.a.load(W, R14, at(RDI, Context::TLB as i32));
+    m.a.store(W, m.slot(slot::TLB), R14);
     m.a.load(W, RBP, at(RDI, Context::FRAME as i32));
     m.a.alu_imm(Alu::Sub, W, RBP, -BIAS);
     m.restore(true);
@@ -418,6 +419,7 @@ fn resume(shims: &Shims, lookup: usize) -> Code {
     m.a.here(on);
     m.a.load(W, RDI, m.slot(slot::CTX));
     m.a.load(W, R14, at(RDI, Context::TLB as i32));
+    m.a.store(W, m.slot(slot::TLB), R14);
     m.restore(true);
     m.a.jump_to(lookup);
     m.a.finish()

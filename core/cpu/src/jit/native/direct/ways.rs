@@ -2,6 +2,7 @@
 
 use super::asm::{Alu, Cc, Mark, RAX, RCX, RDX, RSP, Rm, at};
 use super::float::Start;
+use super::held::Held;
 use super::late::Late;
 use super::stack::Fpu;
 use super::xmm::Vectors;
@@ -14,10 +15,9 @@ pub(super) enum Cold {
     /// An access that the TLB does not know, with its address in RAX.
     Access {
         here: Mark,
-        late: Vec<Late>,
-        /// The vectors before, and when it is done.
-        vectors: [Vectors; 2],
-        fpu: Fpu,
+        left: Left,
+        /// The vectors when it is done.
+        vectors: Vectors,
         back: Mark,
         stub: usize,
         /// A store's value.
@@ -45,9 +45,10 @@ pub(super) enum Cold {
 /// What is not in the frame yet where a block is left.
 #[derive(Default)]
 pub(super) struct Left {
-    late: Vec<Late>,
-    vectors: Vectors,
-    fpu: Fpu,
+    pub(super) late: Vec<Late>,
+    pub(super) held: Held,
+    pub(super) vectors: Vectors,
+    pub(super) fpu: Fpu,
 }
 
 impl Emit<'_> {
@@ -154,25 +155,14 @@ impl Emit<'_> {
 
     pub(super) fn emit_cold(&mut self, cold: Cold) {
         match cold {
-            Cold::Access {
-                here,
-                late,
-                vectors,
-                fpu,
-                back,
-                stub,
-                value,
-                access,
-                rest,
-                pc,
-                result,
-            } => {
+            Cold::Access { here, left, vectors, back, stub, value, access, rest, pc, result } => {
                 self.a.here(here);
-                late.into_iter().for_each(|l| self.write_late(l));
-                self.store_vectors(&vectors[0]);
-                if let Some(run) = &fpu.run {
+                let running = left.fpu.run.is_some();
+                if running {
                     self.a.load(Width::W64, RDX, RAX);
-                    self.settle_run(run);
+                }
+                self.settle_left(&left);
+                if running {
                     self.a.load(Width::W64, RAX, RDX);
                 }
                 if let Some(value) = value {
@@ -185,13 +175,13 @@ impl Emit<'_> {
                 if let Some((place, w, extend)) = result {
                     self.loaded(place, w, extend, RAX.into());
                 }
-                self.load_vectors(&vectors[1]);
-                self.resume_run(&fpu);
+                self.load_vectors(&vectors);
+                self.resume_run(&left.fpu);
                 self.a.jump(back);
             }
             Cold::Go { here, left, from, pc, back } => {
                 self.a.here(here);
-                self.settle_left(left);
+                self.settle_left(&left);
                 self.at = from;
                 self.go(pc, back);
             }
@@ -209,7 +199,7 @@ impl Emit<'_> {
             Cold::Stack { here, back, otherwise } => self.start_stack(here, back, otherwise),
             Cold::Trap { here, left, id, arg, rest, pc } => {
                 self.a.here(here);
-                self.settle_left(left);
+                self.settle_left(&left);
                 self.fetch(Width::W64, RDX, arg);
                 self.a.set(RCX, u64::from(id) | u64::from(rest) << 32);
                 self.a.call(self.stubs.trap);
@@ -225,13 +215,17 @@ impl Emit<'_> {
     }
 
     /// What is not in the frame yet.
-    fn left(&self) -> Left {
-        Left { late: self.late.clone(), vectors: self.vectors, fpu: self.fpu.clone() }
+    pub(super) fn left(&self) -> Left {
+        let (late, fpu) = (self.late.clone(), self.fpu.clone());
+        Left { late, held: self.held, vectors: self.vectors, fpu }
     }
 
     /// Puts it there; RAX and RCX may be lost.
-    fn settle_left(&mut self, left: Left) {
-        left.late.into_iter().for_each(|l| self.write_late(l));
+    pub(super) fn settle_left(&mut self, left: &Left) {
+        // Where what is written late is.
+        self.held = left.held;
+        left.late.iter().for_each(|&l| self.write_late(l));
+        self.store_held(&left.held);
         self.store_vectors(&left.vectors);
         if let Some(run) = &left.fpu.run {
             self.settle_run(run);
