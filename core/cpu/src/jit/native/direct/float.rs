@@ -2,7 +2,7 @@
 //!
 //! The guest's control and status word is in the host's register of the same name while compiled code does
 //! floating point: results, flags and rounding are then the host's own, and nothing is checked. Slot
-//! [`slot::FLOAT`] says where it is ([`float`]); stubs put it back into the frame before they call anything. With an
+//! [`slot::FLOAT`] says where it is ([`word`]); stubs put it back into the frame before they call anything. With an
 //! exception that is not masked the interpreter does the instruction.
 //!
 //! Opcodes: Intel SDM volume 2.
@@ -16,7 +16,7 @@ use crate::ir::float::{Arith, Shape};
 use crate::ir::{FloatOp, Var, VecVar, Width};
 
 /// Where the guest's control and status word is: bits.
-pub(super) mod float {
+pub(super) mod word {
     /// In the register; else in the frame, and the host's own is in the register.
     pub(in super::super) const REGISTER: i32 = 1;
     /// The unit with a stack has the guest's control word ([`stack`](super::super::stack)).
@@ -58,7 +58,7 @@ impl Emit<'_> {
         }
         self.float_ready = true;
         let (here, back) = (self.a.mark(), self.a.mark());
-        self.a.test_imm(Width::W32, at(RSP, slot::FLOAT), float::REGISTER);
+        self.a.test_imm(Width::W32, at(RSP, slot::FLOAT), word::REGISTER);
         self.a.jump_if(Cc::E, here);
         self.a.here(back);
         let (left, rest, pc) = (self.left(), self.rest(), self.pc);

@@ -70,7 +70,7 @@ mod slot {
     pub(super) const REST: i32 = 24;
     /// The host's addresses of groups of accesses, where R15 is taken.
     pub(super) const GROUPS: [i32; 5] = [32, 40, 48, 56, 64];
-    /// Where the floating-point control and status word is: [`float`](super::float::float).
+    /// Where the floating-point control and status word is: [`float`](super::float::word).
     pub(super) const FLOAT: i32 = 72;
     /// The host's own word.
     pub(super) const MXCSR: i32 = 76;

@@ -8,7 +8,7 @@
 //! Guest registers are named by how far they are above TOP as it was at the start of the run, modulo 8.
 
 use super::asm::{Alu, At, Cc, Mark, RAX, RCX, Shift, at};
-use super::float::float;
+use super::float::word;
 use super::{BIAS, Emit, Plain, RBP, RSP, Src, home, slot};
 use crate::ir::stack::{Operand, StackOp, StackUnit, Stacked};
 use crate::ir::{Op, Val, Var, Width};
@@ -230,7 +230,7 @@ impl Emit<'_> {
         if !self.fpu.ready {
             self.fpu.ready = true;
             let (here, back) = (self.a.mark(), self.a.mark());
-            self.a.test_imm(Width::W32, at(RSP, slot::FLOAT), float::STACK);
+            self.a.test_imm(Width::W32, at(RSP, slot::FLOAT), word::STACK);
             self.a.jump_if(Cc::E, here);
             self.a.here(back);
             self.cold.push(super::ways::Cold::Stack { here, back, otherwise: calls });
@@ -556,7 +556,7 @@ impl Emit<'_> {
         let Some(unit) = self.stubs.unit.filter(|_| fpu.ready) else { return };
         self.a.stack(0xdb, 0xe2);
         self.a.x87(0xd9, 5, field(unit.control));
-        self.a.alu_imm(Alu::Or, Width::W32, at(RSP, slot::FLOAT), float::STACK);
+        self.a.alu_imm(Alu::Or, Width::W32, at(RSP, slot::FLOAT), word::STACK);
         let held = fpu.run.iter().flat_map(|r| r.host.iter().rev());
         for &(r, _) in held {
             let place = self.register_place(&unit, r);

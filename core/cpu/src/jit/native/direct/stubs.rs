@@ -6,7 +6,7 @@
 
 use super::asm::{Alu, Asm, Cc, Code, Group3, Mark, Shift, at};
 use super::asm::{R8, R11, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP};
-use super::float::float;
+use super::float::word;
 use super::{BIAS, PINNED, home, slot};
 use crate::ir::stack::StackUnit;
 use crate::ir::{DECLINED, Var, Width};
@@ -82,17 +82,17 @@ impl Maker {
     }
 
     /// The host's floating-point control words are its own; for good (0), or until [`word_back`](Self::word_back)
-    /// ([`float::AWAY`]) that which is in the frame meanwhile.
+    /// ([`word::AWAY`]) that which is in the frame meanwhile.
     fn word_away(&mut self, until: i32) {
         let (skip, stack, none) = (self.a.mark(), self.a.mark(), self.a.mark());
         let float = self.slot(slot::FLOAT);
         self.a.alu_imm(Alu::Cmp, Width::W32, float, 0);
         self.a.jump_if(Cc::E, skip);
-        self.a.test_imm(Width::W32, float, float::STACK);
+        self.a.test_imm(Width::W32, float, word::STACK);
         self.a.jump_if(Cc::E, stack);
         self.a.x87(0xd9, 5, self.slot(slot::CONTROL));
         self.a.here(stack);
-        self.a.alu_imm(Alu::And, Width::W32, float, float::REGISTER);
+        self.a.alu_imm(Alu::And, Width::W32, float, word::REGISTER);
         self.a.jump_if(Cc::E, none);
         if let Some(word) = self.word {
             self.a.stmxcsr(home(word));
@@ -110,10 +110,10 @@ impl Maker {
     fn word_back(&mut self) {
         let Some(word) = self.word else { return };
         let skip = self.a.mark();
-        self.a.test_imm(Width::W32, self.slot(slot::FLOAT), float::AWAY);
+        self.a.test_imm(Width::W32, self.slot(slot::FLOAT), word::AWAY);
         self.a.jump_if(Cc::E, skip);
         self.a.ldmxcsr(home(word));
-        self.a.store_imm(Width::W32, self.slot(slot::FLOAT), float::REGISTER);
+        self.a.store_imm(Width::W32, self.slot(slot::FLOAT), word::REGISTER);
         self.a.here(skip);
     }
 
@@ -153,7 +153,7 @@ impl Maker {
 
     /// Calls what is at RAX. The stack is one return address deep.
     fn call(&mut self, then: Then) {
-        self.word_away(if then == Then::CheckAndRead { 0 } else { float::AWAY });
+        self.word_away(if then == Then::CheckAndRead { 0 } else { word::AWAY });
         self.a.alu_imm(Alu::Sub, W, RSP, 8);
         self.a.call_reg(RAX);
         self.a.alu_imm(Alu::Add, W, RSP, 8);
@@ -358,7 +358,7 @@ fn float_on(shims: &Shims, word: Var) -> Code {
     m.a.alu_imm(Alu::And, Width::W32, RDX, MASKS);
     m.a.jump_if(Cc::Ne, declined);
     m.a.ldmxcsr(home(word));
-    m.a.alu_imm(Alu::Or, Width::W32, m.slot(slot::FLOAT), float::REGISTER);
+    m.a.alu_imm(Alu::Or, Width::W32, m.slot(slot::FLOAT), word::REGISTER);
     m.a.ret();
     m.a.here(declined);
     m.save();
@@ -384,7 +384,7 @@ fn stack_on(shims: &Shims, unit: &StackUnit) -> Code {
     m.a.jump_if(Cc::Ne, no);
     m.a.stack(0xdb, 0xe2);
     m.a.x87(0xd9, 5, field(unit.control));
-    m.a.alu_imm(Alu::Or, Width::W32, m.slot(slot::FLOAT), float::STACK);
+    m.a.alu_imm(Alu::Or, Width::W32, m.slot(slot::FLOAT), word::STACK);
     m.a.set(RAX, 1);
     m.a.ret();
     m.a.here(no);
