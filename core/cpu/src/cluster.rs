@@ -11,7 +11,9 @@ use crate::env::Env;
 use crate::interp::{Core, Run, Stop, exec};
 use crate::ir::{Builder, opt};
 use crate::isa::{Access, CodeWindow, Isa, Lift, Poll};
-use crate::jit::{Compiler, JitStats, Policy, SAMPLE, SAMPLE_COMPILED, TRIP, Tier, abi, runtime};
+use crate::jit::{
+    Compiler, HotSpot, JitStats, Policy, SAMPLE, SAMPLE_COMPILED, TRIP, Tier, abi, runtime,
+};
 use crate::lower::lower;
 use crate::region::{Chunk, RPage, Region};
 use crate::uop::Uop;
@@ -414,6 +416,14 @@ impl<I: Isa> Cluster<I> {
                     *mode_of = run.mode;
                     let idle = run.left == before;
                     tier.stats.entered += 1;
+                    let exits = &mut tier.stats.exits;
+                    match stop {
+                        _ if idle => exits.budget += 1,
+                        Stop::Lookup => exits.lookup += 1,
+                        Stop::Leave => exits.leave += 1,
+                        Stop::FaultHere(_) => exits.fault += 1,
+                        _ => exits.restart += 1,
+                    }
                     if tier.ran(before - run.left) {
                         self.warm(index, board, *mode_of, last);
                     }
@@ -546,7 +556,8 @@ impl<I: Isa> Cluster<I> {
 
     /// Compiled code of this region was found to be running.
     fn warm(&mut self, index: usize, board: &Board, mode: u64, region: u32) {
-        let Some(tier) = &self.tier else { return };
+        let Some(tier) = &mut self.tier else { return };
+        tier.found(self.cache.block(self.cache.slot(region).block).key.pc, true);
         let Some(best) = tier.policy.best else { return };
         if I::block_key(&self.cores[index].cpu) != mode {
             return;
@@ -564,8 +575,9 @@ impl<I: Isa> Cluster<I> {
 
     /// The block at operation `start` was found to be running.
     fn heat(&mut self, index: usize, board: &Board, mode: u64, start: u32) {
-        let Some(tier) = &self.tier else { return };
+        let Some(tier) = &mut self.tier else { return };
         let Uop::Block { id } = self.cache.code[start as usize - 1] else { return };
+        tier.found(self.cache.block(id).key.pc, false);
         let only = tier.policy.best.is_none();
         let block = self.cache.block_mut(id);
         block.heat = block.heat.saturating_add(1);
@@ -914,5 +926,9 @@ impl<I: Isa> Cpus for Cluster<I> {
 
     fn jit_stats(&self) -> Option<JitStats> {
         Self::jit_stats(self)
+    }
+
+    fn hot_spots(&self, most: usize) -> Vec<HotSpot> {
+        self.tier.as_ref().map_or_else(Vec::new, |t| t.hot_spots(most))
     }
 }

@@ -3,7 +3,7 @@
 use orrery_system::board::Board;
 use orrery_system::{RestoreError, StateBlob};
 
-use crate::jit::JitStats;
+use crate::jit::{HotSpot, JitStats};
 
 /// What a CPU did with its turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,5 +42,10 @@ pub trait Cpus: Send + crate::debug::DebugCpus {
     /// What came of compiling, where code is compiled.
     fn jit_stats(&self) -> Option<JitStats> {
         None
+    }
+
+    /// Where most time goes, where code is compiled.
+    fn hot_spots(&self, _most: usize) -> Vec<HotSpot> {
+        Vec::new()
     }
 }

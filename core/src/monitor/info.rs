@@ -7,139 +7,157 @@ use orrery_block::qmp::Answer;
 use orrery_system::map::{FlatView, Target};
 use serde_json::{Value, json};
 
+/// How many places `info jit` names.
+const HOT_SPOTS: usize = 16;
+
 type Show = fn(&mut Desk<'_>, &str) -> Reply;
 
-const TOPICS: &[(&str, &str, Show)] =
-    &[
-        ("block", "show info of one block device or all block devices", |d, a| d.info_block(a)),
-        ("block-jobs", "show progress of ongoing block device operations", |d, _| d.info_jobs()),
-        ("blockstats", "show block device statistics", |d, _| d.info_blockstats()),
-        ("chardev", "show the character devices", |d, _| {
-            let list = d.state.settings.chardevs.clone();
-            say(list.iter().map(|c| format!("{}: filename={}\n", c.label, c.filename)).collect())
-        }),
-        ("cpus", "show infos for each CPU", |d, _| {
-            let cpu = d.state.cpu;
-            let line = |n| {
-                let mark = if n == cpu { '*' } else { ' ' };
-                format!("{mark} CPU #{n}: thread_id={}\n", n + 1)
-            };
-            say((0..d.machine.cpus.count()).map(line).collect())
-        }),
-        ("history", "show the command line history", |_, _| say(String::new())),
-        ("irq", "show the interrupts statistics", |_, _| say(String::new())),
-        ("jit", "show dynamic compiler info", |d, _| {
-            let insns = d.machine.board.icount();
-            let mut text = format!("instructions executed  {insns}\n");
-            if let Some(s) = d.machine.cpus.jit_stats() {
-                let ms = s.nanos / 1_000_000;
-                text += &format!(
-                    "... in compiled code   {}\n\
+const TOPICS: &[(&str, &str, Show)] = &[
+    ("block", "show info of one block device or all block devices", |d, a| d.info_block(a)),
+    ("block-jobs", "show progress of ongoing block device operations", |d, _| d.info_jobs()),
+    ("blockstats", "show block device statistics", |d, _| d.info_blockstats()),
+    ("chardev", "show the character devices", |d, _| {
+        let list = d.state.settings.chardevs.clone();
+        say(list.iter().map(|c| format!("{}: filename={}\n", c.label, c.filename)).collect())
+    }),
+    ("cpus", "show infos for each CPU", |d, _| {
+        let cpu = d.state.cpu;
+        let line = |n| {
+            let mark = if n == cpu { '*' } else { ' ' };
+            format!("{mark} CPU #{n}: thread_id={}\n", n + 1)
+        };
+        say((0..d.machine.cpus.count()).map(line).collect())
+    }),
+    ("history", "show the command line history", |_, _| say(String::new())),
+    ("irq", "show the interrupts statistics", |_, _| say(String::new())),
+    ("jit", "show dynamic compiler info", |d, _| {
+        let insns = d.machine.board.icount();
+        let mut text = format!("instructions executed  {insns}\n");
+        if let Some(s) = d.machine.cpus.jit_stats() {
+            let ms = s.nanos / 1_000_000;
+            text += &format!(
+                "... in compiled code   {}\n\
                      regions                {} ({} for the best code), {} instructions\n\
                      compiled               {} in {ms} ms, {} bytes, {} failed\n\
                      dropped                {}\n\
                      bytes in use           {}\n\
                      entered                {}, refused {}\n\
+                     left for               {} not compiled, {} end of slice, {} pending, {} single, {} exceptions\n\
                      looks at pins          {}\n\
                      lookups                {}\n\
                      single instructions    {}\n\
                      traps                  {}\n",
-                    s.run,
-                    s.formed,
-                    s.best,
-                    s.insns,
-                    s.compiled,
-                    s.bytes,
-                    s.failed,
-                    s.dropped,
-                    s.live,
-                    s.entered,
-                    s.refused,
-                    s.polls,
-                    s.lookups,
-                    s.singles,
-                    s.traps
-                );
+                s.run,
+                s.formed,
+                s.best,
+                s.insns,
+                s.compiled,
+                s.bytes,
+                s.failed,
+                s.dropped,
+                s.live,
+                s.entered,
+                s.refused,
+                s.exits.lookup,
+                s.exits.budget,
+                s.exits.leave,
+                s.exits.restart,
+                s.exits.fault,
+                s.polls,
+                s.lookups,
+                s.singles,
+                s.traps
+            );
+            let spots = d.machine.cpus.hot_spots(HOT_SPOTS);
+            if !spots.is_empty() {
+                text += "found running           compiled, interpreted (instructions)\n";
             }
-            say(text)
-        }),
-        ("kvm", "show KVM information", |_, _| say("kvm support: not compiled\n".into())),
-        ("mem", "show the active virtual memory mappings", |d, _| d.info_mem()),
-        ("memory_size_summary", "show the amount of initially allocated memory", |d, _| {
-            let reply = d.query_memory_size(Nothing {});
-            text(reply, |size| format!("base memory: {}\nplugged memory: 0\n", size.base_memory))
-        }),
-        ("mice", "show which guest mouse is receiving events", |d, _| {
-            let reply = d.query_mice(Nothing {});
-            text(reply, |list| {
-                list.iter().map(|m| format!("* Mouse #{}: {}\n", m.index, m.name)).collect()
-            })
-        }),
-        ("mtree", "show memory tree (-f: flat view)", |d, a| d.info_mtree(a)),
-        ("name", "show the current VM name", |d, _| {
-            say(d.state.settings.name.clone().map(|n| n + "\n").unwrap_or_default())
-        }),
-        ("network", "show the network state", |d, _| {
-            let nets = d.handles().nets.clone();
-            say(nets.iter().map(|(id, _)| format!("{id}: index=0\n")).collect())
-        }),
-        ("numa", "show NUMA information", |d, _| d.info_numa()),
-        ("pci", "show PCI info", |d, _| d.info_pci()),
-        ("pic", "show PIC state", |d, _| d.inspected("isa-i8259")),
-        ("qom-tree", "show QOM composition tree", |d, a| {
-            let mut out = String::new();
-            d.qom_tree(if a.is_empty() { "/machine" } else { a }, 0, &mut out);
-            say(out)
-        }),
-        ("qtree", "show device tree", |d, _| {
-            let tree = d.qtree();
-            say(tree)
-        }),
-        ("registers", "show the cpu registers (-a: all cpus)", |d, a| {
-            let count = d.machine.cpus.count();
-            let which = if a == "-a" { 0..count } else { d.state.cpu..d.state.cpu + 1 };
-            let one = |n| format!("\nCPU#{n}\n{}", d.machine.cpus.dump(n));
-            say(which.map(one).collect())
-        }),
-        ("replay", "show record/replay information", |_, _| {
-            say("Record/replay is not active\n".into())
-        }),
-        ("roms", "show roms", |d, _| {
-            let blocks = d.machine.board.ram().blocks();
-            let roms = blocks.iter().filter(|b| b.name != "pc.ram");
-            say(roms.map(|b| format!("size=0x{:06x} name=\"{}\"\n", b.block.len, b.name)).collect())
-        }),
-        ("snapshots", "show the currently saved VM snapshots", |d, _| d.info_snapshots()),
-        ("status", "show the current VM status (running|paused)", |d, _| {
-            let reply = d.query_status(Nothing {});
-            text(reply, |info| {
-                let status = serde_json::to_value(info.status).unwrap_or_default();
-                let name = status.as_str().unwrap_or_default().to_owned();
-                match (info.running, name.as_str()) {
-                    (true, _) => "VM status: running\n".into(),
-                    (false, "paused") => "VM status: paused\n".into(),
-                    (false, name) => format!("VM status: paused ({name})\n"),
-                }
-            })
-        }),
-        ("tlb", "show virtual to physical memory mappings", |d, _| d.info_mem()),
-        ("usernet", "show user network stack connection states", |_, _| say(String::new())),
-        ("uuid", "show the current VM UUID", |_, _| {
-            say("00000000-0000-0000-0000-000000000000\n".into())
-        }),
-        ("version", "show the version", |_, _| {
-            let version = orrery_block::qmp::version();
-            let n = |key: &str| version["qemu"][key].clone();
-            say(format!(
-                "{}.{}.{} ({})\n",
-                n("major"),
-                n("minor"),
-                n("micro"),
-                version["package"].as_str().unwrap_or_default()
-            ))
-        }),
-        ("vm-generation-id", "show virtual machine generation ID", |_, _| say(String::new())),
-    ];
+            for spot in spots {
+                text +=
+                    &format!("  {:016x}     {}, {}\n", spot.pc, spot.compiled, spot.interpreted);
+            }
+        }
+        say(text)
+    }),
+    ("kvm", "show KVM information", |_, _| say("kvm support: not compiled\n".into())),
+    ("mem", "show the active virtual memory mappings", |d, _| d.info_mem()),
+    ("memory_size_summary", "show the amount of initially allocated memory", |d, _| {
+        let reply = d.query_memory_size(Nothing {});
+        text(reply, |size| format!("base memory: {}\nplugged memory: 0\n", size.base_memory))
+    }),
+    ("mice", "show which guest mouse is receiving events", |d, _| {
+        let reply = d.query_mice(Nothing {});
+        text(reply, |list| {
+            list.iter().map(|m| format!("* Mouse #{}: {}\n", m.index, m.name)).collect()
+        })
+    }),
+    ("mtree", "show memory tree (-f: flat view)", |d, a| d.info_mtree(a)),
+    ("name", "show the current VM name", |d, _| {
+        say(d.state.settings.name.clone().map(|n| n + "\n").unwrap_or_default())
+    }),
+    ("network", "show the network state", |d, _| {
+        let nets = d.handles().nets.clone();
+        say(nets.iter().map(|(id, _)| format!("{id}: index=0\n")).collect())
+    }),
+    ("numa", "show NUMA information", |d, _| d.info_numa()),
+    ("pci", "show PCI info", |d, _| d.info_pci()),
+    ("pic", "show PIC state", |d, _| d.inspected("isa-i8259")),
+    ("qom-tree", "show QOM composition tree", |d, a| {
+        let mut out = String::new();
+        d.qom_tree(if a.is_empty() { "/machine" } else { a }, 0, &mut out);
+        say(out)
+    }),
+    ("qtree", "show device tree", |d, _| {
+        let tree = d.qtree();
+        say(tree)
+    }),
+    ("registers", "show the cpu registers (-a: all cpus)", |d, a| {
+        let count = d.machine.cpus.count();
+        let which = if a == "-a" { 0..count } else { d.state.cpu..d.state.cpu + 1 };
+        let one = |n| format!("\nCPU#{n}\n{}", d.machine.cpus.dump(n));
+        say(which.map(one).collect())
+    }),
+    (
+        "replay",
+        "show record/replay information",
+        |_, _| say("Record/replay is not active\n".into()),
+    ),
+    ("roms", "show roms", |d, _| {
+        let blocks = d.machine.board.ram().blocks();
+        let roms = blocks.iter().filter(|b| b.name != "pc.ram");
+        say(roms.map(|b| format!("size=0x{:06x} name=\"{}\"\n", b.block.len, b.name)).collect())
+    }),
+    ("snapshots", "show the currently saved VM snapshots", |d, _| d.info_snapshots()),
+    ("status", "show the current VM status (running|paused)", |d, _| {
+        let reply = d.query_status(Nothing {});
+        text(reply, |info| {
+            let status = serde_json::to_value(info.status).unwrap_or_default();
+            let name = status.as_str().unwrap_or_default().to_owned();
+            match (info.running, name.as_str()) {
+                (true, _) => "VM status: running\n".into(),
+                (false, "paused") => "VM status: paused\n".into(),
+                (false, name) => format!("VM status: paused ({name})\n"),
+            }
+        })
+    }),
+    ("tlb", "show virtual to physical memory mappings", |d, _| d.info_mem()),
+    ("usernet", "show user network stack connection states", |_, _| say(String::new())),
+    ("uuid", "show the current VM UUID", |_, _| {
+        say("00000000-0000-0000-0000-000000000000\n".into())
+    }),
+    ("version", "show the version", |_, _| {
+        let version = orrery_block::qmp::version();
+        let n = |key: &str| version["qemu"][key].clone();
+        say(format!(
+            "{}.{}.{} ({})\n",
+            n("major"),
+            n("minor"),
+            n("micro"),
+            version["package"].as_str().unwrap_or_default()
+        ))
+    }),
+    ("vm-generation-id", "show virtual machine generation ID", |_, _| say(String::new())),
+];
 
 fn say(text: String) -> Reply {
     Reply::Now(Ok(text.into()))

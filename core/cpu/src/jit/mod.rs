@@ -7,6 +7,8 @@
 pub mod abi;
 #[cfg(all(feature = "jit-native", target_os = "linux"))]
 pub mod native;
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod reference;
 pub(crate) mod runtime;
 #[cfg(any(target_arch = "wasm32", test))]
 pub mod wasm;
@@ -52,6 +54,10 @@ pub trait Compiler: Send {
     fn pending(&self) -> usize;
     /// The code of every finished job is not used any more.
     fn release_all(&mut self);
+    /// Whether code that is not the best is as good but for arithmetic ([`Policy::choosy`]).
+    fn is_quick_good(&self) -> bool {
+        false
+    }
 }
 
 /// When regions are formed.
@@ -63,7 +69,8 @@ pub struct Policy {
     pub eager: bool,
     /// How often a region must be found running to be compiled again, for the best code. `None`: never.
     pub best: Option<u8>,
-    /// Only those with much arithmetic are: [`Region::is_arithmetic`].
+    /// Only those with much arithmetic are ([`Region::is_arithmetic`]), with a compiler whose other code is good
+    /// enough ([`Compiler::is_quick_good`]).
     pub choosy: bool,
     /// How far a region may go.
     pub limits: Limits,
@@ -79,8 +86,7 @@ impl Default for Policy {
         let (heat, best) = if cfg!(target_arch = "wasm32") { (32, None) } else { (2, Some(60)) };
         let limits = Limits { resumes: cfg!(target_arch = "wasm32"), ..Limits::default() };
         let quick = Limits { blocks: 32, insns: 300, ..limits };
-        let choosy = cfg!(target_arch = "x86_64");
-        Self { heat, eager: false, best, choosy, limits, quick, bytes: 64 << 20 }
+        Self { heat, eager: false, best, choosy: true, limits, quick, bytes: 64 << 20 }
     }
 }
 
@@ -103,6 +109,8 @@ pub struct JitStats {
     pub dropped: u64,
     /// Times a region was entered.
     pub entered: u64,
+    /// Why they came back.
+    pub exits: Exits,
     /// Guest instructions run in regions.
     pub run: u64,
     /// Times a region could not be entered.
@@ -120,6 +128,35 @@ pub struct JitStats {
     /// Traps delivered.
     pub traps: u64,
 }
+
+/// Why compiled code came back to the run loop, in times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exits {
+    /// What comes next is not compiled, or not known to be.
+    pub lookup: u64,
+    /// The slice was over, or too little of it was left.
+    pub budget: u64,
+    /// Something may be pending behind an instruction that changed modes, mappings or interrupts.
+    pub leave: u64,
+    /// An instruction has to run on its own: a device, or code that was written to.
+    pub restart: u64,
+    /// An exception.
+    pub fault: u64,
+}
+
+/// Where time goes, as samples find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HotSpot {
+    /// Program counter of the start of a region or block.
+    pub pc: u64,
+    /// Guest instructions that its samples stand for, in compiled code.
+    pub compiled: u64,
+    /// Those in the interpreter.
+    pub interpreted: u64,
+}
+
+/// Most places that are counted at a time.
+const MAX_SPOTS: usize = 4096;
 
 /// Instructions the interpreter runs before it is looked at.
 pub(crate) const SAMPLE: i64 = 4096;
@@ -147,13 +184,45 @@ pub(crate) struct Tier {
     pub(crate) since: i64,
     /// Those run in compiled code since the last look at that.
     ran: i64,
+    /// What was found running: instructions compiled and interpreted.
+    spots: FxHashMap<u64, [u64; 2]>,
 }
 
 impl Tier {
-    pub(crate) fn new(compiler: Box<dyn Compiler>, policy: Policy) -> Self {
+    pub(crate) fn new(compiler: Box<dyn Compiler>, mut policy: Policy) -> Self {
+        policy.choosy &= compiler.is_quick_good();
         let stats = JitStats::default();
         let sizes = FxHashMap::default();
-        Self { compiler, policy, stats, generation: 0, sizes, live: 0, since: 0, ran: 0 }
+        let spots = FxHashMap::default();
+        Self { compiler, policy, stats, generation: 0, sizes, live: 0, since: 0, ran: 0, spots }
+    }
+
+    /// This was found running.
+    pub(crate) fn found(&mut self, pc: u64, compiled: bool) {
+        if self.spots.len() >= MAX_SPOTS && !self.spots.contains_key(&pc) {
+            self.spots.retain(|_, n| {
+                *n = n.map(|n| n / 2);
+                n[0] + n[1] >= SAMPLE_COMPILED as u64
+            });
+        }
+        let [here, interpreted] = self.spots.entry(pc).or_default();
+        if compiled {
+            *here += SAMPLE_COMPILED as u64;
+        } else {
+            *interpreted += SAMPLE as u64;
+        }
+    }
+
+    /// What was found running most.
+    pub(crate) fn hot_spots(&self, most: usize) -> Vec<HotSpot> {
+        let mut all: Vec<HotSpot> = self
+            .spots
+            .iter()
+            .map(|(&pc, &[compiled, interpreted])| HotSpot { pc, compiled, interpreted })
+            .collect();
+        all.sort_by_key(|s| (std::cmp::Reverse(s.compiled + s.interpreted), s.pc));
+        all.truncate(most);
+        all
     }
 
     pub(crate) fn stats(&self) -> JitStats {

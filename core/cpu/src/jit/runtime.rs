@@ -104,7 +104,10 @@ fn with<I: Isa, R: Default>(
     // SAFETY: the same.
     let (core, run) = unsafe { (&mut *engine.core, &mut *engine.run) };
     run.left = ctx.left;
-    match f(core, run, ctx) {
+    let result = f(core, run, ctx);
+    // What was pointed to was used by another way.
+    ctx.frame = I::frame_mut(&mut core.cpu);
+    match result {
         Ok(r) => {
             ctx.status = 0;
             r
@@ -198,7 +201,8 @@ extern "C" fn vstore_shim<I: Isa>(ctx: *mut Context, linear: u64, access: u32) {
 }
 
 extern "C" fn vec_op<I: Isa>(ctx: *mut Context, kind: u32, vars: u32) {
-    // SAFETY: the frame is that of the CPU in `enter`, which is not used otherwise now.
+    // SAFETY: the frame is that of the CPU in `enter`, which is not used otherwise now; `with` points to it anew
+    // where it was.
     let frame = unsafe { &mut *(*ctx).frame };
     let [d, a, b, _] = vars.to_le_bytes().map(VecVar);
     let (a, b) = (frame.vget(a), frame.vget(b));
@@ -240,6 +244,7 @@ extern "C" fn resume_shim<I: Isa>(ctx: *mut Context) -> u32 {
     if I::one_insn(mode) {
         return resume::LEAVE;
     }
+    ctx.frame = I::frame_mut(&mut core.cpu);
     let epoch = epoch::<I>(core, run.cache, mode);
     let tag = core.tag(mode, epoch);
     if tag == ctx.tag {

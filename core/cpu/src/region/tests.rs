@@ -1,6 +1,6 @@
 use super::*;
 use crate::frame::Frame;
-use crate::ir::text::dump;
+use crate::ir::text::{dump, parse};
 use crate::toy::{Cpu, Toy, code::*};
 
 /// A region of the toy at 0x1000 in a memory that holds these words from there on.
@@ -80,4 +80,50 @@ fn an_instruction_that_is_not_all_there_ends_the_block_before_it() {
     let r = form(&[[ADDI, 1, 1, 1], [LI, 1, 0, 0]], Limits::default());
     assert_eq!(r.blocks.len(), 1);
     assert_eq!(r.blocks[0].ops.last(), Some(&Op::Goto { pc: 0x1004 }));
+}
+
+/// The blocks of a file: `block PC`, and operations.
+fn blocks(text: &str) -> Vec<RBlock> {
+    let block = |part: &str| {
+        let (pc, ops) = part.split_once('\n').expect("operations");
+        let pc = u64::from_str_radix(pc.trim().trim_start_matches("0x"), 16).expect("an address");
+        let ops = parse(ops).expect("operations");
+        let insns = ops.iter().filter(|op| matches!(op, Op::Insn { .. })).count() as u32;
+        RBlock { pc, page: 0, insns, ops, dirty_in: 0 }
+    };
+    format!("\n{text}").split("\nblock ").skip(1).map(block).collect()
+}
+
+/// Each case of a file in two parts.
+fn cases(file: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    file.split("===\n").map(|case| case.split_once("---\n").expect("two parts"))
+}
+
+#[test]
+fn every_file_of_regions_is_pruned_as_it_says() {
+    for (n, (before, after)) in cases(include_str!("../../tests/ir/region/prune.ir")).enumerate() {
+        let mut region = Region::of_blocks([64; FIRST_TEMP as usize], blocks(before));
+        flow::prune(&mut region);
+        let text = |all: &[RBlock]| -> String {
+            all.iter().map(|b| format!("block {:#x}\n{}", b.pc, dump(&b.ops))).collect()
+        };
+        assert_eq!(text(&region.blocks), text(&blocks(after)), "case {n}");
+    }
+}
+
+#[test]
+fn every_file_of_spans_has_the_groups_it_says() {
+    for (n, (ops, want)) in cases(include_str!("../../tests/ir/region/spans.ir")).enumerate() {
+        let (groups, spans) = spans::spans(&parse(ops).expect("operations"));
+        let mut text = String::new();
+        for (number, g) in groups.iter().enumerate() {
+            let what = if g.write { "write" } else { "read" };
+            text += &format!("{what} {} bytes from {:+} mmu {}:", g.len, g.addr.disp, g.mmu);
+            for s in spans.iter().filter(|s| s.group == number) {
+                text += &format!(" {}+{}", s.op, s.offset);
+            }
+            text += "\n";
+        }
+        assert_eq!(text, want, "case {n}");
+    }
 }

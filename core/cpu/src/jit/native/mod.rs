@@ -93,7 +93,8 @@ impl Listing {
 }
 
 impl Maker {
-    fn new(shims: Shims) -> Result<Self, NativeError> {
+    /// `whole`: with all instructions that this host's processor has.
+    fn new(shims: Shims, whole: bool) -> Result<Self, NativeError> {
         let host = |e: &dyn std::fmt::Display| NativeError::Host(e.to_string());
         let isa = |opt: &str, allocator: &str| {
             let mut flags = settings::builder();
@@ -107,7 +108,7 @@ impl Maker {
             ] {
                 flags.set(name, value).map_err(|e| host(&e))?;
             }
-            let isa = cranelift_native::builder().map_err(|e| host(&e))?;
+            let isa = cranelift_native::builder_with_options(whole).map_err(|e| host(&e))?;
             isa.finish(settings::Flags::new(flags)).map_err(|e| host(&e))
         };
         let (quick, isa) = (isa("none", "single_pass")?, isa("speed", "backtracking")?);
@@ -209,6 +210,8 @@ pub struct Native {
     code: HashMap<u64, (usize, usize)>,
     /// Jobs released before they were finished.
     unwanted: HashSet<u64>,
+    /// There is code made in one pass.
+    one_pass: bool,
     /// Says why a region could not be compiled, for tests.
     pub failed: Arc<Mutex<Vec<String>>>,
 }
@@ -222,7 +225,22 @@ impl Native {
 
     /// The same, saying what it makes.
     pub fn listed(shims: Shims, threaded: bool, listing: Listing) -> Result<Self, NativeError> {
-        let mut maker = Maker::new(shims)?;
+        Self::made(shims, threaded, listing, true)
+    }
+
+    /// A compiler as on a host whose processor is the oldest of its kind: nothing is made in one pass, and Cranelift
+    /// keeps to the instructions that all have. For tests.
+    pub fn plain(shims: Shims) -> Result<Self, NativeError> {
+        Self::made(shims, false, Listing::default(), false)
+    }
+
+    fn made(
+        shims: Shims,
+        threaded: bool,
+        listing: Listing,
+        whole: bool,
+    ) -> Result<Self, NativeError> {
+        let mut maker = Maker::new(shims, whole)?;
         let mut arena = Arena::new(ARENA)?;
         let (three, four) = ([PTR, I64, I32], [PTR, I64, I64, I32]);
         let s = maker.targets.shims;
@@ -237,12 +255,16 @@ impl Native {
         let vstore = stub(s.vstore as usize, &three)?;
         let call = stub(s.call as usize, &[PTR, I32])?;
         #[cfg(target_arch = "x86_64")]
-        if direct::works_here() {
+        if whole && direct::works_here() {
             maker.direct = direct::make_stubs(&s, |mut code| {
                 let code = &mut code;
                 arena.put_with(code.bytes.len(), move |place| code.place(place))
             });
         }
+        #[cfg(target_arch = "x86_64")]
+        let one_pass = maker.direct.is_some();
+        #[cfg(not(target_arch = "x86_64"))]
+        let one_pass = false;
         maker.listing = listing;
         maker.targets = Targets { shims, load, store, probe, vload, vstore, call };
         let shared = Arc::new(Shared {
@@ -286,7 +308,8 @@ impl Native {
         } else {
             Worker::Here(Box::new(maker), Vec::new())
         };
-        Ok(Self { worker, shared, code: HashMap::new(), unwanted: HashSet::new(), failed })
+        let (code, unwanted) = (HashMap::new(), HashSet::new());
+        Ok(Self { worker, shared, code, unwanted, one_pass, failed })
     }
 }
 
@@ -382,6 +405,10 @@ impl Compiler for Native {
                 self.unwanted.insert(id);
             }
         }
+    }
+
+    fn is_quick_good(&self) -> bool {
+        self.one_pass
     }
 
     fn pending(&self) -> usize {
