@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a test program on the host")]
 
 mod bare;
+mod engines;
 mod outside;
 
 use std::collections::BTreeSet;
@@ -38,11 +39,15 @@ fn main() -> std::process::ExitCode {
     outside::main(vec![outside::test(
         "kvm_unit_tests_pass_as_far_as_is_known",
         &["KVM_UNIT_TESTS"],
-        |folders| pass_as_far_as_is_known(&folders[0]),
+        |folders| {
+            for engine in engines::chosen() {
+                pass_as_far_as_is_known(&folders[0], engine);
+            }
+        },
     )])
 }
 
-fn pass_as_far_as_is_known(folders: &str) {
+fn pass_as_far_as_is_known(folders: &str, engine: engines::Engine) {
     let limit = std::env::var("KVM_UNIT_TESTS_LIMIT")
         .map_or(3_000_000_000, |v| v.parse().expect("a number"));
     let only = std::env::var("KVM_UNIT_TESTS_ONLY").ok();
@@ -55,6 +60,7 @@ fn pass_as_far_as_is_known(folders: &str) {
             }
             let mut machine = Bare::new("max", 256 << 20, &[]);
             machine.multiboot(&elf, &format!("{name}.flat"));
+            engine.lend(&mut machine.cpus);
             let insns = machine.run(limit);
             let said = machine.said.lock().unwrap();
             let text = String::from_utf8_lossy(&said.text);
@@ -65,23 +71,24 @@ fn pass_as_far_as_is_known(folders: &str) {
                 .filter(|l| l.trim_start_matches(char::is_control).starts_with("PASS"))
                 .count();
             println!(
-                "{folder} {name}: {passes} PASS, {} FAIL, exit {:?}, {insns} instructions",
+                "{engine:?} {folder} {name}: {passes} PASS, {} FAIL, exit {:?}, {insns} instructions ({})",
                 failures.len(),
-                said.exit
+                said.exit,
+                engines::compiled(&machine.cpus)
             );
             if only.is_some() {
                 println!("{text}");
             }
             if said.exit.is_none() {
                 println!("{}", machine.cpus.cpu(0).dump());
-                unexpected.push(format!("{folder} {name}: no end"));
+                unexpected.push(format!("{engine:?} {folder} {name}: no end"));
             }
             for line in failures {
                 println!("  {line}");
                 if KNOWN.contains(&(name, line)) {
                     known.insert((name, line.to_string()));
                 } else {
-                    unexpected.push(format!("{folder} {name}: {line}"));
+                    unexpected.push(format!("{engine:?} {folder} {name}: {line}"));
                 }
             }
         }

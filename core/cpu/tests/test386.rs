@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a test program on the host")]
 
 mod bare;
+mod engines;
 mod outside;
 
 use bare::Bare;
@@ -14,17 +15,26 @@ fn main() -> std::process::ExitCode {
     outside::main(vec![outside::test(
         "test386_reaches_its_end_and_prints_what_a_386_prints",
         &["TEST386_ROM", "TEST386_REFERENCE"],
-        |files| prints_what_a_386_prints(&files[0], &files[1]),
+        |files| {
+            for engine in engines::chosen() {
+                prints_what_a_386_prints(&files[0], &files[1], engine);
+            }
+        },
     )])
 }
 
-fn prints_what_a_386_prints(path: &str, reference: &str) {
+fn prints_what_a_386_prints(path: &str, reference: &str, engine: engines::Engine) {
     let rom = std::fs::read(path).expect("the ROM can be read");
     let mut machine = Bare::new("486", 0x10_0000, &rom);
+    engine.lend(&mut machine.cpus);
     let insns = machine.run(200_000_000);
     let said = machine.said.lock().unwrap();
     let text = String::from_utf8_lossy(&said.text);
-    println!("{insns} instructions, POST codes {:02x?}", said.post);
+    println!(
+        "{engine:?}: {insns} instructions ({}), POST codes {:02x?}",
+        engines::compiled(&machine.cpus),
+        said.post
+    );
     if said.post.last() != Some(&0xff) {
         println!(
             "{}\n{}",
