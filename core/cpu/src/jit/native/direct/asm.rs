@@ -736,7 +736,7 @@ mod tests {
         assert_eq!(read(Asm::flags_to_ah), "lahf");
         assert_eq!(read(|a| a.x87(0xdb, 5, at2(RBP, RCX, 8))), "fld st,tbyte ptr [rbp+rcx+8]");
         assert_eq!(read(|a| a.x87(0xd9, 5, at(R12, 8))), "fldcw [r12+8]");
-        assert_eq!(read(|a| a.stack(0xde, 0xc1)), "faddp st(1),st");
+        assert_eq!(read(|a| a.stack(0xde, 0xc2)), "faddp st(2),st");
         assert_eq!(read(|a| a.vload(Reg(1), at(RBP, 0x900))), "movdqu xmm1,[rbp+900h]");
         assert_eq!(read(|a| a.vop(0xef, Reg(0), at(RBP, 16))), "pxor xmm0,[rbp+10h]");
         assert_eq!(

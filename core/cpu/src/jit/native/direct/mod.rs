@@ -82,8 +82,10 @@ mod slot {
     pub(super) const OPERAND: i32 = 88;
     /// The fast TLB.
     pub(super) const TLB: i32 = 96;
+    /// The host's x87 environment, 28 bytes.
+    pub(super) const ENVIRONMENT: i32 = 104;
     /// All of them, so that RSP is a multiple of 16 with six registers pushed.
-    pub(super) const SIZE: i32 = 104;
+    pub(super) const SIZE: i32 = 136;
 }
 
 /// Whether this host runs what is made here.

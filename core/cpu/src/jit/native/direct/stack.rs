@@ -7,7 +7,7 @@
 //!
 //! Guest registers are named by how far they are above TOP as it was at the start of the run, modulo 8.
 
-use super::asm::{Alu, At, Cc, Mark, RAX, RCX, Shift, at};
+use super::asm::{Alu, At, Cc, Mark, RAX, RCX, RDX, Shift, at};
 use super::float::word;
 use super::{BIAS, Emit, Plain, RBP, RSP, Src, home, slot};
 use crate::ir::stack::{Operand, StackOp, StackUnit, Stacked};
@@ -120,7 +120,8 @@ impl Registers {
 #[derive(Clone)]
 pub(super) struct Run {
     registers: Registers,
-    /// The host's registers from its top: which of the guest's, and whether the guest's state has an older value.
+    /// The host's registers from its top: which of the guest's, and whether the guest's state has an older value. Those
+    /// that the guest popped stay: what was in them can still be seen.
     host: Vec<(u8, bool)>,
     /// The host's condition code 1 is the guest's, or it is 0.
     c1: bool,
@@ -291,18 +292,15 @@ impl Emit<'_> {
         }
     }
 
-    /// The guest pops: the host forgets its ST(0).
-    fn popped(&mut self, run: &mut Run) {
-        let r = run.registers.top;
-        if let Some(n) = run.host.iter().position(|h| h.0 == r) {
-            if n != 0 {
-                self.a.stack(0xd9, 0xc8 + n as u8);
-                run.host.swap(0, n);
-            }
-            self.a.stack(0xdd, 0xd8);
-            run.host.remove(0);
+    /// The host forgets a register that the guest fills anew.
+    fn discard(&mut self, run: &mut Run, r: u8) {
+        let Some(n) = run.host.iter().position(|h| h.0 == r) else { return };
+        if n != 0 {
+            self.a.stack(0xd9, 0xc8 + n as u8);
+            run.host.swap(0, n);
         }
-        run.registers.pop();
+        self.a.stack(0xdd, 0xd8);
+        run.host.remove(0);
     }
 
     /// An operand in memory, for the host; RAX may be lost.
@@ -331,6 +329,7 @@ impl Emit<'_> {
         }
         match op {
             StackOp::Load(from) => {
+                self.discard(run, st(run, 7));
                 match from {
                     Operand::St(i) => {
                         let r = st(run, i);
@@ -386,59 +385,51 @@ impl Emit<'_> {
                 let n = find(run, st(run, i));
                 // Here the forms with and without R have each other's number (SDM volume 2, table A-11).
                 let number = if calc as u8 >= 4 { calc as u8 ^ 1 } else { calc as u8 };
-                let opcode = if pops { 0xde } else { 0xdc };
-                self.a.stack(opcode, 0xc0 | number << 3 | n);
+                self.a.stack(0xdc, 0xc0 | number << 3 | n);
                 run.host[usize::from(n)].1 = true;
                 if pops {
-                    run.host.remove(0);
                     run.registers.pop();
                 }
             }
             StackOp::Store(form, pops, cut) => {
                 self.bring_up(unit, run, top);
-                let (opcode, extension, w) = match (form, pops, cut) {
-                    (Operand::M32, pops, _) => (0xd9, 2 + u8::from(pops), Width::W32),
-                    (Operand::M64, pops, _) => (0xdd, 2 + u8::from(pops), Width::W64),
-                    (Operand::I16, _, true) => (0xdf, 1, Width::W16),
-                    (Operand::I16, pops, _) => (0xdf, 2 + u8::from(pops), Width::W16),
-                    (Operand::I32, _, true) => (0xdb, 1, Width::W32),
-                    (Operand::I32, pops, _) => (0xdb, 2 + u8::from(pops), Width::W32),
-                    (_, _, true) => (0xdd, 1, Width::W64),
-                    _ => (0xdf, 7, Width::W64),
+                let (opcode, extension, w) = match (form, cut) {
+                    (Operand::M32, _) => (0xd9, 2, Width::W32),
+                    (Operand::M64, _) => (0xdd, 2, Width::W64),
+                    (Operand::I16, false) => (0xdf, 2, Width::W16),
+                    (Operand::I32, false) => (0xdb, 2, Width::W32),
+                    // These have only forms that pop.
+                    (Operand::I16, true) => (0xdf, 1, Width::W16),
+                    (Operand::I32, true) => (0xdb, 1, Width::W32),
+                    (_, true) => (0xdd, 1, Width::W64),
+                    (_, false) => (0xdf, 7, Width::W64),
                 };
+                if extension != 2 {
+                    self.a.stack(0xd9, 0xc0);
+                }
                 self.a.x87(opcode, extension, at(RSP, slot::OPERAND));
                 self.a.load(w, RAX, at(RSP, slot::OPERAND));
                 self.put(Width::W64, d, RAX);
                 if pops {
-                    run.host.remove(0);
                     run.registers.pop();
                 }
             }
             StackOp::StoreTo(i, pops) => {
                 let to = st(run, i);
                 self.bring_up(unit, run, top);
-                let there = run.host.iter().position(|h| h.0 == to);
-                run.registers.fill(to);
-                match (there, pops) {
-                    (Some(n), _) => {
-                        self.a.stack(0xdd, 0xd0 + u8::from(pops) * 8 + n as u8);
+                match run.host.iter().position(|h| h.0 == to) {
+                    Some(n) => {
+                        self.a.stack(0xdd, 0xd0 + n as u8);
                         run.host[n].1 = true;
-                        if pops {
-                            run.host.remove(0);
-                            run.registers.pop();
-                        }
                     }
-                    (None, true) => {
-                        // It only has another name.
-                        run.host[0] = (to, true);
-                        run.registers.pop();
-                        run.c1 = false;
-                    }
-                    (None, false) => {
+                    None => {
                         self.a.stack(0xd9, 0xc0);
                         run.host.insert(0, (to, true));
-                        run.host.swap(0, 1);
                     }
+                }
+                run.registers.fill(to);
+                if pops {
+                    run.registers.pop();
                 }
             }
             StackOp::Exchange(i) => {
@@ -480,8 +471,7 @@ impl Emit<'_> {
                 }
                 self.a.stack(0xdf, 0xe0);
                 self.merge_status(unit, CODES, CODES);
-                (0..pops).for_each(|_| self.popped(run));
-                run.c1 = false;
+                (0..pops).for_each(|_| run.registers.pop());
             }
             StackOp::Wait | StackOp::Status => {}
         }
@@ -551,16 +541,35 @@ impl Emit<'_> {
         }
     }
 
-    /// Seldom run code: what was settled is on the host again. RCX is lost.
+    /// Seldom run code: what was settled is on the host again. RCX and RDX are lost.
     pub(super) fn resume_run(&mut self, fpu: &Fpu) {
         let Some(unit) = self.stubs.unit.filter(|_| fpu.ready) else { return };
         self.a.stack(0xdb, 0xe2);
         self.a.x87(0xd9, 5, field(unit.control));
         self.a.alu_imm(Alu::Or, Width::W32, at(RSP, slot::FLOAT), word::STACK);
-        let held = fpu.run.iter().flat_map(|r| r.host.iter().rev());
-        for &(r, _) in held {
+        let Some(run) = &fpu.run else { return };
+        for &(r, _) in run.host.iter().rev() {
             let place = self.register_place(&unit, r);
             self.a.x87(0xdb, 5, place);
+        }
+        // TOP and what is occupied are again as at the start of the run, which its end relies on.
+        let Registers { occupied, free, .. } = run.registers;
+        self.a.load(Width::W32, RCX, at(RSP, slot::TOP));
+        self.a.store(Width::W8, field(unit.top), RCX);
+        self.a.load(Width::W8, RDX, field(unit.valid));
+        self.a.shift(Shift::Ror, Width::W8, RDX);
+        self.a.alu_imm(Alu::And, Width::W8, RDX, !free as i8 as i32);
+        self.a.alu_imm(Alu::Or, Width::W8, RDX, occupied as i8 as i32);
+        self.a.shift(Shift::Rol, Width::W8, RDX);
+        self.a.store(Width::W8, field(unit.valid), RDX);
+        if run.c1 {
+            // The host's condition code 1, which loading has cleared, by its environment.
+            let status = slot::ENVIRONMENT + 4;
+            self.a.x87(0xd9, 6, at(RSP, slot::ENVIRONMENT));
+            self.a.load(Width::W16, RCX, field(unit.status));
+            self.a.alu_imm(Alu::And, Width::W32, RCX, C1);
+            self.a.alu_to(Alu::Or, Width::W32, at(RSP, status), RCX);
+            self.a.x87(0xd9, 4, at(RSP, slot::ENVIRONMENT));
         }
     }
 
