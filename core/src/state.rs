@@ -1,7 +1,7 @@
 //! Snapshots of whole machines: exactly their state, portable between hosts.
 //!
-//! A file is a header (magic, format version, machine), a body (postcard) and a checksum. Memory
-//! is stored page by page, zero pages left out, compressed with LZ4.
+//! A file is a header (magic, format version, machine), a body (postcard) and a checksum; what comes
+//! behind is a front end's. Memory is stored page by page, zero pages left out, compressed with LZ4.
 
 use crate::machine::Machine;
 use orrery_system::board::{BoardState, DeviceStates};
@@ -130,9 +130,8 @@ impl Machine {
         }
         let field =
             |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
-        if field(12) != body.len() as u64 || field(20) != xxh3_64(body) {
-            return Err(SnapshotError::Damaged);
-        }
+        let body = usize::try_from(field(12)).ok().and_then(|len| body.get(..len));
+        let body = body.filter(|body| field(20) == xxh3_64(body)).ok_or(SnapshotError::Damaged)?;
         let body: Body = postcard::from_bytes(body).map_err(|_| SnapshotError::Damaged)?;
         if body.machine != self.handles.machine {
             let expected = self.handles.machine.clone();
