@@ -1,14 +1,16 @@
 //! Orrery for JavaScript.
 //!
-//! Two narrow lists are the whole boundary: what JavaScript may call is [`Session`]; what the core
-//! may ask of JavaScript is the `extern` block in `host`. Pages run it in a worker, tests and
+//! Narrow lists are the whole boundary: what JavaScript may call is [`Session`] and the image tools in
+//! [`images`]; what the core may ask of JavaScript is the `extern` block in `host`. Pages run it in a worker, tests and
 //! `./x node` in Node.
 
 #![deny(clippy::unwrap_used)]
 
 pub mod host;
+pub mod images;
 #[cfg(target_arch = "wasm32")]
 mod jit;
+mod monitor;
 mod session;
 
 pub use session::Session;

@@ -4,7 +4,9 @@ use crate::host::{self, JsFs};
 #[cfg(target_arch = "wasm32")]
 use crate::jit::Jit;
 use orrery_block::host::HostFs;
+use orrery_core::audio::Listener;
 use orrery_core::launch::{Host, LaunchError, Launched, Line, launch, print_text};
+use orrery_core::monitor::{Control, Settings};
 use orrery_core::options::{CharTarget, Options};
 use orrery_core::script::{Action, Script};
 use orrery_core::{Machine, Outcome, Stop, keyboard, screenshot};
@@ -12,7 +14,6 @@ use orrery_core::{Machine, Outcome, Stop, keyboard, screenshot};
 use orrery_cpu::jit::{Compiler, abi::Shims};
 use orrery_system::display::Surface;
 use orrery_system::input::{InputEvent, Key};
-use orrery_system::time::VmTime;
 #[cfg(target_arch = "wasm32")]
 use std::cell::RefCell;
 use wasm_bindgen::prelude::*;
@@ -56,7 +57,7 @@ impl Host for Page {
 }
 
 /// The error with its causes, as the native program prints it.
-fn chain(e: &dyn std::error::Error) -> JsValue {
+pub(crate) fn chain(e: &dyn std::error::Error) -> JsValue {
     let mut text = e.to_string();
     let mut source = e.source();
     while let Some(e) = source {
@@ -70,17 +71,21 @@ fn chain(e: &dyn std::error::Error) -> JsValue {
 /// from how fast the code before it ran, and the next may be ten times slower.
 const PARTS: u32 = 4;
 
+/// Most frames of sound behind the machine: what is older is left out.
+const LATE: u64 = 4800;
+
 /// A machine.
 #[wasm_bindgen]
 pub struct Session {
-    machine: Machine,
+    pub(crate) machine: Machine,
     lines: Vec<Line>,
     warnings: Vec<String>,
     script: Option<Script>,
     surface: Surface,
     rgba: Vec<u8>,
     fresh: bool,
-    mixed: VmTime,
+    listener: Option<Listener>,
+    pub(crate) control: Control,
     #[cfg(target_arch = "wasm32")]
     jit: Option<Jit>,
 }
@@ -104,7 +109,9 @@ impl Session {
         };
         let launched: Result<Launched, LaunchError> = launch(&options, &host).await;
         let Launched { machine, lines, warnings } = launched.map_err(|e| chain(&e))?;
+        let settings = Settings { name: options.name.clone(), ..Settings::default() };
         Ok(Self {
+            control: Control::new(&machine, settings),
             machine,
             lines,
             warnings,
@@ -112,7 +119,7 @@ impl Session {
             surface: Surface::default(),
             rgba: Vec::new(),
             fresh: true,
-            mixed: VmTime(0),
+            listener: None,
             #[cfg(target_arch = "wasm32")]
             jit: host.jit.into_inner(),
         })
@@ -134,7 +141,13 @@ impl Session {
     /// from -10 on downwards the machine has stopped: -10 paused, -11 powered off, -12 reset,
     /// -13 panicked, -14 limit, -15 a disk cannot be written, -100 - N exit status N.
     pub fn run(&mut self, now_ms: f64, slice_ms: f64) -> f64 {
-        let outcome = self.run_parts(now_ms, slice_ms);
+        let outcome = if self.control.holds() {
+            self.machine.blocks.poll();
+            Outcome::WaitHost
+        } else {
+            self.run_parts(now_ms, slice_ms)
+        };
+        self.control.step(&mut self.machine);
         #[cfg(target_arch = "wasm32")]
         if let Some(jit) = &self.jit {
             jit.flush();
@@ -201,6 +214,11 @@ impl Session {
         self.machine.input(InputEvent::Motion { dx, dy });
     }
 
+    /// The pointer's place on the screen, each axis 0 to 32767, for machines with a tablet.
+    pub fn position(&mut self, x: u16, y: u16) {
+        self.machine.input(InputEvent::Position { x, y });
+    }
+
     /// A pointer button: 0 left, 1 middle, 2 right.
     pub fn button(&mut self, index: u8, down: bool) {
         self.machine.input(InputEvent::Button { index, down });
@@ -256,15 +274,15 @@ impl Session {
         self.machine.screen_text().map(|rows| rows.join("\n"))
     }
 
-    /// Sound since the last call: interleaved stereo at `rate` Hz.
+    /// Sound since the last call, from the first call on: interleaved stereo at `rate` Hz. Call until it gives nothing.
     pub fn sound(&mut self, rate: u32) -> Vec<f32> {
-        let now = self.machine.board.now();
-        let ns = now.since(self.mixed).min(200_000_000);
-        let frames = (ns as u128 * u128::from(rate) / 1_000_000_000) as usize;
-        let mut out = vec![0.0; frames * 2];
-        self.machine.mix(VmTime(now.0 - ns), now, rate, &mut out);
-        self.mixed = now;
-        out
+        let machine = &mut self.machine;
+        let listener = match &mut self.listener {
+            Some(listener) if listener.rate() == rate => listener,
+            other => other.insert(Listener::new(machine, rate)),
+        };
+        listener.skip_to(machine, LATE);
+        listener.take(machine)
     }
 
     /// The state of the whole machine as a file.
