@@ -1,76 +1,6 @@
 // The page in a real browser: what a person does with it.
 
-import { expect, test } from "@playwright/test";
-import fs from "node:fs";
-import http from "node:http";
-import path from "node:path";
-import { fileURLToPath } from "node:url";
-
-const root = fileURLToPath(new URL("../..", import.meta.url));
-const dist = path.join(root, "www/dist");
-const shared = path.join(root, "../shared/guests");
-/** Guest files by the name the page fetches them under. */
-const guests = {
-  "freedos.img": path.join(shared, "x86/freedos722.img"),
-  "debian-i386": path.join(root, "guests/debian-i386/linux"),
-  "debian-i386-initrd": path.join(root, "guests/debian-i386/initrd.gz"),
-};
-/** Files that nothing can be done with. */
-const broken = {
-  "zeros.bin": Buffer.alloc(65536),
-  "cut.qcow2": Buffer.from([0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
-};
-const types = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm" };
-
-let server;
-let url;
-let problems;
-
-test.beforeAll(async () => {
-  server = http.createServer((request, response) => {
-    const name = decodeURIComponent(new URL(request.url, "http://localhost").pathname).slice(1) || "index.html";
-    if (name in broken) return response.writeHead(200).end(broken[name]);
-    const file = guests[name] ?? path.join(dist, name);
-    fs.readFile(file, (error, bytes) => {
-      if (error) return response.writeHead(404).end();
-      response.writeHead(200, { "content-type": types[path.extname(file)] ?? "application/octet-stream" });
-      response.end(bytes);
-    });
-  });
-  await new Promise((done) => server.listen(0, done));
-  url = `http://localhost:${server.address().port}/`;
-});
-
-test.afterAll(() => server.close());
-
-test.beforeEach(({ page }) => {
-  problems = [];
-  page.on("console", (m) => m.type() === "error" && problems.push(m.text()));
-  page.on("pageerror", (e) => problems.push(e.message));
-});
-
-const start = (page, args) => page.goto(`${url}?args=${encodeURIComponent(args)}`);
-
-/** Waits until the text screen holds `text`. */
-async function screen(page, text, seconds = 60) {
-  const look = () =>
-    page.evaluate(() => (globalThis.orrery?.running ? globalThis.orrery.ask("text") : document.getElementById("status").textContent));
-  await expect.poll(look, { timeout: seconds * 1000 }).toContain(text);
-}
-
-/** Types on the screen as a person does. */
-async function type(page, text) {
-  await page.locator("#screen").focus();
-  for (const c of text) {
-    // The test driver sends shifted characters without the shift key; a keyboard does not.
-    const key = c === "\n" ? "Enter" : c === ">" ? "Shift+Period" : c;
-    await page.keyboard.press(key, { delay: 40 });
-  }
-}
-
-function needs(...names) {
-  for (const name of names) test.skip(!fs.existsSync(guests[name]), `the guest ${name} is not there: ${guests[name]}`);
-}
+import { expect, importDos, needs, open, problems, screen, serial, site, start, test, type } from "./steps.mjs";
 
 test("with nothing to start from, the diagnostic ROM runs and counts its starts", async ({ page }) => {
   await start(page, "-m 32");
@@ -78,7 +8,7 @@ test("with nothing to start from, the diagnostic ROM runs and counts its starts"
   await page.waitForTimeout(2500);
   await page.reload();
   await screen(page, "starts: 2", 90);
-  expect(problems).toEqual([]);
+  expect(problems()).toEqual([]);
 });
 
 test("FreeDOS boots, keys arrive, and a file is there after a reload", async ({ page }) => {
@@ -93,39 +23,21 @@ test("FreeDOS boots, keys arrive, and a file is there after a reload", async ({ 
   await screen(page, "A:\\>");
   await type(page, "type k.txt\n");
   await screen(page, "\nkept");
-  expect(problems).toEqual([]);
+  expect(problems()).toEqual([]);
 });
 
 test("Debian's kernel reaches its first userspace line on the serial console", async ({ page }) => {
   needs("debian-i386", "debian-i386-initrd");
   test.setTimeout(900_000);
   await start(page, '-m 256 -kernel debian-i386 -initrd debian-i386-initrd -append "console=ttyS0"');
-  await expect(page.locator("#serial")).toContainText("Starting system log daemon", { timeout: 850_000 });
-  expect(problems).toEqual([]);
+  await serial(page, "Starting system log daemon", 850);
+  expect(problems()).toEqual([]);
 });
-
-/** Puts the FreeDOS floppy into the page's storage. */
-async function importDos(page) {
-  await page.goto(url);
-  return page.evaluate(async () => {
-    const { Machine } = await import("./machine.js");
-    const bytes = new Uint8Array(await (await fetch("freedos.img")).arrayBuffer());
-    const store = new Machine();
-    try {
-      await store.ask("importDisk", { name: "dos.img", bytes });
-      return "";
-    } catch (e) {
-      return e.message;
-    } finally {
-      store.stop();
-    }
-  });
-}
 
 /** Sets how much the page may store; without a size, as much as usual. */
 async function quota(page, quotaSize) {
   const client = await page.context().newCDPSession(page);
-  await client.send("Storage.overrideQuotaForOrigin", { origin: new URL(url).origin, quotaSize });
+  await client.send("Storage.overrideQuotaForOrigin", { origin: new URL(site.url).origin, quotaSize });
 }
 
 test("a file that is missing is one clear message", async ({ page }) => {
@@ -145,7 +57,7 @@ for (const [what, args, says] of [
   test(`${what} is one clear message`, async ({ page }) => {
     await start(page, args);
     await expect(page.locator("#status.bad")).toContainText(says);
-    expect(problems).toEqual([]);
+    expect(problems()).toEqual([]);
     // The page is still good for something.
     await page.locator("#args").fill("-m 32");
     await page.getByRole("button", { name: "Start" }).click();
@@ -157,7 +69,7 @@ for (const [what, args, says] of [
 
 test("a disk for which there is no room is not kept in part", async ({ page }) => {
   needs("freedos.img");
-  await page.goto(url);
+  await open(page);
   await quota(page, 400_000);
   expect(await importDos(page)).toContain("room");
   await quota(page);
@@ -202,7 +114,7 @@ test("when storage is full the machine waits, and goes on when there is room", a
   await page.getByRole("button", { name: "Resume" }).click();
   await type(page, "type k.txt\n");
   await screen(page, "\nkept");
-  expect(problems).toEqual([]);
+  expect(problems()).toEqual([]);
 });
 
 // How browsers refuse: there is nothing to ask, or asking fails.
@@ -214,7 +126,7 @@ for (const [how, line] of [
     await inWorker(page, line);
     await start(page, "-hda idb:mine.img");
     await expect(page.locator("#status.bad")).toContainText("gives no storage");
-    expect(problems).toEqual([]);
+    expect(problems()).toEqual([]);
     // What needs no storage works all the same.
     await start(page, "-m 32");
     await screen(page, "starts: ", 90);

@@ -6,6 +6,8 @@ export default defineConfig({
   reporter: "list",
   timeout: 180_000,
   use: {
+    // Tests change files of the page on their way; the one of the page offline lets it work.
+    serviceWorkers: "block",
     launchOptions: {
       executablePath: "/usr/bin/chromium",
       args: [

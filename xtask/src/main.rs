@@ -59,6 +59,7 @@ fn main() -> Result<()> {
         "test" => test::test(rest),
         "web" => web::serve(rest),
         "web-build" => web::build(),
+        "web-assemble" => web::assemble(),
         "iotests" => iotests::run(rest),
         "qtest" => qtest::run(rest),
         "node" => web::node(rest),

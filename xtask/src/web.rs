@@ -64,29 +64,139 @@ pub(crate) fn bindgen(target: &str) -> Result<String> {
     Ok(own)
 }
 
+/// What the page uses of others: file of an npm package, name in `vendor/`.
+const VENDOR: &[(&str, &str)] = &[
+    ("@xterm/xterm/lib/xterm.mjs", "xterm.js"),
+    ("@xterm/xterm/css/xterm.css", "xterm.css"),
+    ("@xterm/addon-fit/lib/addon-fit.mjs", "addon-fit.js"),
+    ("@xterm/addon-search/lib/addon-search.mjs", "addon-search.js"),
+    ("fzstd/esm/index.mjs", "fzstd.js"),
+    ("xz-decompress/dist/package/xz-decompress.min.js", "xz.js"),
+];
+
+/// Copies the packages that `www/package.json` pins.
+fn vendor() -> Result<()> {
+    if !shell::have("npm") {
+        bail!("'npm' is missing; install the package 'npm'");
+    }
+    let modules = Path::new("www/node_modules");
+    if !VENDOR.iter().all(|(from, _)| modules.join(from).is_file()) {
+        shell::run_in("npm", &["ci", "--no-audit", "--no-fund"], Path::new("www"), &[])?;
+    }
+    let to = Path::new(DIST).join("vendor");
+    fs::create_dir_all(&to)?;
+    for (from, name) in VENDOR {
+        let mut text = fs::read_to_string(modules.join(from)).context(*from)?;
+        if *name == "xz.js" {
+            // A package of the older kind of modules.
+            text = format!(
+                "const module = {{ exports: {{}} }};\nconst exports = module.exports;\n\
+                 const require = () => globalThis;\n{text}\n\
+                 export const {{ XzReadableStream }} = module.exports;\n"
+            );
+        }
+        let lines = text.lines().filter(|l| !l.starts_with("//# sourceMappingURL"));
+        fs::write(to.join(name), lines.collect::<Vec<_>>().join("\n"))?;
+    }
+    Ok(())
+}
+
+/// Copies a folder and those in it.
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        let target = to.join(path.file_name().context("a file has a name")?);
+        if path.is_dir() {
+            copy_folder(&path, &target)?;
+        } else {
+            fs::copy(&path, target)?;
+        }
+    }
+    Ok(())
+}
+
+/// The gallery: of `www/src/gallery.json` those machines whose files are in `guests/`.
+fn gallery() -> Result<()> {
+    let text = fs::read_to_string("www/src/gallery.json")?;
+    let mut entries: Vec<serde_json::Value> = serde_json::from_str(&text)?;
+    let files = |entry: &serde_json::Value| -> Vec<String> {
+        let list = entry["files"].as_array();
+        list.into_iter().flatten().filter_map(|f| f.as_str().map(str::to_owned)).collect()
+    };
+    entries.retain(|entry| files(entry).iter().all(|f| Path::new(f).is_file()));
+    for entry in &mut entries {
+        let mut size = 0;
+        for file in files(entry) {
+            let to = Path::new(DIST).join(&file);
+            fs::create_dir_all(to.parent().context("a file is in a folder")?)?;
+            size += fs::copy(&file, to)?;
+        }
+        entry["size"] = size.into();
+    }
+    fs::write(Path::new(DIST).join("gallery.json"), serde_json::to_string(&entries)?)?;
+    Ok(())
+}
+
+/// Tells the service worker which files the page is made of, and gives it a name that changes with them.
+fn service_worker() -> Result<()> {
+    let mut names = vec!["./".to_string()];
+    let mut sum = crc32(&[]);
+    for folder in ["", "vendor", "pkg", "firmware", "pictures"] {
+        let Ok(entries) = fs::read_dir(Path::new(DIST).join(folder)) else { continue };
+        let mut paths: Vec<_> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
+        paths.sort();
+        for path in paths.iter().filter(|p| p.is_file()) {
+            let name = path.strip_prefix(DIST)?.to_string_lossy().into_owned();
+            if !["sw.js", "pkg/package.json", "orrery.d.ts"].contains(&name.as_str()) {
+                sum = sum.rotate_left(1) ^ crc32(&fs::read(path)?);
+                names.push(name);
+            }
+        }
+    }
+    let text = fs::read_to_string("www/src/sw.js")?;
+    let text = text.replace("VERSION", &format!("{sum:08x}")).replace("LIST", &names.join(" "));
+    fs::write(Path::new(DIST).join("sw.js"), text)?;
+    Ok(())
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |s, _| {
+            (s >> 1) ^ if s & 1 == 1 { 0xedb8_8320 } else { 0 }
+        })
+    })
+}
+
 /// Builds the whole page into `www/dist`.
 pub(crate) fn build() -> Result<()> {
     fs::create_dir_all(DIST)?;
     bindings(&format!("{DIST}/pkg"))?;
-    for entry in fs::read_dir("www/src")? {
-        let path = entry?.path();
-        let name = path.file_name().context("a file has a name")?;
-        fs::copy(&path, Path::new(DIST).join(name))?;
-    }
+    assemble()
+}
+
+/// Puts the page together around bindings that are there.
+pub(crate) fn assemble() -> Result<()> {
+    copy_folder(Path::new("www/src"), Path::new(DIST))?;
+    vendor()?;
     let firmware = Path::new(DIST).join("firmware");
     fs::create_dir_all(&firmware)?;
     if crate::guests::fetch(&["firmware".into()]).is_ok() {
-        for entry in fs::read_dir("guests/firmware")? {
-            let path = entry?.path();
-            fs::copy(&path, firmware.join(path.file_name().context("a file has a name")?))?;
-        }
+        copy_folder(Path::new("guests/firmware"), &firmware)?;
     }
+    gallery()?;
+    service_worker()?;
     println!("built {DIST}");
     Ok(())
 }
 
 /// Builds the page and serves it on this host.
 pub(crate) fn serve(args: &[String]) -> Result<()> {
+    // What cannot be fetched is left out of the gallery.
+    let wanted = ["debian-i386", "debian-amd64", "grub", "memtest", "ipxe"];
+    if let Err(e) = crate::guests::fetch(&wanted.map(String::from)) {
+        println!("without some guests: {e:#}");
+    }
     build()?;
     let port = args.first().map_or("8000", String::as_str);
     println!("open http://localhost:{port}/");
