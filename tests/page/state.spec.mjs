@@ -97,6 +97,6 @@ test("a state is one file, which the native program and another browser go on fr
   if (!native) return;
   const root = fileURLToPath(new URL("../..", import.meta.url));
   const script = test.info().outputPath("look.script");
-  fs.writeFileSync(script, "wait 5 screen carried-over\ntype \\n\nwait 20 screen carried-over\nquit 0\n");
+  fs.writeFileSync(script, 'wait-screen "echo carried-over"\ntype "\\n"\nwait 3\nwait-screen "A:"\nquit\n');
   execFileSync(native, ["-L", `${path.join(root, "guests/firmware")}/`, "-m", "16", "-fda", path.join(root, "../shared/guests/x86/freedos722.img"), "-boot", "a", "-display", "none", "-loadvm", saved, "-snapshot", "-script", script], { timeout: 60_000 });
 });

@@ -231,5 +231,9 @@ fn page() -> Result<()> {
         let skip = ("PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD", "1");
         shell::run_in("npm", &["ci", "--no-audit", "--no-fund"], folder, &[skip])?;
     }
-    shell::run_in("npx", &["playwright", "test"], folder, &[])
+    // What the page saves is opened by the native program, where that is built.
+    let orrery = Path::new(&format!("{}/release/orrery", shell::target())).canonicalize();
+    let orrery = orrery.map(|p| p.to_string_lossy().into_owned());
+    let variables: Vec<(&str, &str)> = orrery.iter().map(|o| ("ORRERY", o.as_str())).collect();
+    shell::run_in("npx", &["playwright", "test"], folder, &variables)
 }
