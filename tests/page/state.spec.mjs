@@ -3,7 +3,7 @@
 import { execFileSync } from "node:child_process";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { download, expect, fs, importDos, needs, open, press, problems, screen, start, test, type } from "./steps.mjs";
+import { download, expect, fs, guests, importDos, needs, open, press, problems, screen, start, test, type } from "./steps.mjs";
 
 const DOS = "-m 16 -fda idb:dos.img -boot a";
 
@@ -98,5 +98,5 @@ test("a state is one file, which the native program and another browser go on fr
   const root = fileURLToPath(new URL("../..", import.meta.url));
   const script = test.info().outputPath("look.script");
   fs.writeFileSync(script, 'wait-screen "echo carried-over"\ntype "\\n"\nwait 3\nwait-screen "A:"\nquit\n');
-  execFileSync(native, ["-L", `${path.join(root, "guests/firmware")}/`, "-m", "16", "-fda", path.join(root, "../shared/guests/x86/freedos722.img"), "-boot", "a", "-display", "none", "-loadvm", saved, "-snapshot", "-script", script], { timeout: 60_000 });
+  execFileSync(native, ["-L", `${path.join(root, "guests/firmware")}/`, "-m", "16", "-fda", guests["freedos.img"], "-boot", "a", "-display", "none", "-loadvm", saved, "-snapshot", "-script", script], { timeout: 60_000 });
 });

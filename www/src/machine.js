@@ -63,6 +63,7 @@ export class Machine extends EventTarget {
 
   /** Starts with a command line; `files` are [name, File or Uint8Array] pairs it may name. */
   start(options) {
+    this.args = options.args;
     this.worker.postMessage({ type: "start", ...options });
     return new Promise((resolve, reject) => {
       this.addEventListener("ready", (e) => resolve(e.detail), { once: true });

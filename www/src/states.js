@@ -8,6 +8,14 @@ import { ask, bytes, choose, element, fail, save, say, when } from "./words.js";
 const PATIENCE = 700;
 /** A state is taken so often while the machine runs, if that is quick. */
 const EVERY = 30_000;
+/** And for the first time so long after the start. */
+const SOON = 8000;
+
+/** Megabytes of memory that a machine was started with. */
+const megabytes = ({ args = [] }) => {
+  const [, size, unit] = /(\d+)([MG]?)/i.exec(args.includes("-m") ? args[args.indexOf("-m") + 1] : "128") ?? [0, 128, ""];
+  return Number(size) * (/g/i.test(unit) ? 1024 : 1);
+};
 
 /** Keeps a state of the machine, so that closing and opening the page goes on where it was. */
 export class Keeper {
@@ -20,6 +28,9 @@ export class Keeper {
   /** Watches a machine with an id and a title; nothing to watch none. */
   watch(machine, id, title) {
     Object.assign(this, { machine, id, title, cost: undefined, busy: undefined });
+    // A first look at what it costs, where that is little.
+    const small = machine && megabytes(machine) <= 128;
+    if (small) setTimeout(() => this.machine === machine && this.keep(), SOON);
   }
 
   keep() {
@@ -35,7 +46,7 @@ export class Keeper {
   /** The page goes: the machine's thread still writes if the page does not end at once. */
   last() {
     if (!this.machine?.running || !(this.cost < PATIENCE)) return;
-    this.machine.ask("suspend", { key: this.id, title: this.title, stay: true }).catch(() => {});
+    if (!this.busy) this.machine.ask("suspend", { key: this.id, title: this.title, stay: true }).catch(() => {});
     const until = performance.now() + Math.min(PATIENCE, this.cost * 1.5 + 60);
     while (performance.now() < until);
   }
