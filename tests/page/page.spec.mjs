@@ -60,7 +60,7 @@ for (const [what, args, says] of [
     expect(problems()).toEqual([]);
     // The page is still good for something.
     await page.locator("#args").fill("-m 32");
-    await page.getByRole("button", { name: "Start" }).click();
+    await page.getByRole("button", { name: "Start", exact: true }).click();
     await screen(page, "orrery-diag", 90);
     const disks = await page.evaluate(() => globalThis.orrery.ask("listDisks"));
     expect(disks.filter((d) => /none|cut/.test(d.name))).toEqual([]);
@@ -111,7 +111,7 @@ test("when storage is full the machine waits, and goes on when there is room", a
   await type(page, "echo kept>k.txt\n");
   await expect(page.locator("#status")).toContainText("full", { timeout: 60_000 });
   await page.evaluate(() => globalThis.orrery.send("full", { on: false }));
-  await page.getByRole("button", { name: "Resume" }).click();
+  await page.getByRole("button", { name: "Resume", exact: true }).click();
   await type(page, "type k.txt\n");
   await screen(page, "\nkept");
   expect(problems()).toEqual([]);

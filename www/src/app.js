@@ -1,7 +1,6 @@
 // The page: pick a machine, see it, use it, keep it.
 
 import { Board } from "./board.js";
-import { Console } from "./consoles.js";
 import { freeName, fileButton, showDisks } from "./disks.js";
 import { Machine, whyStopped, withTools } from "./machine.js";
 import { Screen, onScreenKeyboard } from "./screen.js";
@@ -19,7 +18,6 @@ let machine;
 let sound;
 /** What runs: id, title, args, files, and the snapshot that it came from. */
 let now;
-let consoles = [];
 const files = new Map();
 
 /** Splits a command line; double quotes hold spaces together. */
@@ -201,7 +199,6 @@ function fillTabs(lines) {
     { name: "Drives", build: drivesPanel },
     { name: "Snapshots", build: snapshotsPanel },
   ];
-  consoles = [];
   const text = wanted.map(({ name, build }, i) => {
     const panel = element("div", { className: "panel", id: `panel-${i}`, role: "tabpanel", hidden: true });
     const tab = element("button", { type: "button", role: "tab", id: `tab-${i}`, tabIndex: i ? -1 : 0, ariaSelected: "false" }, name);
@@ -235,21 +232,28 @@ function fillTabs(lines) {
 
 function terminalPanel(line, label) {
   const box = element("div", { className: "terminal-box" });
+  let terminal;
+  const ready = () => terminal ?? Promise.reject(new Error("the terminal is not there yet"));
   const find = element("input", { type: "search", placeholder: "Find", ariaLabel: `Find in ${label}` });
   const panel = element(
     "div",
     {},
     element("div", { className: "terminal-tools" }, find,
-      element("button", { type: "button", onclick: () => navigator.clipboard.writeText(terminal.text()).then(() => say("Copied."), fail) }, "Copy"),
+      element("button", { type: "button", onclick: () => Promise.resolve(ready()).then((t) => navigator.clipboard.writeText(t.text())).then(() => say("Copied."), fail) }, "Copy"),
       element("button", { type: "button", onclick: () => navigator.clipboard.readText().then((t) => machine.serial(line, t.replace(/\r?\n/g, "\r")), fail) }, "Paste"),
       element("button", { type: "button", onclick: () => save(new Blob([machine.serialText.get(line) ?? ""], { type: "text/plain" }), `${line}.txt`) }, "Save as text")),
     box,
   );
-  const terminal = new Console(box, line, label);
-  find.addEventListener("keydown", (e) => e.key === "Enter" && terminal.find(find.value, e.shiftKey));
-  terminal.attach(machine);
-  consoles.push(terminal);
-  requestAnimationFrame(() => terminal.fit.fit());
+  find.addEventListener("keydown", (e) => e.key === "Enter" && terminal?.find(find.value, e.shiftKey));
+  const mine = machine;
+  // The machine is not kept waiting for its terminals.
+  import("./consoles.js")
+    .then(({ Console }) => {
+      terminal = new Console(box, line, label);
+      terminal.attach(mine);
+      requestAnimationFrame(() => terminal.fit.fit());
+    })
+    .catch(fail);
   return panel;
 }
 

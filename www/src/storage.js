@@ -218,17 +218,24 @@ export class KeptFile {
       if (this.base) for (const n of edges) if (!old.get(n)) old.set(n, (await this.below(n))?.buffer);
       // One transaction for chunks and length: after a crash both are there or neither.
       const t = this.db.transaction(["chunks", "disks"], "readwrite", { durability: "relaxed" });
+      const [stored, disks] = [t.objectStore("chunks"), t.objectStore("disks")];
       for (let n = first; n <= last; n++) {
         const at = n * CHUNK;
         const chunk = old.get(n) ? new Uint8Array(old.get(n)).slice() : new Uint8Array(CHUNK);
         const from = Math.max(offset, at);
         const to = Math.min(offset + bytes.length, at + CHUNK);
         chunk.set(bytes.subarray(from - offset, to - offset), from - at);
-        t.objectStore("chunks").put(chunk.buffer, this.chunkKey(n));
+        stored.put(chunk.buffer, this.chunkKey(n));
       }
       const len = Math.max(this.len, offset + bytes.length);
-      if (len !== this.len || !this.touched) t.objectStore("disks").put(this.describe(len), this.name);
-      await committed(t);
+      if (len !== this.len || !this.touched) disks.put(this.describe(len), this.name);
+      try {
+        await committed(t);
+      } catch (e) {
+        // The new generation was not written either.
+        this.touched = false;
+        throw e;
+      }
       this.len = len;
     });
   }

@@ -197,7 +197,12 @@ async function hold() {
     session.pause();
     while (!stopped) await new Promise((resolve) => setTimeout(resolve, 2));
   }
-  await session.flush_disks();
+  try {
+    await session.flush_disks();
+  } catch (e) {
+    goOn(ran);
+    throw e;
+  }
   return ran;
 }
 
