@@ -148,14 +148,17 @@ impl Kind {
         for page in 0..64 {
             let at = page * PAGE;
             let bits: u64 = match at {
-                0x1000..0x3000 => 0x63,
+                0x1000 => 0x63,
+                // Written to by nobody.
+                0x2000 => 0x61,
+                0x3000 => 0x65,
                 _ if at == KERNEL_STACK - PAGE => 0x63,
                 _ if at == DATA - PAGE => 0x65,
                 // One that nobody has looked at.
                 _ if at == DATA + PAGE => 7,
                 _ if at == DATA + 2 * PAGE => 0,
                 _ if at == DATA + 3 * PAGE => 0x63,
-                0x3000 | 0x7000 | 0x1_0000 | 0x1_1000 | 0x2_0000 => 0x67,
+                0x7000 | 0x1_0000 | 0x1_1000 | 0x2_0000 => 0x67,
                 _ => 0,
             };
             m.write_all(table + size as u64 * page, &(at | bits).to_le_bytes()[..size]);
