@@ -114,7 +114,7 @@ fn compare(kind: Kind) {
                 Engine::Cranelift => CRANELIFT,
                 Engine::Plain => PLAIN,
             };
-            if only.is_none() && n % one_in != 0 {
+            if only.is_none() && !n.is_multiple_of(one_in) {
                 continue;
             }
             let other = world.run(&sequence);
