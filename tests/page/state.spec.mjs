@@ -14,12 +14,14 @@ test("a reload goes on where the machine was", async ({ page }) => {
   await screen(page, "A:\\>");
   await type(page, "echo in-memory-only");
   await screen(page, "in-memory-only");
-  // Once as when the person looks at another tab, then at once.
+  // Once as when the person looks at another tab; what comes after that is kept while the page goes.
   await page.evaluate(() => globalThis.orreryKeeper.keep());
+  await type(page, "-late");
+  await screen(page, "in-memory-only-late");
   await page.reload();
-  await screen(page, "in-memory-only");
+  await screen(page, "in-memory-only-late");
   await type(page, "\n");
-  await screen(page, "\nin-memory-only");
+  await screen(page, "\nin-memory-only-late");
   expect(problems()).toEqual([]);
 });
 

@@ -32,6 +32,8 @@ const HINT = matchMedia("(pointer: coarse)").matches
 
 /** Starts a machine; `launch` has args, files, and what a state has. True if it runs. */
 async function start(launch, { id = crypto.randomUUID(), title, snapshot } = {}) {
+  // What runs already is kept, to be gone on with.
+  if (machine?.running) await keeper.keep();
   stopMachine();
   machine = new Machine();
   globalThis.orrery = machine;
