@@ -608,7 +608,7 @@ impl<I: Isa> Cluster<I> {
         block.formed = true;
         let (start, first) = (block.key.pc, block.key.at);
         let own = I::code_window(&core.cpu, start).map_or(0, |w| w.linear / PAGE);
-        let fetch = |pc: u64| {
+        let fetch = |pc: u64, rest: bool| {
             let window = I::code_window(&core.cpu, pc).ok()?;
             let page = if window.linear / PAGE == own {
                 // The block runs: its page is there, known to the TLB or not.
@@ -618,7 +618,7 @@ impl<I: Isa> Cluster<I> {
             };
             let at = page + (window.linear % PAGE) as usize;
             let key = Key { at, pc, mode, single: false };
-            if pc != start && !whole && cache.find(&key).is_none() {
+            if pc != start && !whole && !rest && cache.find(&key).is_none() {
                 return None;
             }
             let len = (PAGE - window.linear % PAGE).min(window.len).min(MAX_BYTES);

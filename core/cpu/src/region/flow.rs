@@ -103,17 +103,18 @@ const MOST: u32 = 128;
 
 /// The blocks that each block may go on in; `returns` are those that a way by a variable leads to.
 pub fn ways(region: &Region, returns: &[usize]) -> Vec<Vec<usize>> {
-    let to = |op: &Op| match *op {
+    let to = |from: usize, op: &Op| match *op {
         Op::ExitIf { pc, .. } | Op::Goto { pc } | Op::GotoVar { pc: Val::Imm(pc) } => {
-            region.block_at(pc).into_iter().collect()
+            region.edge(from, pc).map(|(to, _)| to).into_iter().collect()
         }
         Op::GotoVar { .. } => returns.to_vec(),
         Op::Leave { pc: Val::Imm(pc) } if region.resumes => {
-            region.block_at(pc).into_iter().collect()
+            region.edge(from, pc).map(|(to, _)| to).into_iter().collect()
         }
         _ => Vec::new(),
     };
-    region.blocks.iter().map(|b| b.ops.iter().flat_map(to).collect()).collect()
+    let all = region.blocks.iter().enumerate();
+    all.map(|(n, b)| b.ops.iter().flat_map(|op| to(n, op)).collect()).collect()
 }
 
 /// Finds where to look at the budget.

@@ -81,6 +81,9 @@ pub struct Region {
     pub resumes: bool,
     /// Which block begins at a program counter.
     starts: BTreeMap<u64, usize>,
+    /// Blocks of an instruction that goes on in another page than the one it begins in: that page, unless it is the
+    /// entry's.
+    across: BTreeMap<usize, u8>,
 }
 
 /// How far a region may go.
@@ -130,7 +133,13 @@ impl Region {
         let to = self.block_at(pc)?;
         let (from, page) = (self.blocks[from].page, self.blocks[to].page);
         // Coming back to the entry's page needs no check: the region was entered through it.
-        Some((to, (page != from && page != 0).then_some(page)))
+        let first = (page != from && page != 0).then_some(page);
+        let second = self.across.get(&to).copied().filter(|&page| page != from);
+        match (first, second) {
+            // Two to check: left to the runtime.
+            (Some(_), Some(_)) => None,
+            (first, second) => Some((to, first.or(second))),
+        }
     }
 
     /// Instructions in all.
@@ -182,6 +191,7 @@ impl Region {
             stack: BTreeMap::new(),
             resumes: true,
             starts,
+            across: BTreeMap::new(),
         };
         flow::dirty(&mut region);
         region
@@ -190,15 +200,15 @@ impl Region {
     /// Forms the region that starts at `pc`.
     ///
     /// `fetch` gives the bytes at a program counter, or nothing where the region is not to go;
-    /// what it gives for one page must be of one mapping. `None` when not even the instruction at
-    /// `pc` can be had.
+    /// what it gives for one page must be of one mapping. `true`: there the rest is of an instruction that begins on
+    /// the page before. `None` when not even the instruction at `pc` can be had, all of it in one page.
     pub fn form<I: Isa>(
         cpu: &I::Cpu,
         mode: u64,
         pc: u64,
         limits: &Limits,
         builder: &mut Builder,
-        mut fetch: impl FnMut(u64) -> Option<Chunk>,
+        mut fetch: impl FnMut(u64, bool) -> Option<Chunk>,
     ) -> Option<Self> {
         let mut bits = [64; FIRST_TEMP as usize];
         for (v, b) in bits.iter_mut().enumerate() {
@@ -217,6 +227,7 @@ impl Region {
             stack: BTreeMap::new(),
             resumes: limits.resumes,
             starts: BTreeMap::new(),
+            across: BTreeMap::new(),
         };
         let mut queue = VecDeque::from([pc]);
         let mut back = Vec::new();
@@ -227,9 +238,10 @@ impl Region {
             {
                 continue;
             }
-            let Some(chunk) = fetch(pc) else { continue };
+            let Some(chunk) = fetch(pc, false) else { continue };
             let Some(page) = region.page(pc, &chunk, limits) else { continue };
-            region.lift::<I>(cpu, pc, page, &chunk, limits, builder);
+            let more = |pc| fetch(pc, true);
+            region.lift::<I>(cpu, pc, page, chunk, limits, builder, more);
             let Some(block) = region.blocks.last().filter(|b| b.pc == pc) else { continue };
             for op in &block.ops {
                 match *op {
@@ -249,6 +261,7 @@ impl Region {
         for pc in back {
             if let Some(n) = region.block_at(pc)
                 && !region.returns.contains(&n)
+                && !region.across.contains_key(&n)
             {
                 region.returns.push(n);
             }
@@ -282,17 +295,36 @@ impl Region {
         }
     }
 
-    /// Lifts the block at `pc`; adds none when its first instruction is not all there.
+    /// Notes that so many bytes of a page are in the region.
+    fn take(&mut self, page: u8, pc: u64, linear: u64, at: usize, len: usize) {
+        let place = &mut self.pages[usize::from(page)];
+        place.bytes.push((at, len));
+        // The reach is from the page's first block: make that the lowest.
+        if linear < place.linear {
+            place.reach += place.linear - linear;
+            (place.pc, place.linear) = (pc, linear);
+        }
+        place.reach = place.reach.max(linear - place.linear + len as u64);
+    }
+
+    /// Lifts the block at `pc`; adds none when its first instruction is not all there. One that goes on in the next page
+    /// is a block of its own; `more` gives the bytes there.
+    #[expect(clippy::too_many_arguments, reason = "of one caller")]
     fn lift<I: Isa>(
         &mut self,
         cpu: &I::Cpu,
         start: u64,
         page: u8,
-        chunk: &Chunk,
+        chunk: Chunk,
         limits: &Limits,
         b: &mut Builder,
+        mut more: impl FnMut(u64) -> Option<Chunk>,
     ) {
         b.clear();
+        let Chunk { linear, at, mut bytes } = chunk;
+        let here = bytes.len();
+        // The page that the block goes on in, and where.
+        let mut second: Option<(u8, u64, u64, usize)> = None;
         let (mut pc, mut pos) = (start, 0);
         while !b.ended() {
             // An instruction is not lifted twice where it can be helped.
@@ -301,7 +333,7 @@ impl Region {
                 break;
             }
             b.begin_insn(pc);
-            let (len, end) = match I::lift(cpu, self.mode, pc, &chunk.bytes[pos..], b) {
+            let (len, end) = match I::lift(cpu, self.mode, pc, &bytes[pos..], b) {
                 Lift::Next(len) => (len, b.must_end()),
                 Lift::End(len) => (len, true),
                 Lift::Short if pos > 0 => {
@@ -309,7 +341,20 @@ impl Region {
                     b.end_at(pc);
                     break;
                 }
-                Lift::Short => return,
+                // The region is entered when the first page is known to be in place.
+                Lift::Short if self.blocks.is_empty() || second.is_some() => return,
+                Lift::Short => {
+                    b.abort_insn();
+                    let (pc, next) = (start.wrapping_add(here as u64), linear + here as u64);
+                    let Some(rest) = more(pc).filter(|c| c.linear == next && next % PAGE == 0)
+                    else {
+                        return;
+                    };
+                    let Some(page) = self.page(pc, &rest, limits) else { return };
+                    bytes.extend(rest.bytes.iter().take(I::MAX_INSN));
+                    second = Some((page, pc, rest.linear, rest.at));
+                    continue;
+                }
             };
             b.set_insn_len(len);
             pos += usize::from(len);
@@ -317,7 +362,8 @@ impl Region {
             if b.ended() {
                 break;
             }
-            if end || b.must_end() || u32::from(b.insns()) >= limits.block_insns {
+            let full = second.is_some() || u32::from(b.insns()) >= limits.block_insns;
+            if end || b.must_end() || full {
                 b.end_at(pc);
             }
         }
@@ -337,14 +383,13 @@ impl Region {
                 }
             }
         }
-        let place = &mut self.pages[usize::from(page)];
-        place.bytes.push((chunk.at, pos));
-        // The reach is from the page's first block: make that the lowest.
-        if chunk.linear < place.linear {
-            place.reach += place.linear - chunk.linear;
-            (place.pc, place.linear) = (start, chunk.linear);
+        self.take(page, start, linear, at, pos.min(here));
+        if let Some((page, pc, linear, at)) = second {
+            self.take(page, pc, linear, at, pos - here);
+            if page != 0 {
+                self.across.insert(self.blocks.len(), page);
+            }
         }
-        place.reach = place.reach.max(chunk.linear - place.linear + pos as u64);
         self.starts.insert(start, self.blocks.len());
         let insns = b.insns().into();
         self.blocks.push(RBlock { pc: start, page, insns, ops, dirty_in: 0 });

@@ -14,7 +14,7 @@ fn form(program: &[[u8; 4]], limits: Limits) -> Region {
         halted: false,
         seen: vec![],
     };
-    let fetch = |pc: u64| {
+    let fetch = |pc: u64, _| {
         let from = pc.checked_sub(0x1000)? as usize;
         let end = (from / 4096 + 1) * 4096;
         let bytes = bytes.get(from..end.min(bytes.len()))?.to_vec();
@@ -126,4 +126,35 @@ fn every_file_of_spans_has_the_groups_it_says() {
         }
         assert_eq!(text, want, "case {n}");
     }
+}
+
+#[test]
+fn an_instruction_across_two_pages_is_a_block_that_needs_both() {
+    // From 0x1ff6 on; the third instruction begins at 0x1ffe.
+    let bytes = [[ADDI, 0, 0, 9], [ADDI, 1, 1, 2], [ADDI, 1, 1, 3], [HALT, 0, 0, 0]].concat();
+    let cpu = Cpu {
+        frame: Frame::new(),
+        pc: 0x1ff6,
+        pages: BTreeMap::new(),
+        traps: vec![],
+        halted: false,
+        seen: vec![],
+    };
+    let fetch = |pc: u64, _| {
+        let from = pc.checked_sub(0x1ff6)? as usize;
+        let end = from + (0x1000 - pc % 0x1000) as usize;
+        let bytes = bytes.get(from..end.min(bytes.len()))?.to_vec();
+        Some(Chunk { linear: pc, at: pc as usize, bytes })
+    };
+    let form =
+        |pc| Region::form::<Toy>(&cpu, 0, pc, &Limits::default(), &mut Builder::new(), fetch);
+    let r = form(0x1ff6).expect("a region");
+    let at: Vec<u64> = r.blocks.iter().map(|b| b.pc).collect();
+    assert_eq!(at, [0x1ff6, 0x1ffe, 0x2002]);
+    assert_eq!(r.edge(0, 0x1ffe), Some((1, Some(1))), "its second page must be in place");
+    assert_eq!(r.edge(2, 0x1ffe), Some((1, None)), "it is, when the way comes from there");
+    assert_eq!(r.pages[0].bytes, [(0x1ff6, 8), (0x1ffe, 2)]);
+    assert_eq!(r.pages[1].bytes, [(0x2000, 2), (0x2002, 4)]);
+    assert_eq!((r.pages[1].linear, r.pages[1].reach), (0x2000, 6));
+    assert!(form(0x1ffe).is_none(), "nothing would look at its second page");
 }

@@ -49,7 +49,7 @@ impl X86 {
     }
 
     /// EFLAGS.ID can be changed from the processors on that have CPUID.
-    const fn has_id_flag(&self) -> bool {
+    pub const fn has_id_flag(&self) -> bool {
         self.model.level > 0
     }
 
@@ -255,16 +255,21 @@ impl X86 {
     /// STI.
     pub fn sti(&mut self) -> Result<(), Fault> {
         let f = self.interrupt_flag()?;
-        let rest = &mut self.frame.ints[var::EFLAGS_REST];
-        if f == flag::VIF && *rest & flag::VIP != 0 {
+        let rest = self.frame.ints[var::EFLAGS_REST];
+        if f == flag::VIF && rest & flag::VIP != 0 {
             return Err(Fault::GP0);
         }
-        if f == flag::IF && *rest & flag::IF == 0 {
-            self.sys.shadow = 2;
-            self.sys.shadow_ss = false;
+        if f == flag::IF && rest & flag::IF == 0 {
+            self.open_shadow();
         }
-        *rest |= f;
+        self.frame.ints[var::EFLAGS_REST] = rest | f;
         Ok(())
+    }
+
+    /// STI has opened: the next instruction holds interrupts off.
+    pub const fn open_shadow(&mut self) {
+        self.sys.shadow = 2;
+        self.sys.shadow_ss = false;
     }
 
     /// The instruction behind STI is done, in the same block. What it opened itself stays.

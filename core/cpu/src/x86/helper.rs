@@ -133,7 +133,7 @@ helpers! {
     Cli,
     /// `()` STI. The block goes on with one more instruction, which holds interrupts off.
     Sti,
-    /// `()` The instruction behind STI is done.
+    /// `()` The instruction behind STI is done. A quick function.
     EndShadow,
     /// `()` CLAC. **ends**
     Clac,
@@ -216,6 +216,16 @@ helpers! {
     // -- stack frames -----------------------------------------------------------------------
     /// `(bytes, level, opsize)` ENTER.
     Enter,
+
+    // -- quick functions, see `quick.rs` ----------------------------------------------------
+    /// `()` The part of STI that is not in EFLAGS: the next instruction holds interrupts off. A quick function.
+    Shadow,
+    /// `(what, selector, -, -, next, sp) -> linear` The first half of LoadSeg in lifted code, a quick function: where the
+    /// descriptor is. As a helper it does the whole instruction. **jump**
+    SegAt,
+    /// `(what, selector, raw, -, next, sp) -> bytes` The second half, with the descriptor or a null selector.
+    /// As a helper it does the whole instruction. **jump**
+    SegLoad,
 }
 
 /// Ids from here on belong to the lifter and to the x87, MMX and SSE functions.

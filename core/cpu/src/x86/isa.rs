@@ -47,6 +47,7 @@ impl X86 {
         };
         put(s.seg[seg::SS].big(), key::STACK32);
         put(s.cpl == 3, key::USER);
+        put(matches!(s.cpl, 1 | 2), key::INNER);
         put(s.cr0 & cr0::PE != 0 && rest & flag::VM == 0, key::PROTECTED);
         put(s.cr0 & cr0::PE != 0 && rest & flag::VM != 0, key::V86);
         put(self.flat(), key::FLAT);
@@ -413,6 +414,12 @@ fn call(helper: Helper, env: &mut Env<'_, X86Isa>, args: &[u64; 6]) -> Result<u6
         Helper::SegCheckRead => cpu.check_access(a as usize, b, c, false),
         Helper::SegCheckWrite => cpu.check_access(a as usize, b, c, true),
         Helper::LoadSeg => done(cpu.load_segment(bus, a as usize % 6, b as u16)),
+        Helper::SegAt | Helper::SegLoad => {
+            cpu.load_segment(bus, (a & 7) as usize % 6, b as u16)?;
+            cpu.frame.ints[var::RSP] = f;
+            cpu.set_rip(e);
+            Ok(0)
+        }
         Helper::ShadowSs => {
             cpu.sys.shadow = 2;
             cpu.sys.shadow_ss = true;
@@ -489,6 +496,10 @@ fn call(helper: Helper, env: &mut Env<'_, X86Isa>, args: &[u64; 6]) -> Result<u6
         Helper::Popf => done(cpu.popf(a, b as u8)),
         Helper::Cli => done(cpu.cli()),
         Helper::Sti => done(cpu.sti()),
+        Helper::Shadow => {
+            cpu.open_shadow();
+            Ok(0)
+        }
         Helper::EndShadow => {
             cpu.end_shadow();
             Ok(0)

@@ -19,6 +19,7 @@ mod msr;
 mod noncanonical;
 mod opcodes;
 pub mod paging;
+mod quick;
 mod reset;
 pub mod segment;
 mod smm;

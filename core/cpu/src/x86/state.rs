@@ -267,6 +267,8 @@ pub mod key {
     pub const REAL_LIMITS: u64 = 1 << 15;
     /// EFLAGS.DF: strings go down.
     pub const DOWN: u64 = 1 << 16;
+    /// CPL is 1 or 2.
+    pub const INNER: u64 = 1 << 17;
 }
 
 /// Type and attribute bits of a descriptor, as its bits 40..56 hold them.

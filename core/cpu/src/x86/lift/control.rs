@@ -37,7 +37,7 @@ impl Lifter<'_> {
             // Its ways are too many: a block of its own.
             _ => return Lift::Short,
         };
-        self.call(Helper::EndShadow, &[], Fx::NONE);
+        self.quick(Helper::EndShadow, &[]);
         self.b.leave(pc);
         self.end()
     }

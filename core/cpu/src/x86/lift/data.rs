@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ir::UnOp;
+use crate::x86::quick::{WRITABLE, what};
 use crate::x86::state::flag;
 
 impl Lifter<'_> {
@@ -123,6 +124,9 @@ impl Lifter<'_> {
             (Operand::Seg(n), from) => {
                 let value = self.read_copy(from);
                 let value = self.copy(Width::W16, value);
+                if let Some(flow) = self.load_data_segment(n, value, 0) {
+                    return flow;
+                }
                 self.load_segment(n, value);
                 if usize::from(n) == seg::SS {
                     self.call(Helper::ShadowSs, &[], Fx::ALL);
@@ -201,6 +205,67 @@ impl Lifter<'_> {
         self.b.deposit(RAX, RAX, t, 0, 8);
     }
 
+    /// A selector into a data segment register by quick functions, where nothing that blocks depend on changes by that; `pop`
+    /// bytes go off the stack.
+    fn load_data_segment(&mut self, n: u8, selector: Var, pop: i64) -> Option<Flow> {
+        let known = self.has(key::FLAT) && matches!(usize::from(n), seg::ES | seg::DS);
+        if !self.has(key::PROTECTED) || !(known || matches!(usize::from(n), seg::FS | seg::GS)) {
+            return None;
+        }
+        let mut what = u64::from(n);
+        if known {
+            what |= what::FLAT;
+        }
+        let smap = self.has(key::SMAP);
+        if smap {
+            what |= what::SMAP;
+        }
+        let sp = self.copy(Width::W64, RSP);
+        if pop > 0 && self.stack_width() == Width::W16 {
+            let t = self.bin(BinOp::Add, Width::W16, RSP, pop as u64);
+            self.b.deposit(sp, RSP, t, 0, 16);
+        } else if pop > 0 {
+            self.b.add(self.stack_width(), sp, RSP, pop as u64);
+        }
+        let next = self.next;
+        let args = |raw: Val| -> ir::Args {
+            [what.into(), selector.into(), raw, Val::Imm(0), next.into(), sp.into()]
+        };
+        let raw = self.tmp();
+        let (first, second) = (args(Val::Imm(0)), args(raw.into()));
+        self.b.konst(raw, 0);
+        let null = self.b.new_label();
+        self.b.branch(Cmp::new(Cond::TestZ, Width::W64, selector, 0xfffcu64), null);
+        let at = self.quick(Helper::SegAt, &first);
+        let mmu = if smap { 2 } else { 0 };
+        self.b.load(Width::W64, raw, Addr::flat(at), ir::Mem::plain(mmu));
+        self.b.label(null);
+        let bytes = self.quick(Helper::SegLoad, &second);
+        let (base, high) = (self.tmp(), self.tmp());
+        self.b.extract(base, raw, 16, 24);
+        self.b.extract(high, raw, 56, 8);
+        self.b.deposit(base, base, high, 24, 8);
+        let readable = self.tmp();
+        self.b.extract(readable, bytes, 0, WRITABLE);
+        let of = |table| of_seg(table, n);
+        self.b.mov(Width::W64, of(var::SEG_SELECTOR), selector);
+        self.b.mov(Width::W64, of(var::SEG_BASE), base);
+        self.b.mov(Width::W64, of(var::SEG_READ), readable);
+        let writes = Cmp::new(Cond::TestNz, Width::W64, bytes, 1u64 << WRITABLE);
+        let d = of(var::SEG_WRITE);
+        self.b.push(ir::Op::Select {
+            w: Width::W64,
+            d,
+            cmp: writes,
+            x: readable.into(),
+            y: Val::Imm(0),
+        });
+        if pop > 0 {
+            self.b.mov(Width::W64, RSP, sp);
+        }
+        Some(self.done())
+    }
+
     /// A selector into a segment register. The block must end after it.
     pub(super) fn load_segment(&mut self, n: u8, selector: Var) {
         self.call(Helper::LoadSeg, &[u64::from(n).into(), selector.into()], Fx::ALL);
@@ -231,6 +296,9 @@ impl Lifter<'_> {
             Operand::Seg(n) => {
                 let t = self.pop_at(0, size);
                 let t = self.copy(Width::W16, t);
+                if let Some(flow) = self.load_data_segment(n, t, step) {
+                    return flow;
+                }
                 self.load_segment(n, t);
                 self.move_sp(step);
                 if usize::from(n) == seg::SS {

@@ -7,6 +7,7 @@ use crate::ir::stack::Stacked;
 use crate::isa::{Isa, Quick};
 use crate::x86::flags;
 use crate::x86::helper::FIRST_OTHER;
+use crate::x86::quick::quick as system_quick;
 use crate::x86::sse::{Mxcsr, SimdOp, pcmpestr, simd};
 use crate::x86::state::{Fault, X86, cr0, cr4, efer, seg, var, vector};
 use crate::x86::x87::quick::{HEAD, quick as x87_quick, what};
@@ -110,7 +111,10 @@ fn wait<I: Isa<Cpu = X86, Trap = Fault>>(env: &mut Env<'_, I>) -> Result<(), Fau
 
 /// The quick function with a number.
 pub fn quick(f: u16) -> Option<Quick<X86>> {
-    x87_quick(f.checked_sub(X87)?)
+    match f.checked_sub(X87) {
+        Some(f) => x87_quick(f),
+        None => system_quick(f),
+    }
 }
 
 /// [`Isa::stack_op`].

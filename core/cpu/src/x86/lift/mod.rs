@@ -111,6 +111,7 @@ pub fn lift(cpu: &X86, block_key: u64, pc: u64, code: &[u8], b: &mut Builder) ->
     match decode(mode, &mut || bytes.next().ok_or(())) {
         Ok(insn) => {
             let mut lifter = Lifter::new(b, insn, block_key, pc);
+            lifter.id_flag = cpu.has_id_flag();
             let flow = lifter.dispatch();
             if lifter.b.is_behind_open() { lifter.end_shadow(flow) } else { flow }
         }
@@ -193,6 +194,8 @@ struct Lifter<'a> {
     next: u64,
     long: bool,
     mmu: u8,
+    /// EFLAGS.ID can be changed.
+    id_flag: bool,
 }
 
 impl<'a> Lifter<'a> {
@@ -201,11 +204,16 @@ impl<'a> Lifter<'a> {
         let next = pc.wrapping_add(i.len.into());
         let next = if long { next } else { next & 0xffff_ffff };
         let mmu = data_mmu(block_key);
-        Self { b, i, key: block_key, pc, next, long, mmu }
+        Self { b, i, key: block_key, pc, next, long, mmu, id_flag: false }
     }
 
     fn has(&self, bit: u64) -> bool {
         self.key & bit != 0
+    }
+
+    /// Real mode, or protected mode at level 0: what is privileged is allowed.
+    fn privileged(&self) -> bool {
+        !self.has(key::USER | key::INNER | key::V86)
     }
 
     /// The instruction is done; the next one follows.
@@ -263,6 +271,13 @@ impl<'a> Lifter<'a> {
 
     fn call(&mut self, f: Helper, args: &[Val], fx: Fx) {
         self.b.call(f.id(), None, args, fx);
+    }
+
+    /// A helper that is a quick function.
+    fn quick(&mut self, f: Helper, args: &[Val]) -> Var {
+        let t = self.tmp();
+        self.b.quick(f.id(), t, args);
+        t
     }
 
     fn call_value(&mut self, f: Helper, args: &[Val], fx: Fx) -> Var {

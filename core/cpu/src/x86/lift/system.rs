@@ -1,6 +1,7 @@
 //! System instructions: nearly all are one helper call.
 
 use super::*;
+use crate::x86::state::flag;
 
 impl Lifter<'_> {
     /// The instruction, if it is one of these.
@@ -8,6 +9,15 @@ impl Lifter<'_> {
         let flow = match id {
             Id::PUSHF => {
                 let size = self.i.opsize;
+                if !self.has(key::V86) {
+                    let flags = self.flags();
+                    let hidden = flag::VM | flag::RF | flag::ARITH;
+                    let rest = self.bin(BinOp::AndNot, Width::W64, REST, hidden);
+                    let rest = self.bin(BinOp::Or, Width::W64, rest, flag::FIXED);
+                    let image = self.bin(BinOp::Or, Width::W64, rest, flags);
+                    self.push(size, image);
+                    return Some(self.done());
+                }
                 let args = [u64::from(size).into()];
                 let image = self.call_value(Helper::Pushf, &args, Fx::FAULTS | Fx::READS);
                 self.push(size, image);
@@ -16,13 +26,29 @@ impl Lifter<'_> {
             Id::POPF => {
                 let size = self.i.opsize;
                 let image = self.pop_at(0, size);
+                if self.privileged() {
+                    return Some(self.popf(image));
+                }
                 self.call(Helper::Popf, &[image.into(), u64::from(size).into()], Fx::ALL);
                 self.move_sp(size.into());
                 self.leave_next()
             }
             // Nothing can become possible by CLI that has to be looked at.
+            Id::CLI if self.privileged() => {
+                self.b.bin(BinOp::AndNot, Width::W64, REST, REST, flag::IF);
+                self.done()
+            }
             Id::CLI => {
                 self.call(Helper::Cli, &[], Fx::FAULTS | Fx::READS | Fx::WRITES);
+                self.done()
+            }
+            Id::STI if self.privileged() => {
+                let open = self.b.new_label();
+                self.b.branch(Cmp::new(Cond::TestNz, Width::W64, REST, flag::IF), open);
+                self.quick(Helper::Shadow, &[]);
+                self.b.label(open);
+                self.b.bin(BinOp::Or, Width::W64, REST, REST, flag::IF);
+                self.b.keep_open();
                 self.done()
             }
             Id::STI => {
@@ -106,6 +132,30 @@ impl Lifter<'_> {
             _ => return None,
         };
         Some(flow)
+    }
+
+    /// POPF where all flags may be written.
+    fn popf(&mut self, image: Var) -> Flow {
+        let mut mask = flag::TF | flag::IF | flag::DF | flag::IOPL | flag::NT | flag::AC;
+        if self.id_flag {
+            mask |= flag::ID;
+        }
+        if self.i.opsize == 2 {
+            mask &= 0xffff;
+        }
+        let flags = self.bin(BinOp::And, Width::W64, image, flag::ARITH);
+        let new = self.bin(BinOp::And, Width::W64, image, mask);
+        let old = self.bin(BinOp::And, Width::W64, REST, mask);
+        let kept = self.bin(BinOp::AndNot, Width::W64, REST, mask | flag::ARITH);
+        let kept = self.bin(BinOp::Or, Width::W64, kept, flag::FIXED);
+        let changed = self.bin(BinOp::Xor, Width::W64, old, new);
+        self.b.bin(BinOp::Or, Width::W64, REST, kept, new);
+        self.cc_flags(flags);
+        self.move_sp(self.i.opsize.into());
+        // Nothing can have become possible that was not.
+        let matter = flag::TF | flag::IF | flag::DF | flag::AC;
+        self.b.exit_if(Cmp::new(Cond::TestZ, Width::W64, changed, matter), self.next);
+        self.leave_next()
     }
 
     /// A helper without arguments.
@@ -223,7 +273,7 @@ impl Lifter<'_> {
         let args = [u64::from(self.i.opsize).into()];
         let value = self.call_value(helper, &args, Fx::ALL);
         self.write_reg(self.op(0), value);
-        self.cc_flags(crate::x86::state::flag::CF);
+        self.cc_flags(flag::CF);
         self.leave_next()
     }
 
