@@ -42,6 +42,9 @@ pub enum BlockError {
     /// An option or argument makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// Something in an image is larger than anybody should have to read.
+    #[error("{0}")]
+    TooLarge(String),
     /// A name inside an image asked for a file that policy does not allow.
     #[error("image refers to '{0}', which may not be opened without being named explicitly")]
     Forbidden(String),
@@ -128,6 +131,7 @@ impl BlockError {
             Self::NotFound(_) => errno::ENOENT,
             Self::InUse(_) => errno::EBUSY,
             Self::Cancelled => errno::ECANCELED,
+            Self::TooLarge(_) => errno::EFBIG,
             _ => errno::EIO,
         }
     }

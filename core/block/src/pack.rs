@@ -59,15 +59,15 @@ pub(crate) fn zlib(data: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Unpacks a zstd frame into exactly `len` bytes; `raw` may go on behind it.
+#[cfg(not(feature = "zstd-c"))]
 pub(crate) fn unzstd(raw: &[u8], len: usize) -> Result<Vec<u8>> {
     use ruzstd::io::Read;
-    let bad = || BlockError::corrupt("compressed cluster cannot be unpacked");
     let mut out = vec![0; len];
-    let mut decoder = ruzstd::decoding::StreamingDecoder::new(raw).map_err(|_| bad())?;
+    let mut decoder = ruzstd::decoding::StreamingDecoder::new(raw).map_err(|_| bad_cluster())?;
     let mut filled = 0;
     while filled < len {
         match decoder.read(&mut out[filled..]) {
-            Ok(0) | Err(_) => return Err(bad()),
+            Ok(0) | Err(_) => return Err(bad_cluster()),
             Ok(n) => filled += n,
         }
     }
@@ -75,8 +75,45 @@ pub(crate) fn unzstd(raw: &[u8], len: usize) -> Result<Vec<u8>> {
 }
 
 /// Packs as a zstd frame.
+#[cfg(not(feature = "zstd-c"))]
 pub(crate) fn zstd(data: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(data, ruzstd::encoding::CompressionLevel::Fastest)
+}
+
+/// Unpacks a zstd frame into exactly `len` bytes; `raw` may go on behind it.
+#[cfg(feature = "zstd-c")]
+pub(crate) fn unzstd(raw: &[u8], len: usize) -> Result<Vec<u8>> {
+    use zstd_safe::{DCtx, InBuffer, OutBuffer};
+    let mut out = vec![0; len];
+    let mut state = DCtx::create();
+    let mut input = InBuffer::around(raw);
+    let mut output = OutBuffer::around(&mut out[..]);
+    while output.pos() < len {
+        let before = (input.pos(), output.pos());
+        let left = state.decompress_stream(&mut output, &mut input).map_err(|_| bad_cluster())?;
+        if output.pos() < len && (left == 0 || before == (input.pos(), output.pos())) {
+            return Err(bad_cluster());
+        }
+    }
+    Ok(out)
+}
+
+/// Packs as a zstd frame.
+#[cfg(feature = "zstd-c")]
+pub(crate) fn zstd(data: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; zstd_safe::compress_bound(data.len())];
+    match zstd_safe::compress(&mut out[..], data, zstd_safe::CLEVEL_DEFAULT) {
+        Ok(len) => {
+            out.truncate(len);
+            out
+        }
+        // (Only without memory. What is as long as the data is stored as it is.)
+        Err(_) => data.to_vec(),
+    }
+}
+
+fn bad_cluster() -> BlockError {
+    BlockError::corrupt("compressed cluster cannot be unpacked")
 }
 
 /// Unpacks bzip2 into at most `len` bytes.

@@ -264,6 +264,9 @@ pub enum Change {
     Amend(Box<Amend>),
     /// Bitmaps.
     Bitmap(BitmapChange),
+    /// From here on somebody else has the bitmaps follow what is written, and stores them at the
+    /// end: until then the image says that they are in use.
+    FollowBitmaps,
 }
 
 /// What `amend` sets; `None` leaves it.

@@ -15,6 +15,27 @@ fn stored(image: &Arc<dyn Image>) -> Vec<crate::qcow2::BitmapInfo> {
 }
 
 impl BlockGraph {
+    /// Has the bitmaps of an image follow what is written to its node. They are stored again by
+    /// [`BlockGraph::keep_bitmaps`].
+    pub async fn follow_writes(&self, node: &Arc<Node>) -> Result<()> {
+        let Some(image) = node.driver().image() else { return Ok(()) };
+        let any = stored(&image).iter().any(|info| !info.in_use);
+        if any && !node.read_only() && node.bitmaps().is_empty() {
+            self.load_bitmaps(node).await?;
+            image.change(Change::FollowBitmaps).await?;
+        }
+        Ok(())
+    }
+
+    /// Stores the bitmaps of a node where those in the image are out of date: the last change
+    /// before it is closed.
+    pub async fn keep_bitmaps(&self, node: &Arc<Node>) -> Result<()> {
+        match node.driver().image().and_then(|image| image.facts().specific) {
+            Some(Specific::Qcow2(info)) if !info.bitmaps_valid => self.store_bitmaps(node).await,
+            _ => Ok(()),
+        }
+    }
+
     /// Gives a node the bitmaps of its image.
     pub(crate) async fn load_bitmaps(&self, node: &Arc<Node>) -> Result<()> {
         let Some(image) = node.driver().image() else { return Ok(()) };

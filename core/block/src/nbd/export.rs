@@ -110,7 +110,7 @@ impl Export {
         } else {
             features |= Features::READ_ONLY;
         }
-        if self.options.multi_conn || !self.options.writable {
+        if self.options.multi_conn {
             features |= Features::MULTI_CONN;
         }
         if structured || extended {

@@ -199,6 +199,24 @@ impl Qcow2 {
         self.store_bitmaps(list).await
     }
 
+    /// Says in the directory, where it is, that no bitmap is what it should be.
+    pub(super) async fn mark_bitmaps_in_use(&self) -> Result<()> {
+        let Some(place) = *lock(&self.bitmap_place) else { return Ok(()) };
+        lock(&self.bitmaps).iter_mut().for_each(|info| info.in_use = true);
+        let file = self.file()?;
+        let mut bytes = file.read(place.offset, IoBuf::zeroed(place.len as usize)).await?;
+        let mut at = 0;
+        while at + 24 <= bytes.len() {
+            let flags = be32(&bytes, at + 12) | IN_USE;
+            bytes[at + 12..at + 16].copy_from_slice(&flags.to_be_bytes());
+            let name = usize::from(u16::from_be_bytes([bytes[at + 18], bytes[at + 19]]));
+            let extra = be32(&bytes, at + 20) as usize;
+            at = (at + 24 + extra + name).next_multiple_of(8);
+        }
+        file.write(place.offset, bytes).await?;
+        file.flush().await
+    }
+
     /// Writes the bitmaps that change anew, and a directory, and switches to them.
     async fn store_bitmaps(&self, mut list: Vec<Loaded>) -> Result<()> {
         let old = lock(&self.bitmaps).clone();

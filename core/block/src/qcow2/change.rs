@@ -3,7 +3,7 @@
 use super::check::RefcountLayout;
 use super::entry::{COPIED, Entry, Kind, OFFSET, Shape, ZERO};
 use super::header::{autoclear, extension, field, incompatible};
-use super::snapshot::{Snapshot, read_snapshots};
+use super::snapshot::Snapshot;
 use super::{Qcow2, read_table};
 use crate::driver::Driver;
 use crate::formats::{Amend, AmendProgress, Change, StoredName};
@@ -37,6 +37,10 @@ impl Qcow2 {
             Change::Preallocate { from, to, how } => self.preallocate(from, to, how).await,
             Change::Amend(amend) => self.amend(&amend).await,
             Change::Bitmap(change) => self.change_bitmap(change).await,
+            Change::FollowBitmaps => {
+                self.bitmaps_followed.store(true, Ordering::Relaxed);
+                Ok(())
+            }
         }
     }
 
@@ -134,12 +138,14 @@ impl Qcow2 {
     }
 
     /// Writes a new table of snapshots and switches to it.
-    async fn store_snapshots(&self, list: Vec<Snapshot>) -> Result<()> {
+    pub(super) async fn store_snapshots(&self, mut list: Vec<Snapshot>) -> Result<()> {
         let shape = &self.shape;
         let file = self.file()?;
         let mut bytes = Vec::new();
-        for s in &list {
-            s.append_to(&mut bytes);
+        let disk = self.len();
+        for s in &mut list {
+            s.append_to(&mut bytes, disk);
+            s.disk_size.get_or_insert(disk);
         }
         let (old_at, old_len) = *lock(&self.snapshot_table);
         let mut at = 0;
@@ -299,6 +305,9 @@ impl Qcow2 {
         self.begin().await?;
         let _all = self.guest.acquire_all().await;
         self.close_all().await?;
+        if self.may_start_over() {
+            return self.start_over().await;
+        }
         let old = {
             let mut meta = lock(&self.meta);
             let old = meta.l1.clone();
@@ -444,6 +453,12 @@ impl Qcow2 {
             );
         }
         if version > old_version {
+            let snapshots = lock(&self.snapshots).clone();
+            if !snapshots.is_empty() {
+                // What the third version requires of them.
+                self.begin().await?;
+                self.store_snapshots(snapshots).await?;
+            }
             self.edit_header(|first| {
                 first.set_version(3);
                 if first.extensions.iter().all(|(kind, _)| *kind != extension::FEATURE_NAMES) {
@@ -453,7 +468,7 @@ impl Qcow2 {
             .await?;
         }
         if new_bits != bits {
-            self.set_refcount_bits(new_bits).await?;
+            self.set_refcount_bits(new_bits, &amend.progress).await?;
         }
         if version < old_version {
             self.downgrade(&amend.progress).await?;
@@ -469,7 +484,7 @@ impl Qcow2 {
     }
 
     /// Stores refcounts with another width. The image must be opened again afterwards.
-    async fn set_refcount_bits(&self, bits: u32) -> Result<()> {
+    async fn set_refcount_bits(&self, bits: u32, progress: &AmendProgress) -> Result<()> {
         self.begin().await?;
         let _all = self.guest.acquire_all().await;
         self.close_all().await?;
@@ -484,10 +499,23 @@ impl Qcow2 {
                 counts[cluster]
             )));
         }
-        let layout = RefcountLayout::new(&shape, &counts)?;
+        // One walk for the references, at least one for the places of the new refcounts, which
+        // count themselves, and one that writes them.
+        let (mut done, mut walks) = (1, 3);
+        progress.show(done, walks);
+        let layout = RefcountLayout::in_walks(&shape, &counts, &mut |settled| {
+            done += 1;
+            progress.show(done, walks);
+            if !settled {
+                // They did not fit: once more.
+                walks += 1;
+                progress.show(done, walks);
+            }
+        })?;
         let file = self.file()?;
         layout.write(&file).await?;
         file.flush().await?;
+        progress.show(done + 1, walks);
         let clusters = (layout.table.len() as u64 * 8) >> shape.cluster_bits;
         let at = layout.table_offset;
         self.edit_header(move |first| {
@@ -657,14 +685,6 @@ impl Qcow2 {
         }
         let entries = lock(&self.meta).l1.len();
         (seen..entries as u64).for_each(|_| step());
-        Ok(())
-    }
-
-    /// Reads the table of snapshots again, for `check` after a repair.
-    pub(super) async fn reload_snapshots(&self) -> Result<()> {
-        let (list, len) = read_snapshots(&*self.file()?, &self.header).await?;
-        *lock(&self.snapshots) = list;
-        lock(&self.snapshot_table).1 = len;
         Ok(())
     }
 }

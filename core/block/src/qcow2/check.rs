@@ -6,7 +6,7 @@ use super::entry::{
     COPIED, Entry, Kind, L1_RESERVED, OFFSET, REFTABLE_RESERVED, Shape, refcount, set_refcount,
 };
 use super::header::{MAX_REFTABLE_BYTES, Place, be32, be64, field, incompatible};
-use super::snapshot::Snapshot;
+use super::snapshot::{MAX_SNAPSHOTS, Salvage, Snapshot, read_snapshots};
 use super::{Qcow2, read_table};
 use crate::driver::Driver;
 use crate::graph::Node;
@@ -242,7 +242,10 @@ impl Qcow2 {
             self.close_all().await?;
         }
         let file = self.file()?;
+        let salvage = self.check_snapshot_table(&file, repair).await?;
         let mut count = self.count(&file, true).await?;
+        count.result.corruptions += salvage.faults;
+        drop(count.result.messages.splice(0..0, salvage.messages));
         let actual = self.read_refcounts(&file, &mut count).await?;
         let (mut too_low, mut missing) = (0, false);
         let mut wrong_counts = Vec::new();
@@ -278,7 +281,8 @@ impl Qcow2 {
             for (c, have) in actual.iter().enumerate() {
                 let (now, was) = (base.get(c).copied().unwrap_or(0), counts.get(c).copied());
                 if now == 0 && was.is_some_and(|was| was > 0) {
-                    result.say(|| format!("Repairing cluster {c} refcount={have} reference=0"));
+                    let had = was.map_or(*have, u64::from);
+                    result.say(|| format!("Repairing cluster {c} refcount={had} reference=0"));
                 }
             }
             self.rebuild(&file, &base).await?;
@@ -314,6 +318,13 @@ impl Qcow2 {
                 result.corruptions_fixed += wrong;
             }
         }
+        if salvage.faults > 0 && repair == Repair::All {
+            // Refcounts are right by now, so that there is room for a table.
+            self.build_guard();
+            let list = lock(&self.snapshots).clone();
+            self.store_snapshots(list).await?;
+            result.corruptions_fixed += salvage.faults;
+        }
         let known = super::autoclear::BITMAPS | super::autoclear::RAW_EXTERNAL;
         if repair != Repair::Nothing && self.header.autoclear & !known != 0 {
             // Features that nobody here has kept true.
@@ -325,6 +336,41 @@ impl Qcow2 {
             self.clear_marks(&file).await?;
         }
         Ok(result)
+    }
+
+    /// Reads a table of snapshots that could not be read when the image was opened, as far as a
+    /// repair allows, and looks at all entries. What is wrong is put right by storing the table.
+    async fn check_snapshot_table(&self, file: &Node, repair: Repair) -> Result<Salvage> {
+        let fix = repair == Repair::All;
+        let mut salvage = Salvage::default();
+        if self.snapshots_unread.load(Ordering::Relaxed) {
+            let read = read_snapshots(file, &self.header, fix.then_some(&mut salvage)).await;
+            let (list, len) = read.map_err(|error| match (error, self.header.snapshots) {
+                (BlockError::TooLarge(_), n) if n > MAX_SNAPSHOTS => BlockError::TooLarge(format!(
+                    "ERROR snapshot table too large\nYou can force-remove all {} overhanging \
+                         snapshots with qemu-img check -r all",
+                    n - MAX_SNAPSHOTS
+                )),
+                (BlockError::TooLarge(text), _) => {
+                    BlockError::TooLarge(format!("ERROR failed to read the snapshot table: {text}"))
+                }
+                (error, _) => error,
+            })?;
+            *lock(&self.snapshots) = list;
+            lock(&self.snapshot_table).1 = len;
+            self.snapshots_unread.store(false, Ordering::Relaxed);
+        }
+        if self.shape.version >= 3 {
+            let what = if fix { "Repairing" } else { "ERROR" };
+            for (index, snapshot) in lock(&self.snapshots).iter().enumerate() {
+                if snapshot.disk_size.is_none() {
+                    let text = format!("{what} snapshot table entry {index} is incomplete");
+                    salvage.messages.push(text);
+                    salvage.faults += 1;
+                }
+            }
+        }
+        Ok(salvage)
     }
 
     async fn count<'a>(&self, file: &'a Node, refcounts: bool) -> Result<Count<'a>> {
@@ -348,12 +394,6 @@ impl Qcow2 {
         count.add_l1(l1_offset, &l1, true).await?;
         let (snapshots_at, snapshots_len) = *lock(&self.snapshot_table);
         let snapshots = lock(&self.snapshots).clone();
-        if self.header.snapshots > 0 && snapshots.is_empty() && snapshots_len == 0 {
-            // It could not be read when the image was opened.
-            if let Err(error) = self.reload_snapshots().await {
-                count.result.corrupt(|| error.to_string());
-            }
-        }
         if !snapshots.is_empty() {
             count.add_snapshots(snapshots_at, snapshots_len, snapshots).await?;
         }
@@ -361,7 +401,9 @@ impl Qcow2 {
             count.add(crypto.offset, crypto.len);
         }
         let bitmaps = *lock(&self.bitmap_place);
-        if let Some(bitmaps) = bitmaps.filter(|_| self.bitmaps_valid.load(Ordering::Relaxed)) {
+        let there = self.bitmaps_valid.load(Ordering::Relaxed)
+            || self.bitmaps_followed.load(Ordering::Relaxed);
+        if let Some(bitmaps) = bitmaps.filter(|_| there) {
             count.add_bitmaps(bitmaps).await?;
         }
         if refcounts {
@@ -540,13 +582,24 @@ pub(super) struct RefcountLayout {
 
 impl RefcountLayout {
     pub(super) fn new(shape: &Shape, counts: &[u32]) -> Result<Self> {
+        Self::in_walks(shape, counts, &mut |_| ())
+    }
+
+    /// The same. `walked` hears of each attempt, and whether everything had room.
+    pub(super) fn in_walks(
+        shape: &Shape,
+        counts: &[u32],
+        walked: &mut (dyn FnMut(bool) + Send),
+    ) -> Result<Self> {
         let (per, cluster) = (shape.refcounts_per_block(), shape.cluster());
         let used = counts.len() as u64;
         let (mut table, mut blocks) = (1, 1);
         loop {
             let next_blocks = (used + table + blocks).div_ceil(per);
             let next_table = (next_blocks * 8).div_ceil(cluster);
-            if (next_table, next_blocks) == (table, blocks) {
+            let settled = (next_table, next_blocks) == (table, blocks);
+            walked(settled);
+            if settled {
                 break;
             }
             (table, blocks) = (next_table.max(table), next_blocks.max(blocks));

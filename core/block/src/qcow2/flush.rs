@@ -243,7 +243,7 @@ impl Qcow2 {
     }
 
     /// Sets or takes back the mark of stale refcounts.
-    async fn mark_dirty(&self, on: bool) -> Result<()> {
+    pub(super) async fn mark_dirty(&self, on: bool) -> Result<()> {
         let old = self.incompatible.load(Ordering::Relaxed);
         let new = if on { old | incompatible::DIRTY } else { old & !incompatible::DIRTY };
         if new != old {
@@ -284,8 +284,14 @@ impl Qcow2 {
             return Err(BlockError::invalid("the image must be opened again first"));
         }
         // Bitmaps that nobody keeps up to date are not valid any more.
+        let mut kept = self.header.autoclear & super::autoclear::RAW_EXTERNAL;
+        if self.bitmaps_followed.load(Ordering::Relaxed)
+            && self.bitmaps_valid.load(Ordering::Relaxed)
+        {
+            self.mark_bitmaps_in_use().await?;
+            kept |= self.header.autoclear & super::autoclear::BITMAPS;
+        }
         self.bitmaps_valid.store(false, Ordering::Relaxed);
-        let kept = self.header.autoclear & super::autoclear::RAW_EXTERNAL;
         if self.header.autoclear != kept {
             let file = self.file()?;
             let bytes = IoBuf::from(&kept.to_be_bytes()[..]);

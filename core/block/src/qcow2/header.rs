@@ -13,6 +13,7 @@ pub(super) const V3_LEN: usize = 104;
 pub(super) mod field {
     pub(in crate::qcow2) const SIZE: usize = 24;
     pub(in crate::qcow2) const L1_SIZE: usize = 36;
+    pub(in crate::qcow2) const L1_OFFSET: usize = 40;
     pub(in crate::qcow2) const REFTABLE_OFFSET: usize = 48;
     pub(in crate::qcow2) const INCOMPATIBLE: usize = 72;
     pub(in crate::qcow2) const AUTOCLEAR: usize = 88;
@@ -49,7 +50,6 @@ pub(super) mod extension {
 /// Largest active L1 table and refcount table, in bytes.
 pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
 pub(super) const MAX_REFTABLE_BYTES: u64 = 8 << 20;
-const MAX_SNAPSHOTS: u32 = 65_536;
 
 /// How compressed clusters are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -235,9 +235,6 @@ impl Header {
             MAX_REFTABLE_BYTES,
             cluster,
         )?;
-        if h.snapshots > MAX_SNAPSHOTS {
-            return bad("Snapshot table too large");
-        }
         let snapshot_bytes = u64::from(h.snapshots) * 40;
         check_table("Snapshot table", h.snapshots_offset, snapshot_bytes, u64::MAX, cluster)?;
         check_table(

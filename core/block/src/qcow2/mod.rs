@@ -18,6 +18,7 @@ mod change;
 mod check;
 mod create;
 mod crypt;
+mod empty;
 mod entry;
 mod flush;
 mod header;
@@ -100,6 +101,8 @@ pub(crate) struct Qcow2 {
     snapshots: Mutex<Vec<Snapshot>>,
     /// Offset and length of the table of snapshots.
     snapshot_table: Mutex<(u64, u64)>,
+    /// The table of snapshots could not be read when the image was opened.
+    snapshots_unread: AtomicBool,
     backing_name: Mutex<Option<StoredName>>,
     /// What was repaired when it was opened, in words.
     repairs: Mutex<Vec<String>>,
@@ -111,6 +114,8 @@ pub(crate) struct Qcow2 {
     bitmap_place: Mutex<Option<header::Place>>,
     /// The bitmaps in the file are as they should be.
     bitmaps_valid: AtomicBool,
+    /// Somebody has them follow what is written: they stay in the file, marked as in use.
+    bitmaps_followed: AtomicBool,
     read_only: bool,
     file: Arc<Edge>,
     /// Somebody below waits for events.
@@ -220,11 +225,14 @@ impl Qcow2 {
                 "it is marked corrupt; it can only be opened read-only",
             ));
         }
-        let snapshots = match read_snapshots(file, &header).await {
-            Err(_) if options.for_check => (Vec::new(), 0),
+        let mut snapshots_unread = false;
+        let (snapshots, snapshots_len) = match read_snapshots(file, &header, None).await {
+            Err(_) if options.for_check => {
+                snapshots_unread = true;
+                (Vec::new(), 0)
+            }
             table => table?,
         };
-        let (snapshots, snapshots_len) = snapshots;
         let bitmaps = match header.bitmaps {
             None => Vec::new(),
             Some(place) => match bitmap::read_directory(file, place).await {
@@ -281,6 +289,7 @@ impl Qcow2 {
             incompatible: AtomicU64::new(header.incompatible),
             snapshots: Mutex::new(snapshots),
             snapshot_table: Mutex::new((header.snapshots_offset, snapshots_len)),
+            snapshots_unread: AtomicBool::new(snapshots_unread),
             repairs: Mutex::default(),
             late_refcounts: options
                 .lazy_refcounts
@@ -294,6 +303,7 @@ impl Qcow2 {
                     .map(|name| StoredName { name, format: header.backing_format.clone() }),
             ),
             bitmaps_valid: AtomicBool::new(!bitmaps.is_empty()),
+            bitmaps_followed: AtomicBool::new(false),
             bitmaps: Mutex::new(bitmaps),
             bitmap_place: Mutex::new(header.bitmaps),
             writable: AtomicBool::new(false),
@@ -360,6 +370,7 @@ impl Qcow2 {
             dirty: incompatible & incompatible::DIRTY != 0,
             snapshots: lock(&self.snapshots).clone(),
             bitmaps: lock(&self.bitmaps).clone(),
+            bitmaps_valid: self.bitmaps_valid.load(Ordering::Relaxed),
             backing_file: name,
             backing_format: format,
             data_file: h.data_file.clone(),
@@ -451,6 +462,9 @@ pub struct Qcow2Info {
     pub snapshots: Vec<Snapshot>,
     /// Bitmaps inside the image.
     pub bitmaps: Vec<BitmapInfo>,
+    /// They are as they should be: nothing was written since.
+    #[serde(skip)]
+    pub bitmaps_valid: bool,
     /// Name of the backing file as stored.
     pub backing_file: Option<String>,
     /// Recorded format of the backing file.

@@ -35,16 +35,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Adds the entry to the bytes of a table.
-    pub(super) fn append_to(&self, out: &mut Vec<u8>) {
+    /// Adds the entry to the bytes of a table. `disk` is the size of a disk that was not recorded.
+    pub(super) fn append_to(&self, out: &mut Vec<u8>, disk: u64) {
         let mut extra = self.vm_state_size.to_be_bytes().to_vec();
-        if let Some(size) = self.disk_size {
-            extra.extend(size.to_be_bytes());
-            if let Some(icount) = self.icount {
-                extra.extend(icount.to_be_bytes());
-                extra.extend(&self.extra);
-            }
-        }
+        extra.extend(self.disk_size.unwrap_or(disk).to_be_bytes());
+        extra.extend(self.icount.unwrap_or(NO_ICOUNT).to_be_bytes());
+        extra.extend(&self.extra);
         out.resize(out.len().next_multiple_of(8), 0);
         out.extend(self.l1_offset.to_be_bytes());
         out.extend(self.l1_size.to_be_bytes());
@@ -62,31 +58,100 @@ impl Snapshot {
 }
 
 const FIXED: usize = 40;
+/// Extra data that is known: size of the state, size of the disk, instructions.
+const KNOWN_EXTRA: usize = 24;
 const MAX_EXTRA: usize = 1024;
 const MAX_TABLE: u64 = 64 << 20;
+/// Most snapshots that an image may have.
+pub(super) const MAX_SNAPSHOTS: u32 = 65_536;
+/// What stands for a number of instructions that nobody knows.
+const NO_ICOUNT: u64 = u64::MAX;
 
-/// Reads the table. Gives its length in bytes as well.
-pub(super) async fn read_snapshots(file: &Node, header: &Header) -> Result<(Vec<Snapshot>, u64)> {
+/// What a table has too much of, and what was left out for it.
+#[derive(Debug, Default)]
+pub(super) struct Salvage {
+    /// In words.
+    pub(super) messages: Vec<String>,
+    /// How many times something was left out.
+    pub(super) faults: u64,
+}
+
+/// Reads the table. Gives its length in the file as well. Without a `salvage` a table that is too
+/// large is refused.
+pub(super) async fn read_snapshots(
+    file: &Node,
+    header: &Header,
+    mut salvage: Option<&mut Salvage>,
+) -> Result<(Vec<Snapshot>, u64)> {
     let bad = |text: &str| Err(BlockError::corrupt(format!("snapshot table: {text}")));
     let mut list = Vec::new();
     let mut at = header.snapshots_offset;
     let end = file.len();
-    for _ in 0..header.snapshots {
+    let mut total = header.snapshots;
+    if total > MAX_SNAPSHOTS {
+        let over = total - MAX_SNAPSHOTS;
+        let Some(salvage) = salvage.as_deref_mut() else {
+            return Err(BlockError::TooLarge("Snapshot table too large".into()));
+        };
+        salvage.messages.push(format!("Discarding {over} overhanging snapshots"));
+        salvage.faults += u64::from(over);
+        total = MAX_SNAPSHOTS;
+    }
+    // Bytes of the table as it will be written.
+    let mut kept: u64 = 0;
+    for index in 0..total {
+        let start = at;
         if at + FIXED as u64 > end.next_multiple_of(512) {
             return bad("it is beyond the end of the file");
         }
         let fixed = file.read(at, IoBuf::zeroed(FIXED)).await?;
         let lengths = be32(&fixed, 12);
         let (id_len, name_len) = ((lengths >> 16) as usize, (lengths & 0xffff) as usize);
-        let extra_len = be32(&fixed, 36) as usize;
-        if extra_len > MAX_EXTRA {
-            return bad("an entry has too much extra data");
+        let stored_extra = be32(&fixed, 36) as usize;
+        let extra_len = stored_extra.min(MAX_EXTRA);
+        let mut cut = None;
+        if stored_extra > MAX_EXTRA {
+            if salvage.is_none() {
+                return Err(BlockError::TooLarge(format!(
+                    "Too much extra metadata in snapshot table entry {index}\n\
+                     You can force-remove this extra metadata with qemu-img check -r all"
+                )));
+            }
+            cut = Some(format!(
+                "Discarding too much extra metadata in snapshot table entry {index} \
+                 ({stored_extra} > {MAX_EXTRA})"
+            ));
         }
-        let rest =
-            file.read(at + FIXED as u64, IoBuf::zeroed(extra_len + id_len + name_len)).await?;
-        let (extra, names) = rest.split_at(extra_len);
+        let names_at = at + FIXED as u64 + stored_extra as u64;
+        let stop = names_at + (id_len + name_len) as u64;
+        if stop > end.next_multiple_of(512) {
+            return bad("it is beyond the end of the file");
+        }
+        let extra = file.read(at + FIXED as u64, IoBuf::zeroed(extra_len)).await?;
+        let names = file.read(names_at, IoBuf::zeroed(id_len + name_len)).await?;
+        kept = kept.next_multiple_of(8) + (FIXED + extra_len + id_len + name_len) as u64;
+        at = stop.next_multiple_of(8);
+        if let (Some(text), Some(salvage)) = (cut, salvage.as_deref_mut()) {
+            salvage.messages.push(text);
+            salvage.faults += 1;
+        }
+        if kept > MAX_TABLE || at - header.snapshots_offset > i32::MAX as u64 {
+            let over = total - index;
+            let Some(salvage) = salvage else {
+                return Err(BlockError::TooLarge(format!(
+                    "Snapshot table is too big\n\
+                     You can force-remove all {over} overhanging snapshots with qemu-img check -r all"
+                )));
+            };
+            salvage.messages.push(format!(
+                "Discarding {over} overhanging snapshots (snapshot table is too big)"
+            ));
+            salvage.faults += u64::from(over);
+            at = start;
+            break;
+        }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let wide_state = (extra_len >= 8).then(|| be64(extra, 0));
+        let wide_state = (extra_len >= 8).then(|| be64(&extra, 0));
         list.push(Snapshot {
             id: text(&names[..id_len]),
             name: text(&names[id_len..]),
@@ -94,16 +159,14 @@ pub(super) async fn read_snapshots(file: &Node, header: &Header) -> Result<(Vec<
             date_nsec: be32(&fixed, 20),
             vm_clock_nsec: be64(&fixed, 24),
             vm_state_size: wide_state.unwrap_or(be32(&fixed, 32).into()),
-            disk_size: (extra_len >= 16).then(|| be64(extra, 8)),
-            icount: (extra_len >= 24).then(|| be64(extra, 16)),
-            extra: extra.get(24..).unwrap_or_default().to_vec(),
+            disk_size: (extra_len >= 16).then(|| be64(&extra, 8)),
+            icount: (extra_len >= KNOWN_EXTRA)
+                .then(|| be64(&extra, 16))
+                .filter(|icount| *icount != NO_ICOUNT),
+            extra: extra.get(KNOWN_EXTRA..).unwrap_or_default().to_vec(),
             l1_offset: be64(&fixed, 0),
             l1_size: be32(&fixed, 8),
         });
-        at = (at + (FIXED + rest.len()) as u64).next_multiple_of(8);
-        if at - header.snapshots_offset > MAX_TABLE {
-            return bad("it is too large");
-        }
     }
     Ok((list, at - header.snapshots_offset))
 }

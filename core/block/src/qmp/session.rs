@@ -283,9 +283,36 @@ fn pretty(value: &Value, depth: usize, out: &mut String) {
     }
 }
 
+/// As it prints otherwise: a space behind every comma and colon.
+fn compact(value: &Value, out: &mut String) {
+    match value {
+        Value::Object(map) => {
+            out.push('{');
+            for (i, (key, value)) in map.iter().enumerate() {
+                out.push_str(if i > 0 { ", " } else { "" });
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push_str(": ");
+                compact(value, out);
+            }
+            out.push('}');
+        }
+        Value::Array(list) => {
+            out.push('[');
+            for (i, value) in list.iter().enumerate() {
+                out.push_str(if i > 0 { ", " } else { "" });
+                compact(value, out);
+            }
+            out.push(']');
+        }
+        value => out.push_str(&value.to_string()),
+    }
+}
+
 /// ASCII, one line.
 fn line(value: &Value) -> String {
-    ascii(&value.to_string())
+    let mut out = String::new();
+    compact(value, &mut out);
+    ascii(&out)
 }
 
 fn ascii(text: &str) -> String {

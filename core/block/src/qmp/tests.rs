@@ -131,12 +131,12 @@ fn a_conversation_begins_with_capabilities_and_takes_single_quotes() {
     assert!(say("{'execute':'query-jobs'}").contains("CommandNotFound"));
     assert_eq!(
         say("{'execute':'qmp_capabilities','id':\"it's\"}"),
-        "{\"return\":{},\"id\":\"it's\"}\r\n"
+        "{\"return\": {}, \"id\": \"it's\"}\r\n"
     );
     assert!(say("{ nonsense }").contains("JSON parse error"));
     assert!(say("{'execute':'query-jobs','id").is_empty());
     assert!(say("\u{1}").contains("GenericError"));
-    assert_eq!(say("{\"execute\":\"query-jobs\"}"), "{\"return\":[]}\r\n");
+    assert_eq!(say("{\"execute\":\"query-jobs\"}"), "{\"return\": []}\r\n");
     assert!(
         say("{\"execute\":\"job-pause\",\"arguments\":{}}").contains("Parameter 'id' is missing")
     );

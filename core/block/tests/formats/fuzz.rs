@@ -12,7 +12,6 @@ use orrery_block::{IoBuf, img};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-#[expect(clippy::disallowed_methods, reason = "a long search is asked for from outside")]
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }

@@ -1,6 +1,15 @@
 //! Every format against a plain array, and with damaged headers.
 
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a long search is asked for from outside, and says how long it was"
+)]
+
+mod crash;
 mod fuzz;
+#[path = "../log/mod.rs"]
+mod log;
 
 use orrery_block::exec::Executor;
 use orrery_block::formats::create::{Host, Values, create};

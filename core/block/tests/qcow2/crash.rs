@@ -1,74 +1,14 @@
 //! A log of writes and flushes, cut everywhere: whatever a crash leaves must open, have leaks
 //! at worst, and hold every byte that was flushed.
 
+use crate::log::{Event, GRAIN, Recorder, apply, apply_some, rounds, sector};
 use crate::model::{options, shapes};
 use crate::{Random, run};
 use orrery_block::graph::BlockGraph;
 use orrery_block::host::{BlockFile, MemFile, MemFs};
 use orrery_block::qcow2::{CreateOptions, Repair};
-use orrery_block::{BlockError, Format, IoBuf, Op, OpenOptions, Result, img};
+use orrery_block::{BlockError, Format, IoBuf, OpenOptions, Result, img};
 use std::sync::{Arc, Mutex};
-
-#[derive(Clone)]
-enum Event {
-    Write(u64, Vec<u8>),
-    SetLen(u64),
-    Punch(u64, u64),
-    Flush,
-}
-
-/// Notes everything that reaches the disk.
-struct Recorder {
-    file: MemFile,
-    /// Without holes, freed clusters keep their old content.
-    holes: bool,
-    log: Arc<Mutex<Vec<Event>>>,
-}
-
-impl Recorder {
-    fn note(&self, event: Event) {
-        self.log.lock().unwrap().push(event);
-    }
-}
-
-impl BlockFile for Recorder {
-    fn len(&self) -> u64 {
-        self.file.len()
-    }
-    fn read_at(&self, offset: u64, buf: IoBuf) -> Op<IoBuf> {
-        self.file.read_at(offset, buf)
-    }
-    fn write_at(&self, offset: u64, buf: IoBuf) -> Op<IoBuf> {
-        self.note(Event::Write(offset, buf.to_vec()));
-        self.file.write_at(offset, buf)
-    }
-    fn flush(&self) -> Op<()> {
-        self.note(Event::Flush);
-        self.file.flush()
-    }
-    fn set_len(&self, len: u64) -> Op<()> {
-        self.note(Event::SetLen(len));
-        self.file.set_len(len)
-    }
-    fn punch_hole(&self, offset: u64, len: u64) -> Op<()> {
-        if !self.holes {
-            return Op::err(BlockError::Unsupported("no holes".into()));
-        }
-        self.note(Event::Punch(offset, len));
-        self.file.punch_hole(offset, len)
-    }
-}
-
-async fn apply(file: &MemFile, event: &Event) -> Result<()> {
-    match event {
-        Event::Write(at, bytes) => file.write_at(*at, bytes.clone().into()).await.map(drop),
-        Event::SetLen(len) => file.set_len(*len).await,
-        Event::Punch(at, len) => file.punch_hole(*at, *len).await,
-        Event::Flush => Ok(()),
-    }
-}
-
-const GRAIN: usize = 512;
 
 /// What each sector of the guest's disk may hold after a crash: the value at the last flush, and
 /// everything written since.
@@ -86,17 +26,6 @@ struct Recording {
     /// By log position: sector got this tag at the earliest.
     history: Vec<(usize, usize, u64)>,
     base: Option<Vec<u8>>,
-}
-
-fn sector(tag: u64) -> [u8; GRAIN] {
-    let mut bytes = [0; GRAIN];
-    if tag != 0 {
-        for chunk in bytes.as_chunks_mut::<8>().0 {
-            // Taken for a table, it would point anywhere.
-            chunk.copy_from_slice(&tag.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
-        }
-    }
-    bytes
 }
 
 /// A session of a guest that writes tagged sectors, flushes, zeroes and discards.
@@ -240,18 +169,8 @@ async fn cut_everywhere(
                 break;
             }
             let disk = stable.fork();
-            for event in &recording.log[since..cut] {
-                match (random.below(4), event) {
-                    (0, _) => {}
-                    // Torn: a part of the sectors arrived.
-                    (1, Event::Write(at, bytes)) if bytes.len() > 512 => {
-                        let keep = random.below(bytes.len() as u64 / 512) as usize * 512;
-                        let part = Event::Write(*at, bytes[..keep].to_vec());
-                        apply(&disk, &part).await?;
-                    }
-                    (_, event) => apply(&disk, event).await?,
-                }
-            }
+            let events = &recording.log[since..cut];
+            apply_some(&disk, events, &mut |n| random.below(n)).await?;
             recording.judge(disk, cut, &format!("cut {cut}, subset {subset}")).await?;
             cuts += 1;
         }
@@ -274,11 +193,11 @@ fn a_crash_at_any_point_leaves_leaks_at_worst_and_loses_nothing_flushed() {
         if shape.cluster_size > 64 << 10 {
             continue;
         }
-        for backing in [false, true] {
-            let seed = 7000 + number as u64 * 2 + u64::from(backing);
+        for (backing, round) in (0..rounds() * 2).map(|n| (n % 2 == 1, n / 2)) {
+            let seed = 7000 + round * 1000 + number as u64 * 2 + u64::from(backing);
             cuts += run(async {
                 let recording = record(shape, backing, seed, 40, 0).await?;
-                cut_everywhere(&recording, &mut Random::new(seed), 2).await
+                cut_everywhere(&recording, &mut Random::new(seed), 3).await
             })
             .unwrap_or_else(|error| panic!("{shape:?}, backing {backing}: {error}"));
         }

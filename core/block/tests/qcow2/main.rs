@@ -12,9 +12,12 @@ mod concurrency;
 mod crash;
 mod foreign;
 mod hostile;
+#[path = "../log/mod.rs"]
+mod log;
 mod model;
 mod native;
 mod tools;
+mod triangle;
 
 use orrery_block::exec::Executor;
 use std::future::Future;
