@@ -14,7 +14,7 @@ use std::process::Command;
 const STRIDE: u64 = 104_729 * 4096;
 
 /// A piece of work: its name, what makes it possible (not timed), what is timed. `{img}` is the
-/// tool, `{own}` a file of the tool's own, other names are files that both read.
+/// tool, `{nbd}` the server, `{own}` a file of the tool's own, other names are files that both read.
 struct Case {
     name: &'static str,
     before: &'static str,
@@ -26,6 +26,12 @@ const fn case(name: &'static str, before: &'static str, work: &'static str) -> C
 }
 
 const FRESH: &str = "{img} create -q -f qcow2 {own} 1G";
+/// As a guest leaves it that wrote here and there: every L2 table leads everywhere.
+const SCATTERED: &str = "{img} create -q -f qcow2 -o cluster_size=4k {own} 512M && \
+    {img} bench -q -w -f qcow2 -d 64 -c 131072 -S {stride} -t unsafe {own}";
+/// A server that ends with its client.
+const SERVED: &str =
+    "{ rm -f {own}.sock && {nbd} --fork -k $PWD/{own}.sock -f raw random.raw </dev/null 2>&1; }";
 const GROWN: &str = "{img} create -q -f qcow2 -o preallocation=full {own} 256M";
 
 const CASES: &[Case] = &[
@@ -44,6 +50,48 @@ const CASES: &[Case] = &[
     case("convert from zlib", "", "{img} convert -f qcow2 -O raw text.qcow2 {own}"),
     case("compare raw with qcow2", "", "{img} compare -q -f raw -F qcow2 random.raw random.qcow2"),
     case("check", "", "{img} check -q -f qcow2 random.qcow2"),
+    case("check, 131072 scattered 4 KiB clusters", SCATTERED, "{img} check -q -f qcow2 {own}"),
+    case(
+        "2,000,000 reads at depth 1, null-co",
+        "",
+        "{img} bench -q -d 1 -c 2000000 --image-opts driver=null-co,size=1G",
+    ),
+    case(
+        "the same under 4 raw nodes",
+        "",
+        "{img} bench -q -d 1 -c 2000000 --image-opts driver=raw,file.driver=raw,file.file.driver=raw,\
+         file.file.file.driver=raw,file.file.file.file.driver=null-co,file.file.file.file.size=1G",
+    ),
+    case(
+        "convert raw to qcow2, random, past the page cache",
+        "",
+        "{img} convert -t none -T none -f raw -O qcow2 random.raw {own}",
+    ),
+    case(
+        "read 4 KiB at depth 1, raw, past the page cache",
+        "",
+        "{img} bench -q -t none -f raw -d 1 -c 8000 -S {stride} random.raw",
+    ),
+    case(
+        "read 4 KiB at depth 64, raw, past the page cache",
+        "",
+        "{img} bench -q -t none -f raw -d 64 -c 8000 -S {stride} random.raw",
+    ),
+    case(
+        "convert from NBD to raw, random",
+        SERVED,
+        "{img} convert -f raw -O raw nbd+unix:///?socket={own}.sock {own}",
+    ),
+    case(
+        "read 4 KiB at depth 1, NBD",
+        SERVED,
+        "{img} bench -q -f raw -d 1 -c 20000 -S {stride} nbd+unix:///?socket={own}.sock",
+    ),
+    case(
+        "read 4 KiB at depth 64, NBD",
+        SERVED,
+        "{img} bench -q -f raw -d 64 -c 20000 -S {stride} nbd+unix:///?socket={own}.sock",
+    ),
     case(
         "read 4 KiB at depth 1, raw",
         "",
@@ -86,10 +134,12 @@ const CASES: &[Case] = &[
     ),
 ];
 
-/// `block [--runs N] [--mib SIZE] [--only WORD] [--orrery PROGRAM] [--qemu-img PROGRAM] [--in FOLDER]`.
+/// `block [--runs N] [--mib SIZE] [--only WORD] [--orrery PROGRAM] [--qemu-img PROGRAM]
+/// [--qemu-nbd PROGRAM] [--in FOLDER]`.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     let (mut runs, mut mib, mut only) = (5, 1024, String::new());
-    let (mut orrery, mut peer, mut folder) = (None, "qemu-img".to_owned(), None);
+    let (mut orrery, mut folder) = (None, None);
+    let (mut peer, mut peer_nbd) = ("qemu-img".to_owned(), "qemu-nbd".to_owned());
     let mut words = args.iter().map(String::as_str);
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("'{word}' wants a value"))?;
@@ -99,6 +149,7 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
             "--only" => only = value.to_owned(),
             "--orrery" => orrery = Some(value.to_owned()),
             "--qemu-img" => peer = value.to_owned(),
+            "--qemu-nbd" => peer_nbd = value.to_owned(),
             "--in" => folder = Some(PathBuf::from(value)),
             other => bail!("'./x bench block' does not know '{other}'"),
         }
@@ -115,6 +166,7 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
         folder.unwrap_or_else(|| PathBuf::from(format!("{}/bench-block", shell::target())));
     fs::create_dir_all(&folder)?;
     let tools = [format!("{} img", orrery.display()), peer];
+    let servers = [format!("{} nbd", orrery.display()), peer_nbd];
     prepare(&folder, &tools[0], mib)?;
     println!(
         "| work | Orrery | CPU | qemu-img | CPU | time | CPU |\n|---|---|---|---|---|---|---|"
@@ -127,6 +179,7 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
                 let _ = fs::remove_file(&own);
                 let line = |text: &str| {
                     text.replace("{img}", tool)
+                        .replace("{nbd}", &servers[i])
                         .replace("{own}", &format!("own-{i}"))
                         .replace("{stride}", &STRIDE.to_string())
                 };

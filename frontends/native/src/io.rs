@@ -736,7 +736,7 @@ impl Shell {
     fn close(&mut self) -> Result<(), String> {
         self.wait_for_all();
         if let Some(image) = self.image.take() {
-            let closed = self.session.run(image.node.close());
+            let closed = self.session.run(self.session.close(&image.node));
             closed.map_err(|e| system_words(&e))?;
         }
         Ok(())
@@ -758,6 +758,7 @@ impl Shell {
             write: !a.has("r") && !self.read_only,
             share: a.has("U"),
             copy_on_read: a.has("C"),
+            follow: true,
             ..Spec::default()
         };
         self.open_spec(&spec).map_err(|fail| {
@@ -962,6 +963,7 @@ pub(crate) fn main(prog: &str, args: &[String]) -> ExitCode {
                     .get("t")
                     .or(args.get("cache"))
                     .is_some_and(|mode| mode == "none" || mode == "directsync"),
+            follow: true,
             ..Spec::default()
         };
         if let Err(fail) = shell.open_spec(&spec) {

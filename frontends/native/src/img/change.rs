@@ -39,7 +39,7 @@ fn change(session: &Session, image: &Image, what: Change) -> Result<(), BlockErr
 
 fn close(session: &Session, image: &Image) -> Done {
     session
-        .run(image.node.close())
+        .run(session.close(&image.node))
         .map_err(|e| Fail::new(format!("Could not close: {}", system_words(&e))))
 }
 
@@ -59,6 +59,7 @@ pub(super) fn snapshot(session: &mut Session, args: &[String]) -> Done {
         no_io: list,
         quiet: true,
         no_backing: list,
+        follow: !list,
         ..spec(&args, name)
     })?;
     let snapshots = image.handle.as_ref().map(|handle| handle.snapshots()).unwrap_or_default();
@@ -137,7 +138,7 @@ pub(super) fn resize(session: &mut Session, args: &[String]) -> Done {
              P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.",
         )
     })?;
-    let image = session.open(&spec(&args, name))?;
+    let image = session.open(&Spec { follow: true, ..spec(&args, name) })?;
     let old = image.node.len();
     let total = match sign {
         0 => Some(amount),
@@ -175,7 +176,7 @@ pub(super) fn resize(session: &mut Session, args: &[String]) -> Done {
                 None => image.node.write_zeroes(old, total - old, false).await?,
             }
         }
-        image.node.close().await
+        session.close(&image.node).await
     });
     done.map_err(|e| Fail::new(reason(&e)))?;
     if !args.has("q") {
@@ -435,7 +436,7 @@ pub(super) fn rebase(session: &mut Session, args: &[String]) -> Done {
     if !unsafely && !args.has("b") {
         return Err(Fail::usage("Use backing file (-b) option"));
     }
-    let image = session.open(&Spec { no_backing: unsafely, ..spec(&args, name) })?;
+    let image = session.open(&Spec { no_backing: unsafely, follow: true, ..spec(&args, name) })?;
     let driver = image.node.driver_name();
     let format = args.get("F");
     if let Some(name) = format
@@ -607,7 +608,7 @@ pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
     let args = Args::parse(args, "f:ht:b:dpqr:", &["object=", "image-opts", "help"])?;
     prepare(session, &args)?;
     let [name] = &args.rest[..] else { return Err(Fail::usage("Expecting one image file name")) };
-    let image = session.open(&spec(&args, name))?;
+    let image = session.open(&Spec { follow: true, ..spec(&args, name) })?;
     let none = || Fail::new("Image does not have a backing file");
     // The chain down to the base that takes the data.
     let mut path = image.backing_path.clone().ok_or_else(none)?;
@@ -640,8 +641,14 @@ pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
         base_node.clone()
     } else {
         let format = base_node.driver_name().to_owned();
-        let spec =
-            Spec { name: path, format: Some(format), write: true, share: true, ..Spec::default() };
+        let spec = Spec {
+            name: path,
+            format: Some(format),
+            write: true,
+            share: true,
+            follow: true,
+            ..Spec::default()
+        };
         session.open(&spec)?.node
     };
     let progress = Progress::new(args.has("p"));
@@ -669,7 +676,7 @@ pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
             at += s.len;
         }
         base.flush().await?;
-        base.close().await?;
+        session.close(&base).await?;
         if !args.has("d") && !args.has("b") {
             if let Some(handle) = &image.handle {
                 match handle.change(Change::Empty).await {
@@ -678,10 +685,10 @@ pub(super) fn commit(session: &mut Session, args: &[String]) -> Done {
                 }
             }
         }
-        image.node.close().await
+        session.close(&image.node).await
     });
-    result.map_err(|e| Fail::new(format!("Block job failed: {}", system_words(&e))))?;
     emptied.map_err(|e| Fail::new(format!("Failed to empty {name}: {}", system_words(&e))))?;
+    result.map_err(|e| Fail::new(format!("Block job failed: {}", system_words(&e))))?;
     progress.end();
     if !args.has("q") {
         say("Image committed.");

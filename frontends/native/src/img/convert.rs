@@ -4,13 +4,16 @@ use super::copy::{CHUNK, Copy};
 use super::create::{print_options, run as make, values, wants_help};
 use super::map::stored;
 use super::{
-    Args, Done, Fail, Image, Progress, Session, Spec, prepare, reason, say, significant,
+    Args, Done, Fail, Image, Progress, Session, Spec, is_direct, prepare, reason, say, significant,
     size_argument, system_words, warn,
 };
 use orrery_block::formats::Specific;
 use orrery_block::formats::create::{FILE, options, parse_size};
-use orrery_block::{BlockError, Format, IoBuf};
-use std::time::Instant;
+use orrery_block::{BlockError, Format, IoBuf, Op};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 /// `-l` takes a name, or `snapshot.id=...` and `snapshot.name=...`.
 pub(super) fn snapshot_name(text: &str) -> String {
@@ -134,6 +137,7 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
             image_opts: args.has("image-opts") || args.has("source-image-opts"),
             share: args.has("U") || args.has("force-share"),
             snapshot: args.get("l").map(snapshot_name),
+            direct: is_direct(&args, "T"),
             ..Spec::default()
         })?);
     }
@@ -202,6 +206,7 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
         options,
         write: true,
         no_backing: !has_backing && !no_create,
+        direct: is_direct(&args, "t"),
         ..Spec::default()
     })?;
     // A copy that is not finished is worth nothing, so nothing is made stable on the way.
@@ -255,6 +260,7 @@ pub(super) fn compare(session: &mut Session, args: &[String]) -> Done {
                 format: format.map(str::to_owned),
                 image_opts: args.has("image-opts"),
                 share: args.has("U") || args.has("force-share"),
+                direct: is_direct(&args, "T"),
                 ..Spec::default()
             })
             .map_err(|f| f.with_code(2))
@@ -432,6 +438,39 @@ impl Fail {
     }
 }
 
+/// Requests that are under way, with when they began where that is wanted.
+#[derive(Default)]
+struct UnderWay(Vec<(Op<IoBuf>, Option<Instant>)>);
+
+impl UnderWay {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn push(&mut self, request: (Op<IoBuf>, Option<Instant>)) {
+        self.0.push(request);
+    }
+
+    /// Waits for any of them.
+    async fn next(&mut self, latencies: &mut Vec<Duration>) -> Result<IoBuf, BlockError> {
+        poll_fn(|cx| {
+            for i in 0..self.0.len() {
+                if let Poll::Ready(result) = Pin::new(&mut self.0[i].0).poll(cx) {
+                    let (_, began) = self.0.swap_remove(i);
+                    latencies.extend(began.map(|began| began.elapsed()));
+                    return Poll::Ready(result);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
 pub(super) fn bench(session: &mut Session, args: &[String]) -> Done {
     let args = Args::parse(
         args,
@@ -464,6 +503,7 @@ pub(super) fn bench(session: &mut Session, args: &[String]) -> Done {
         image_opts: args.has("image-opts"),
         write,
         share: args.has("U"),
+        direct: is_direct(&args, "t"),
         ..Spec::default()
     })?;
     let pattern = number("pattern", 0)? as u8;
@@ -483,7 +523,8 @@ pub(super) fn bench(session: &mut Session, args: &[String]) -> Done {
     let start = Instant::now();
     let result = session.run(async {
         let mut at = offset;
-        let mut buf = IoBuf::from(vec![pattern; size as usize]);
+        let mut under_way = UnderWay::default();
+        let mut free = Vec::new();
         for i in 0..count {
             if args.has("random") {
                 seed ^= seed << 13;
@@ -491,20 +532,28 @@ pub(super) fn bench(session: &mut Session, args: &[String]) -> Done {
                 seed ^= seed << 17;
                 at = seed % (len / size) * size;
             }
+            while under_way.len() as u64 >= depth.max(1) {
+                free.push(under_way.next(&mut latencies).await?);
+            }
+            let fresh = || IoBuf::from(vec![pattern; size as usize]);
+            let buf = free.pop().unwrap_or_else(fresh);
+            let node = &image.node;
             let began = args.has("latency").then(Instant::now);
-            buf = if write {
-                image.node.write(at, buf).await?
-            } else {
-                image.node.read(at, buf).await?
-            };
-            latencies.extend(began.map(|began| began.elapsed()));
+            let request = if write { node.write(at, buf) } else { node.read(at, buf) };
+            under_way.push((request, began));
             if write && flush_every > 0 && (i + 1) % flush_every == 0 {
+                while !under_way.is_empty() && !args.has("no-drain") {
+                    free.push(under_way.next(&mut latencies).await?);
+                }
                 image.node.flush().await?;
             }
             at += step;
             if at + size > len {
                 at %= len - size + 1;
             }
+        }
+        while !under_way.is_empty() {
+            under_way.next(&mut latencies).await?;
         }
         image.node.close().await
     });

@@ -26,8 +26,8 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 enum Work {
     /// A stretch of zeros.
     Zero { at: u64, len: u64 },
-    /// Bytes, and which parts of them are zeros.
-    Data { at: u64, buf: IoBuf, parts: Vec<(Range<usize>, bool)> },
+    /// Bytes, of which parts may be zeros: whoever writes looks for them, having less to do.
+    Data { at: u64, buf: IoBuf },
     /// From here on the sources do not answer at once.
     Wait(u64),
     /// It cannot go on.
@@ -54,11 +54,6 @@ impl Source {
             has_backing: copy.has_backing,
             min_sparse: copy.min_sparse,
         }
-    }
-
-    /// The parts of a buffer that lies at `at` on the disk.
-    fn parts(&self, at: u64, buf: &[u8]) -> Vec<(Range<usize>, bool)> {
-        parts(self.min_sparse, at, buf)
     }
 }
 
@@ -154,8 +149,7 @@ impl Reader {
                 }
                 Some(Ok(buf)) => buf,
             };
-            let parts = self.copy.parts(place, &buf);
-            self.out.send(Work::Data { at: place, buf, parts }).map_err(|_| None)?;
+            self.out.send(Work::Data { at: place, buf }).map_err(|_| None)?;
             done += n;
         }
         Ok(())
@@ -356,7 +350,7 @@ impl Copy<'_> {
         self.run_from(0, progress)
     }
 
-    /// One thread reads and looks for zeros, this one writes.
+    /// One thread reads, this one looks for zeros and writes.
     fn run_threads(&self, progress: &mut Progress) -> Done {
         let all = if progress.is_on() { self.data()? } else { 0 };
         let (out, work) = sync_channel(DEPTH);
@@ -368,8 +362,8 @@ impl Copy<'_> {
             for work in work {
                 match work {
                     Work::Zero { at, len } => self.zero(at, len)?,
-                    Work::Data { at, mut buf, parts } => {
-                        for (range, zero) in parts {
+                    Work::Data { at, mut buf } => {
+                        for (range, zero) in parts(self.min_sparse, at, &buf) {
                             let place = at + range.start as u64;
                             if zero {
                                 self.zero(place, range.len() as u64)?;

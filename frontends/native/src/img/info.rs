@@ -1,7 +1,8 @@
 //! `info` and `check`.
 
 use super::session::Image;
-use super::{Args, Done, Fail, Session, Spec, human, prepare, reason, say, warn};
+use super::{Args, Done, Fail, Session, Spec, human, prepare, reason, say, system_words, warn};
+use orrery_block::BlockError;
 use orrery_block::formats::{Facts, Specific};
 use orrery_block::qcow2::{CheckResult, Qcow2Info, Repair, Snapshot};
 use serde_json::{Map, Value, json};
@@ -426,6 +427,10 @@ pub(super) fn check(session: &mut Session, args: &[String]) -> Done {
         Ok(result) => result,
         Err(error) if reason(&error).contains("does not support checks") => {
             return Err(unsupported());
+        }
+        Err(error @ BlockError::TooLarge(_)) => {
+            let (text, words) = (reason(&error), system_words(&error));
+            return Err(Fail::new(format!("{text}\nqemu-img: Check failed: {words}")));
         }
         Err(error) => return Err(Fail::new(format!("Check failed: {}", reason(&error)))),
     };

@@ -207,6 +207,11 @@ pub(crate) fn prepare(session: &mut Session, args: &Args) -> Done {
     Ok(())
 }
 
+/// True when a cache mode goes past the host's page cache.
+pub(crate) fn is_direct(args: &Args, option: &str) -> bool {
+    matches!(args.get(option), Some("none" | "directsync"))
+}
+
 /// A size on the command line.
 pub(crate) fn size_argument(name: &str, text: &str) -> Result<u64, Fail> {
     let size = orrery_block::formats::create::parse_size(text);
@@ -251,7 +256,8 @@ impl Progress {
 
     pub(crate) fn show(&mut self, done: u64, total: u64) {
         let now = if total == 0 { 100.0 } else { done as f64 * 100.0 / total as f64 };
-        if self.on && now - self.last >= 1.0 {
+        // It goes back when there turns out to be more to do.
+        if self.on && (now - self.last).abs() >= 1.0 {
             self.last = now;
             let _ = write!(std::io::stdout(), "    ({now:.2}/100%)\r");
             let _ = std::io::stdout().flush();

@@ -125,6 +125,8 @@ pub(crate) struct Spec {
     pub(crate) snapshot: Option<String>,
     pub(crate) quiet: bool,
     pub(crate) copy_on_read: bool,
+    /// Its bitmaps note what is written.
+    pub(crate) follow: bool,
     /// Past the host's page cache.
     pub(crate) direct: bool,
 }
@@ -289,6 +291,12 @@ impl Session {
             .map_err(|text| Fail::new(format!("Could not open '{}': {text}", spec.name)))
     }
 
+    /// Closes what may have been written to.
+    pub(crate) async fn close(&self, node: &Arc<Node>) -> Result<(), BlockError> {
+        self.graph.keep_bitmaps(node).await?;
+        node.close().await
+    }
+
     /// Opens the format of an image again, after its file has changed.
     pub(crate) fn open_again(&self, image: &Image) -> Result<Image, String> {
         self.run(async {
@@ -314,6 +322,9 @@ impl Session {
             .into_iter()
             .find_map(|key| options.get(key).map(|id| (key, id.clone())));
         let mut image = self.run(self.open_options(options, spec.clone(), false))?;
+        if spec.follow {
+            self.run(self.graph.follow_writes(&image.node)).map_err(|e| reason(&e))?;
+        }
         if let Some(handle) = &image.handle {
             handle.facts().repairs.iter().for_each(|line| warn(line));
         }
