@@ -201,7 +201,11 @@ impl BlockGraph {
             }
             DriverOptions::Nbd(nbd) => {
                 let auto = settings.auto_read_only;
-                let driver = NbdClient::open(self.context(), nbd, read_only, auto).await?;
+                let tls = match &nbd.tls_creds {
+                    Some(id) => Some(self.tls(id, false)?),
+                    None => None,
+                };
+                let driver = NbdClient::open(self.context(), nbd, tls, read_only, auto).await?;
                 self.add_node(name, &format!("nbd:{}", nbd.server.0), driver)
             }
             DriverOptions::Blkdebug(debug) => {

@@ -2,6 +2,7 @@
 
 use super::{BlockGraph, is_well_formed};
 use crate::backend::BlockBackend;
+use crate::host::HostTls;
 use crate::options::keyval;
 use crate::qapi;
 use crate::sync::lock;
@@ -161,6 +162,24 @@ impl BlockGraph {
         self.object(name)
             .and_then(|object| object.group)
             .ok_or_else(|| BlockError::NotFound(format!("throttle group {name}")))
+    }
+
+    /// Credentials by the name of their object, for a server or for a client.
+    pub fn tls(&self, id: &str, server: bool) -> Result<Arc<dyn HostTls>> {
+        let object = self.object(id);
+        let object = object
+            .ok_or_else(|| BlockError::Invalid(format!("No TLS credentials with id '{id}'")))?;
+        if !object.kind.starts_with("tls-creds-") {
+            return Err(BlockError::Invalid(format!(
+                "Object with id '{id}' is not TLS credentials"
+            )));
+        }
+        let tls = self.context().net()?.tls(&object.kind, &object.properties)?;
+        if tls.serves() == server {
+            return Ok(tls);
+        }
+        let end = if server { "server" } else { "client" };
+        Err(BlockError::Invalid(format!("Expecting TLS credentials with a {end} endpoint")))
     }
 
     /// The bytes of a `secret`.

@@ -8,7 +8,7 @@ mod net;
 pub use clock::HostClock;
 pub use gate::{Gate, ImplicitOpen};
 pub use mem::{HeldFile, MemFile, MemFs};
-pub use net::{Address, ByteStream, HostNet, Listener, pipe};
+pub use net::{Address, ByteStream, HostNet, HostTls, Listener, pipe};
 
 use crate::{BlockError, IoBuf, Op, Result};
 use std::sync::Arc;

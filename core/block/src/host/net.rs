@@ -1,7 +1,8 @@
 //! Connections, as the host lends them.
 
-use crate::{IoBuf, Op};
+use crate::{BlockError, IoBuf, Op, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::fmt;
 use std::sync::Arc;
 
@@ -53,8 +54,26 @@ pub trait Listener: Send + Sync {
     fn close(&self);
 }
 
+/// Credentials for encrypted connections.
+pub trait HostTls: Send + Sync {
+    /// True when they are a server's, false when they are a client's.
+    fn serves(&self) -> bool;
+
+    /// Encrypts a connection as its server.
+    fn accept(&self, stream: Arc<dyn ByteStream>) -> Op<Arc<dyn ByteStream>>;
+
+    /// Encrypts a connection as its client. The server proves that it is `name`.
+    fn connect(&self, stream: Arc<dyn ByteStream>, name: &str) -> Op<Arc<dyn ByteStream>>;
+}
+
 /// Makes connections and listens for them.
 pub trait HostNet: Send + Sync {
+    /// Credentials, from type and properties of a `tls-creds-...` object.
+    fn tls(&self, kind: &str, properties: &Map<String, Value>) -> Result<Arc<dyn HostTls>> {
+        let _ = properties;
+        Err(BlockError::unsupported(format!("'{kind}' is not supported here")))
+    }
+
     /// Connects.
     fn connect(&self, address: &Address) -> Op<Arc<dyn ByteStream>>;
 

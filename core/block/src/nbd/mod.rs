@@ -12,7 +12,7 @@ mod server;
 mod transmit;
 
 pub(crate) use client::NbdClient;
-pub use client::{ExportInfo, list};
+pub use client::{ExportInfo, Tls, list};
 pub use export::{Export, ExportOptions};
 pub use server::{Limits, NbdServer};
 
@@ -21,7 +21,7 @@ mod tests {
     use super::proto::*;
     use super::*;
     use crate::graph::{BlockGraph, Node};
-    use crate::host::{Address, ByteStream, HostNet, Listener, MemFile, pipe};
+    use crate::host::{Address, ByteStream, HostNet, HostTls, Listener, MemFile, pipe};
     use crate::img;
     use crate::sync::lock;
     use crate::{BlockError, IoBuf, NodeOptions, Op};
@@ -42,6 +42,57 @@ mod tests {
         }
         fn listen(&self, _: &Address) -> Op<Arc<dyn Listener>> {
             Op::err(BlockError::Host("not here".into()))
+        }
+        fn tls(
+            &self,
+            _: &str,
+            properties: &serde_json::Map<String, serde_json::Value>,
+        ) -> crate::Result<Arc<dyn HostTls>> {
+            Ok(Arc::new(Cloak { server: properties["endpoint"] == "server" }))
+        }
+    }
+
+    /// Encryption that anybody can break: every bit is turned.
+    struct Cloak {
+        server: bool,
+    }
+
+    impl HostTls for Cloak {
+        fn serves(&self) -> bool {
+            self.server
+        }
+        fn accept(&self, stream: Arc<dyn ByteStream>) -> Op<Arc<dyn ByteStream>> {
+            Op::ok(Arc::new(Cloaked(stream)))
+        }
+        fn connect(&self, stream: Arc<dyn ByteStream>, name: &str) -> Op<Arc<dyn ByteStream>> {
+            match name {
+                "here" => Op::ok(Arc::new(Cloaked(stream))),
+                _ => Op::err(BlockError::Host("it is somebody else".into())),
+            }
+        }
+    }
+
+    struct Cloaked(Arc<dyn ByteStream>);
+
+    fn turned(mut buf: IoBuf) -> IoBuf {
+        buf.iter_mut().for_each(|byte| *byte = !*byte);
+        buf
+    }
+
+    impl ByteStream for Cloaked {
+        fn recv(&self, buf: IoBuf) -> Op<IoBuf> {
+            let below = self.0.clone();
+            Op::pending(async move { below.recv(buf).await.map(turned) })
+        }
+        fn send(&self, bufs: Vec<IoBuf>) -> Op<Vec<IoBuf>> {
+            let below = self.0.clone();
+            Op::pending(async move {
+                let sent = below.send(bufs.into_iter().map(turned).collect()).await?;
+                Ok(sent.into_iter().map(turned).collect())
+            })
+        }
+        fn shutdown(&self) {
+            self.0.shutdown();
         }
     }
 
@@ -165,6 +216,38 @@ mod tests {
         bench.server.stop();
         bench.graph.poll();
         assert!(exec.run_in_place(again.read(0, IoBuf::zeroed(4))).unwrap().is_err());
+    }
+
+    #[test]
+    fn a_server_with_credentials_shows_nothing_before_the_connection_is_encrypted() {
+        let (bench, _disk) = bench(writable(), 1 << 20);
+        for end in ["server", "client"] {
+            let object = format!("tls-creds-x509,id={end},dir=none,endpoint={end}");
+            bench.graph.add_object_argument(&object).unwrap();
+        }
+        assert!(bench.graph.tls("client", true).is_err(), "that is the other end");
+        assert!(bench.graph.tls("nobody", true).is_err());
+        let plain = open(&bench, json!({"tls-creds": "client"})).err().unwrap();
+        assert!(plain.to_string().contains("TLS not configured"), "{plain}");
+        bench.server.set_tls(bench.graph.tls("server", true).unwrap());
+        let open_text = open(&bench, json!({})).err().unwrap().to_string();
+        assert!(open_text.contains("requires TLS"), "{open_text}");
+        let other = json!({"tls-creds": "client", "tls-hostname": "elsewhere"});
+        assert!(open(&bench, other).is_err(), "the server is not who it should be");
+        let far = open(&bench, json!({"tls-creds": "client"})).unwrap();
+        let exec = bench.graph.executor().clone();
+        let work = async {
+            far.write(4096, vec![7; 4096].into()).await?;
+            far.flush().await?;
+            far.read(4000, IoBuf::zeroed(200)).await
+        };
+        let seen = exec.run_in_place(work).unwrap().unwrap();
+        assert_eq!((seen[95], seen[96]), (0, 7));
+        let (ours, theirs) = pipe();
+        bench.server.accept(theirs);
+        let client = bench.graph.tls("client", false).unwrap();
+        let all = exec.run_in_place(list(&ours, Some(&(client, "here".into())))).unwrap().unwrap();
+        assert_eq!(all.len(), 1);
     }
 
     #[test]

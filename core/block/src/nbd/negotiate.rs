@@ -18,6 +18,8 @@ pub(super) enum Meta {
 /// What was agreed.
 pub(super) struct Session {
     pub(super) export: Arc<Export>,
+    /// The connection as it goes on, encrypted or not.
+    pub(super) stream: Arc<dyn ByteStream>,
     pub(super) structured: bool,
     pub(super) extended: bool,
     /// In the order of their numbers, which begin with zero.
@@ -48,9 +50,12 @@ impl Talk<'_> {
 /// Talks until a client has chosen an export; `None` when it went away in peace.
 pub(super) async fn negotiate(
     server: &NbdServer,
-    stream: &Arc<dyn ByteStream>,
+    plain: &Arc<dyn ByteStream>,
 ) -> Result<Option<Session>> {
-    let stream: &dyn ByteStream = &**stream;
+    let mut whole = plain.clone();
+    let tls = server.tls();
+    let mut secure = false;
+    let stream: &dyn ByteStream = &**plain;
     let hello = Hello::FIXED | Hello::NO_ZEROES;
     send(stream, Pack::default().u64(MAGIC).u64(OPTION_MAGIC).u16(hello.bits()).0).await?;
     let flags = recv(stream, 4).await?;
@@ -62,6 +67,8 @@ pub(super) async fn negotiate(
     let (mut structured, mut extended) = (false, false);
     let mut contexts: (String, Vec<Meta>) = Default::default();
     for _ in 0..MAX_OPTIONS {
+        let current = whole.clone();
+        let stream: &dyn ByteStream = &*current;
         let head = recv(stream, 16).await?;
         let mut head = Unpack(&head);
         let (magic, option, len) = (head.u64(), head.u32(), head.u32());
@@ -75,6 +82,26 @@ pub(super) async fn negotiate(
         }
         let data = recv(stream, len as usize).await?;
         match option {
+            option::STARTTLS if len == 0 && secure => {
+                talk.refuse(reply::INVALID, "TLS already negotiated").await?;
+            }
+            option::STARTTLS if len == 0 && tls.is_some() => {
+                talk.reply(reply::ACK, &[]).await?;
+                if let Some(tls) = &tls {
+                    whole = tls.accept(whole).await?;
+                }
+                secure = true;
+                // What was agreed in the open does not count.
+                (structured, extended) = (false, false);
+                contexts = Default::default();
+            }
+            option::EXPORT_NAME if tls.is_some() && !secure => {
+                return Err(BlockError::Host("client does without TLS".into()));
+            }
+            _ if tls.is_some() && !secure && option != option::ABORT => {
+                let text = format!("Option {option:#x} not permitted before TLS");
+                talk.refuse(reply::TLS_REQUIRED, &text).await?;
+            }
             option::EXPORT_NAME => {
                 let name = std::str::from_utf8(&data).unwrap_or("\u{0}");
                 let Some(export) = server.export(name) else {
@@ -87,7 +114,7 @@ pub(super) async fn negotiate(
                 }
                 send(stream, bytes).await?;
                 let contexts = if contexts.0 == name { contexts.1 } else { Vec::new() };
-                return Ok(Some(Session { export, structured, extended, contexts }));
+                return Ok(Some(Session { export, stream: whole, structured, extended, contexts }));
             }
             option::ABORT => {
                 // The client may be gone already.
@@ -133,7 +160,8 @@ pub(super) async fn negotiate(
                 if option == option::GO {
                     let same = contexts.0 == export.name();
                     let contexts = if same { contexts.1 } else { Vec::new() };
-                    return Ok(Some(Session { export, structured, extended, contexts }));
+                    let stream = whole;
+                    return Ok(Some(Session { export, stream, structured, extended, contexts }));
                 }
             }
             option::LIST_CONTEXTS | option::SET_CONTEXTS if !structured => {

@@ -80,6 +80,7 @@ pub(super) mod reply {
     pub(in super::super) const UNSUPPORTED: u32 = ERROR | 1;
     pub(in super::super) const POLICY: u32 = ERROR | 2;
     pub(in super::super) const INVALID: u32 = ERROR | 3;
+    pub(in super::super) const TLS_REQUIRED: u32 = ERROR | 5;
     pub(in super::super) const UNKNOWN: u32 = ERROR | 6;
     pub(in super::super) const TOO_BIG: u32 = ERROR | 9;
 }

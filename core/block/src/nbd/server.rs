@@ -4,7 +4,7 @@ use super::export::Export;
 use super::negotiate::negotiate;
 use super::transmit::transmit;
 use crate::graph::BlockGraph;
-use crate::host::{ByteStream, Listener};
+use crate::host::{ByteStream, HostTls, Listener};
 use crate::op::race;
 use crate::sync::{Notify, lock};
 use crate::{BlockError, Context, Result};
@@ -37,6 +37,8 @@ struct Inner {
     exports: Mutex<BTreeMap<String, Arc<Export>>>,
     streams: Mutex<Vec<Weak<dyn ByteStream>>>,
     listeners: Mutex<Vec<Arc<dyn Listener>>>,
+    /// Nobody sees anything before the connection is encrypted.
+    tls: Mutex<Option<Arc<dyn HostTls>>>,
     connections: AtomicU64,
     served: AtomicU64,
     stopped: AtomicBool,
@@ -52,11 +54,21 @@ impl NbdServer {
             exports: Mutex::default(),
             streams: Mutex::default(),
             listeners: Mutex::default(),
+            tls: Mutex::default(),
             connections: AtomicU64::new(0),
             served: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             changed: Notify::default(),
         }))
+    }
+
+    /// Has every client encrypt its connection first.
+    pub fn set_tls(&self, tls: Arc<dyn HostTls>) {
+        *lock(&self.0.tls) = Some(tls);
+    }
+
+    pub(super) fn tls(&self) -> Option<Arc<dyn HostTls>> {
+        lock(&self.0.tls).clone()
     }
 
     /// Offers something.
@@ -160,8 +172,9 @@ impl NbdServer {
         };
         let Some(session) = session? else { return Ok(()) };
         self.0.served.fetch_add(1, Ordering::Relaxed);
-        let _visit = session.export.enter(stream);
-        transmit(session, stream, &self.0.context).await
+        let stream = session.stream.clone();
+        let _visit = session.export.enter(&stream);
+        transmit(session, &stream, &self.0.context).await
     }
 
     /// Stops listening and breaks every connection.

@@ -32,14 +32,17 @@ impl Monitor {
         if lock(&self.0.nbd).is_some() {
             return Err(QmpError::generic("NBD server already running"));
         }
-        if args.tls_creds.is_some() {
-            return Err(QmpError::generic("TLS is not supported by this NBD server"));
+        if args.tls_authz.is_some() {
+            return Err(QmpError::generic("'tls-authz' is not supported by this NBD server"));
         }
         let limits = Limits {
             connections: args.max_connections.unwrap_or(100).into(),
             handshake_seconds: args.handshake_max_seconds.unwrap_or(10).into(),
         };
         let server = NbdServer::new(self.graph(), limits);
+        if let Some(id) = &args.tls_creds {
+            server.set_tls(self.graph().tls(id, true)?);
+        }
         let listener = self.graph().context().net()?.listen(&args.addr.0).await?;
         server.listen(listener);
         *lock(&self.0.nbd) = Some(server);

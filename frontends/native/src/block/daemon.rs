@@ -73,6 +73,7 @@ fn object(text: &str, implied: &str) -> Result<Map<String, Value>, String> {
 }
 
 /// Where a monitor's client comes from.
+#[derive(Clone)]
 enum Chardev {
     Stdio,
     Listen(Address),
@@ -112,7 +113,7 @@ fn run(name: &str, args: &[String]) -> Result<ExitCode, String> {
     let monitor = Monitor::new(&host.graph);
     let mut chardevs = Vec::new();
     let mut pidfile = None;
-    let mut monitors = 0;
+    let mut monitors: Vec<Chardev> = Vec::new();
     for (option, value) in options {
         let command = |command: &'static str, arguments: Value| {
             host.block_on(monitor.execute(command, arguments)).map_err(|e| e.desc).map(drop)
@@ -135,15 +136,18 @@ fn run(name: &str, args: &[String]) -> Result<ExitCode, String> {
                 let id = map.get("chardev").and_then(Value::as_str).unwrap_or_default();
                 let device = chardevs.iter().find(|(other, _)| other == id);
                 let (_, device) = device.ok_or_else(|| format!("chardev \"{id}\" not found"))?;
-                attach(&host, &monitor, device)?;
-                monitors += 1;
+                monitors.push(device.clone());
             }
             "pidfile" => pidfile = Some(value),
             "daemonize" => return Err("--daemonize is not supported; use a service manager".into()),
             _ => {}
         }
     }
-    tracing::debug!(monitors, "ready");
+    // Nobody is answered before everything that was asked for is there.
+    for device in &monitors {
+        attach(&host, &monitor, device)?;
+    }
+    tracing::debug!(monitors = monitors.len(), "ready");
     if let Some(path) = &pidfile {
         std::fs::write(path, format!("{}\n", std::process::id()))
             .map_err(|e| format!("cannot create PID file '{path}': {e}"))?;

@@ -6,6 +6,8 @@ mod nbd;
 mod net;
 mod reactor;
 mod signals;
+#[cfg(feature = "tls")]
+mod tls;
 
 use crate::host::NativeFs;
 use orrery_block::graph::BlockGraph;

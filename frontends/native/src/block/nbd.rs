@@ -76,6 +76,9 @@ Exposing part of the image:
 General purpose options:
   -L, --list                list exports available from another NBD server
       --object type,id=ID,...  define an object such as 'secret'
+      --tls-creds=ID        encrypt connections with the credentials of that object
+                            (tls-creds-x509,id=ID,dir=FOLDER,endpoint=server|client)
+      --tls-hostname=NAME   whom the server's certificate has to name (with -L)
       --fork                fork off the server process and exit the parent once it is running
       --pid-file=PATH       store the server's process ID in the given file
 
@@ -114,6 +117,8 @@ struct Job {
     detect_zeroes: Option<String>,
     cache: Option<String>,
     handshake: u64,
+    tls_creds: Option<String>,
+    tls_hostname: Option<String>,
     list: bool,
     export: ExportOptions,
     objects: Vec<String>,
@@ -200,9 +205,9 @@ fn run(name: &str, args: &[String]) -> Result<ExitCode, String> {
                 job.handshake =
                     value.parse().map_err(|_| format!("Invalid handshake limit '{value}'"))?;
             }
-            "tls-creds" | "tls-hostname" | "tls-authz" => {
-                return Err("TLS support is not available".into());
-            }
+            "tls-creds" => job.tls_creds = Some(value),
+            "tls-hostname" => job.tls_hostname = Some(value),
+            "tls-authz" => return Err("TLS authorization is not available".into()),
             "image-opts" => job.image_opts = true,
             "fork" => job.fork = true,
             "pid-file" => job.pid_file = Some(value),
@@ -306,6 +311,9 @@ fn serve(name: &str, job: &Job, file: &str) -> Result<ExitCode, String> {
         }
         let limits = Limits { connections: job.shared, handshake_seconds: job.handshake };
         let server = NbdServer::new(&host.graph, limits);
+        if let Some(id) = &job.tls_creds {
+            server.set_tls(host.graph.tls(id, true).map_err(|e| e.to_string())?);
+        }
         let options = ExportOptions {
             writable: !job.read_only,
             writethrough: cache == "writethrough" || cache == "directsync",
@@ -354,9 +362,23 @@ fn list_exports(job: &Job) -> Result<ExitCode, String> {
         *host = "localhost".into();
     }
     let exports = host.block_on(async {
+        for object in &job.objects {
+            host.graph.add_object_argument(object)?;
+        }
+        let tls = match &job.tls_creds {
+            Some(id) => {
+                let there = match &address {
+                    Address::Inet { host, .. } => host.clone(),
+                    _ => String::new(),
+                };
+                let name = job.tls_hostname.clone().unwrap_or(there);
+                Some((host.graph.tls(id, false)?, name))
+            }
+            None => None,
+        };
         let net = host.graph.context().net()?;
         let stream = net.connect(&address).await?;
-        list(&*stream).await
+        list(&stream, tls.as_ref()).await
     });
     let exports = exports.map_err(|e| e.to_string())?;
     let mut text = format!("exports available: {}\n", exports.len());

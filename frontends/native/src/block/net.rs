@@ -1,8 +1,12 @@
 //! Sockets, as the block layer borrows them.
 
 use super::reactor::{Reactor, Source};
+#[cfg(feature = "tls")]
+use orrery_block::host::HostTls;
 use orrery_block::host::{Address, ByteStream, HostNet, Listener};
 use orrery_block::{BlockError, IoBuf, Op, Result};
+#[cfg(feature = "tls")]
+use serde_json::{Map, Value};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -392,6 +396,11 @@ fn op<T>(result: Result<T>) -> Op<T> {
 }
 
 impl HostNet for Net {
+    #[cfg(feature = "tls")]
+    fn tls(&self, kind: &str, properties: &Map<String, Value>) -> Result<Arc<dyn HostTls>> {
+        Ok(Arc::new(super::tls::Credentials::load(kind, properties)?))
+    }
+
     fn connect(&self, address: &Address) -> Op<Arc<dyn ByteStream>> {
         let made = self.connect_now(address).map_err(|e| {
             BlockError::Host(format!("Failed to connect to '{address}': {}", plain(&e)))

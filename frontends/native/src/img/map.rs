@@ -93,7 +93,8 @@ pub(crate) async fn stored(
                 node = below;
                 depth += 1;
             }
-            None if !now.allocated => {
+            // (What a server does not have may be anything.)
+            None if !now.allocated && node.driver_name() != "nbd" => {
                 return Ok(Stored { status: BlockStatus { zero: true, ..now }, depth, node });
             }
             _ => return Ok(Stored { status: now, depth, node }),

@@ -56,13 +56,9 @@ fn rude(text: &str) -> BlockError {
 }
 
 impl Connection {
-    pub(super) fn start(
-        context: &Context,
-        stream: Arc<dyn ByteStream>,
-        agreed: Agreed,
-    ) -> Arc<Self> {
+    pub(super) fn start(context: &Context, agreed: Agreed) -> Arc<Self> {
         let this = Arc::new(Self {
-            stream,
+            stream: agreed.stream,
             structured: agreed.structured,
             extended: agreed.extended,
             context: agreed.context,

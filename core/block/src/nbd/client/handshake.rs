@@ -1,12 +1,18 @@
 //! The client's side of the negotiation.
 
-use crate::host::ByteStream;
+use crate::host::{ByteStream, HostTls};
 use crate::nbd::proto::*;
 use crate::{BlockError, Result};
+use std::sync::Arc;
+
+/// Credentials, and who the server has to be.
+pub type Tls = (Arc<dyn HostTls>, String);
 
 /// What a client would like.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Wish {
+    /// Encrypted, or not at all.
+    pub(super) tls: Option<Tls>,
     pub(super) export: String,
     /// The metadata context that answers for block status.
     pub(super) context: String,
@@ -14,6 +20,8 @@ pub(super) struct Wish {
 
 /// What was agreed.
 pub(super) struct Agreed {
+    /// The connection as it goes on.
+    pub(super) stream: Arc<dyn ByteStream>,
     pub(super) info: ExportInfo,
     pub(super) structured: bool,
     pub(super) extended: bool,
@@ -97,6 +105,18 @@ async fn hello(stream: &dyn ByteStream) -> Result<Hello> {
     Ok(flags)
 }
 
+/// Encrypts the connection, where that is wanted.
+async fn encrypt(stream: &Arc<dyn ByteStream>, tls: Option<&Tls>) -> Result<Arc<dyn ByteStream>> {
+    let Some((tls, name)) = tls else { return Ok(stream.clone()) };
+    ask(&**stream, option::STARTTLS, &[]).await?;
+    let (kind, text) = answer(&**stream, option::STARTTLS).await?;
+    if kind != reply::ACK {
+        let text = String::from_utf8_lossy(&text);
+        return Err(broken(&format!("it does not encrypt the connection: {text}")));
+    }
+    tls.connect(stream.clone(), name).await
+}
+
 /// Structured replies and extended headers, as far as the server has them.
 async fn headers(stream: &dyn ByteStream) -> Result<(bool, bool)> {
     if wish(stream, option::EXTENDED).await? {
@@ -177,6 +197,7 @@ async fn info(
                 let text = String::from_utf8_lossy(&data);
                 let why = match kind {
                     reply::UNKNOWN => format!("Requested export not available: {text}"),
+                    reply::TLS_REQUIRED => format!("Server requires TLS: {text}"),
                     reply::POLICY => format!("Server policy refuses the export: {text}"),
                     _ => format!("server refuses the export ({}): {text}", kind & !reply::ERROR),
                 };
@@ -187,8 +208,10 @@ async fn info(
     }
 }
 
-pub(super) async fn handshake(stream: &dyn ByteStream, wish: &Wish) -> Result<Agreed> {
-    let hello = hello(stream).await?;
+pub(super) async fn handshake(stream: &Arc<dyn ByteStream>, wish: &Wish) -> Result<Agreed> {
+    let hello = hello(&**stream).await?;
+    let whole = encrypt(stream, wish.tls.as_ref()).await?;
+    let stream: &dyn ByteStream = &*whole;
     let (structured, extended) = headers(stream).await?;
     let context = if structured {
         let chosen = contexts(stream, option::SET_CONTEXTS, &wish.export, &[&wish.context]).await?;
@@ -212,12 +235,15 @@ pub(super) async fn handshake(stream: &dyn ByteStream, wish: &Wish) -> Result<Ag
     if info.size > i64::MAX as u64 {
         return Err(broken("the export is too large"));
     }
-    Ok(Agreed { info: ExportInfo { extended, ..info }, structured, extended, context })
+    let info = ExportInfo { extended, ..info };
+    Ok(Agreed { info, stream: whole, structured, extended, context })
 }
 
 /// Asks a server what it has.
-pub async fn list(stream: &dyn ByteStream) -> Result<Vec<ExportInfo>> {
-    hello(stream).await?;
+pub async fn list(stream: &Arc<dyn ByteStream>, tls: Option<&Tls>) -> Result<Vec<ExportInfo>> {
+    hello(&**stream).await?;
+    let whole = encrypt(stream, tls).await?;
+    let stream: &dyn ByteStream = &*whole;
     let (structured, extended) = headers(stream).await?;
     ask(stream, option::LIST, &[]).await?;
     let mut names = Vec::new();
@@ -232,7 +258,13 @@ pub async fn list(stream: &dyn ByteStream) -> Result<Vec<ExportInfo>> {
                 names.push((name, (!text.is_empty()).then_some(text)));
             }
             kind if kind & reply::ERROR != 0 => {
-                return Err(BlockError::Host("server does not list its exports".into()));
+                return Err(match kind {
+                    reply::TLS_REQUIRED => BlockError::Host(format!(
+                        "Server requires TLS: {}",
+                        String::from_utf8_lossy(&data)
+                    )),
+                    _ => BlockError::Host("server does not list its exports".into()),
+                });
             }
             _ => return Err(broken("unexpected reply")),
         }

@@ -7,12 +7,12 @@
 mod connection;
 mod handshake;
 
-pub use handshake::{ExportInfo, list};
+pub use handshake::{ExportInfo, Tls, list};
 
 use super::proto::{Features, Flags, MAX_DATA, STATE_HOLE, STATE_ZERO, command};
 use crate::driver::{BlockStatus, Driver};
 use crate::graph::Edge;
-use crate::host::Address;
+use crate::host::{Address, HostTls};
 use crate::options::NbdOptions;
 use crate::sync::{RangeLock, lock};
 use crate::{BlockError, Context, IoBuf, Op, Result};
@@ -43,13 +43,15 @@ impl NbdClient {
     pub(crate) async fn open(
         context: &Context,
         options: &NbdOptions,
+        tls: Option<Arc<dyn HostTls>>,
         read_only: bool,
         auto_read_only: bool,
     ) -> Result<Arc<Self>> {
-        if options.tls_creds.is_some() {
-            return Err(BlockError::unsupported("TLS is not supported by this NBD client"));
-        }
         let wish = Wish {
+            tls: match tls {
+                Some(tls) => Some((tls, tls_name(options)?)),
+                None => None,
+            },
             export: options.export.clone().unwrap_or_default(),
             context: match &options.x_dirty_bitmap {
                 Some(context) => context.clone(),
@@ -235,15 +237,24 @@ impl NbdClient {
     }
 }
 
+/// Who the server proves to be: what was said, or where it is.
+fn tls_name(options: &NbdOptions) -> Result<String> {
+    match (&options.tls_hostname, &options.server.0) {
+        (Some(name), _) => Ok(name.clone()),
+        (None, Address::Inet { host, .. }) => Ok(host.clone()),
+        (None, _) => Err(BlockError::invalid("tls-hostname is required with a Unix socket")),
+    }
+}
+
 async fn connect(
     context: &Context,
     address: &Address,
     wish: &Wish,
 ) -> Result<(Arc<Connection>, ExportInfo)> {
     let stream = context.net()?.connect(address).await?;
-    let agreed = handshake(&*stream, wish).await?;
+    let agreed = handshake(&stream, wish).await?;
     let info = agreed.info.clone();
-    Ok((Connection::start(context, stream, agreed), info))
+    Ok((Connection::start(context, agreed), info))
 }
 
 impl Driver for NbdClient {
@@ -340,9 +351,14 @@ impl Driver for NbdClient {
             let Reply::Extents(extents) = reply else { return Ok(data(len)) };
             let Some((n, state)) = extents.first().copied() else { return Ok(data(len)) };
             let n = n.saturating_sub(offset - start).clamp(1, len);
+            let (zero, data_there) = (state & STATE_ZERO != 0, state & STATE_HOLE == 0);
+            // A hole that does not read as zeros is nothing of this node's.
+            let allocated = zero || data_there;
             Ok(BlockStatus {
-                zero: state & STATE_ZERO != 0,
-                data: state & STATE_HOLE == 0,
+                zero,
+                data: data_there,
+                allocated,
+                offset: allocated.then_some(offset),
                 ..data(n)
             })
         })
