@@ -2,6 +2,7 @@
 
 use crate::machine::{Machine, Stop};
 use crate::monitor::Control;
+use crate::replay::{Backwards, TravelError};
 use orrery_cpu::debug::{Hit, Watch, WatchKind};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -24,6 +25,8 @@ pub struct Stub {
     watches: Vec<Watch>,
     /// Memory is addressed physically.
     physical: bool,
+    /// It stops by itself: a step through a recording, or a journey back.
+    expected: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -83,6 +86,7 @@ impl Stub {
         if let Some(stop) = machine.stopped().filter(|_| self.running) {
             self.running = false;
             let text = self.stop_reply(machine, stop);
+            self.expected = false;
             self.send(&text);
         }
     }
@@ -103,7 +107,14 @@ impl Stub {
                 format!("T05thread:{:02x};{kind}:{:x};", cpu + 1, watch.at)
             }
             (None, Stop::Shutdown | Stop::Reset | Stop::Exit(_) | Stop::Script(_)) => "W00".into(),
+            (None, Stop::ReplayEnd) => format!("T05thread:{:02x};replaylog:end;", self.cpu + 1),
+            (None, Stop::ReplayBegin) => {
+                format!("T05thread:{:02x};replaylog:begin;", self.cpu + 1)
+            }
             (None, Stop::Debug) => format!("T05thread:{:02x};", self.cpu + 1),
+            (None, Stop::Paused) if std::mem::take(&mut self.expected) => {
+                format!("T05thread:{:02x};", self.cpu + 1)
+            }
             (None, _) => format!("T02thread:{:02x};", self.cpu + 1),
         }
     }
@@ -195,9 +206,32 @@ impl Stub {
         machine.cpus.set_breakpoints(&machine.board, &BTreeSet::new());
         machine.cpus.set_watchpoints(&machine.board, &self.watches);
         self.cpu = cpu;
+        if machine.replay().is_some() {
+            // A recording is stepped through as it happened, whichever CPU's turn it was.
+            let next = machine.board.icount() + 1;
+            return self.travel(machine, |m| m.step_to(next));
+        }
         machine.step_cpu(cpu);
         let reply = self.stop_reply(machine, Stop::Debug);
         Some(reply)
+    }
+
+    /// Sends the machine to another time; the answer comes when it is there.
+    fn travel(
+        &mut self,
+        machine: &mut Machine,
+        go: impl FnOnce(&mut Machine) -> Result<(), TravelError>,
+    ) -> Option<String> {
+        match go(machine) {
+            Ok(()) => {
+                (self.running, self.expected) = (true, true);
+                None
+            }
+            Err(TravelError::Future(_)) => {
+                Some(format!("T05thread:{:02x};replaylog:end;", self.cpu + 1))
+            }
+            Err(_) => Some("E06".into()),
+        }
     }
 
     /// The answer to a packet; `None`: it comes later.
@@ -228,6 +262,8 @@ impl Stub {
                 }
                 Some(out)
             }
+            // What a debugger changes is not in the log.
+            b'G' | b'P' | b'M' if machine.replay().is_some() => bad(),
             b'G' => {
                 let Some(all) = unhex(rest) else { return bad() };
                 let (mut at, mut n) = (0, 0);
@@ -299,6 +335,14 @@ impl Stub {
                 self.step(machine, self.cpu)
             }
             b'S' => self.step(machine, self.cpu),
+            b'b' if rest == "s" => {
+                machine.cpus.set_breakpoints(&machine.board, &BTreeSet::new());
+                self.travel(machine, |m| m.reverse(Backwards::Step))
+            }
+            b'b' if rest == "c" => {
+                self.arm(machine);
+                self.travel(machine, |m| m.reverse(Backwards::Continue))
+            }
             b'H' => match self.thread(machine, rest.get(1..).unwrap_or_default()) {
                 Some(cpu) => {
                     if rest.starts_with('g') {
@@ -391,9 +435,11 @@ impl Stub {
 
     fn query(&mut self, machine: &mut Machine, control: &mut Control, text: &str) -> String {
         if text.starts_with("qSupported") {
+            let back =
+                if machine.replay().is_some() { ";ReverseStep+;ReverseContinue+" } else { "" };
             return format!(
                 "PacketSize={MAX_PACKET:x};qXfer:features:read+;swbreak+;hwbreak+;\
-                 vContSupported+;QStartNoAckMode+"
+                 vContSupported+;QStartNoAckMode+{back}"
             );
         }
         if let Some(rest) = text.strip_prefix("qXfer:features:read:") {
@@ -447,6 +493,7 @@ impl Stub {
 mod tests {
     use super::*;
     use crate::monitor::Settings;
+    use crate::replay::{Head, Replay};
     use orrery_block::graph::BlockGraph;
     use orrery_cpu::Cluster;
     use orrery_cpu::x86::cpuid::Model;
@@ -538,6 +585,50 @@ mod tests {
         let blob = b.machine.cpus.save().remove(0);
         let cpu: X86 = blob.decode().unwrap();
         assert!(!cpu.breakpoints(), "a snapshot knows nothing of it");
+    }
+
+    #[test]
+    fn a_recorded_life_is_walked_backwards() {
+        let mut b = Bench::new();
+        b.machine.set_replay(Replay::record(Head::default(), Vec::new()));
+        assert!(b.ask("qSupported").contains("ReverseStep+;ReverseContinue+"));
+        for _ in 0..7 {
+            assert!(b.ask("s").starts_with("T05"));
+        }
+        assert_eq!((b.pc(), b.ask("m2000,1").as_str()), (0x1004, "03"));
+        assert!(b.ask("bs").starts_with("T05"));
+        assert_eq!((b.pc(), b.ask("m2000,1").as_str()), (0x1000, "02"));
+        assert!(b.ask("bs").starts_with("T05"));
+        assert_eq!(b.pc(), 0x1005);
+        // To the end of what happened, and on.
+        assert!(b.ask("c").contains("replaylog:end"));
+        assert_eq!((b.pc(), b.ask("m2000,1").as_str()), (0x1004, "03"));
+        b.ask("s");
+        b.ask("s");
+        assert_eq!(b.ask("s"), "T05thread:01;");
+        assert_eq!(b.ask("m2000,1"), "04");
+        assert_eq!(b.ask("P0=0000000000000000"), "E01", "it would not be in the log");
+    }
+
+    #[test]
+    fn backwards_it_stops_at_the_last_breakpoint_and_in_front_of_the_last_store() {
+        let mut b = Bench::new();
+        b.machine.set_replay(Replay::record(Head::default(), Vec::new()));
+        for _ in 0..8 {
+            b.ask("s");
+        }
+        assert_eq!((b.pc(), b.ask("m2000,1").as_str()), (0x1005, "03"));
+        b.ask("Z0,1005,1");
+        assert!(b.ask("bc").contains("swbreak"));
+        assert_eq!((b.pc(), b.ask("m2000,1").as_str()), (0x1005, "02"));
+        b.ask("z0,1005,1");
+        b.ask("Z2,2000,1");
+        let reply = b.ask("bc");
+        assert!(reply.contains("watch:2000;"), "{reply}");
+        assert_eq!((b.pc(), b.ask("m2000,1").as_str()), (0x1000, "01"));
+        assert!(b.ask("bc").contains("watch:2000;"));
+        assert!(b.ask("bc").contains("replaylog:begin"));
+        assert_eq!((b.pc(), b.ask("m2000,1").as_str()), (0x1000, "00"));
     }
 
     #[test]

@@ -7,8 +7,9 @@ use crate::machine::{Machine, Policy};
 use crate::numa;
 use crate::options::{
     CharTarget, DriveOption, FwCfgValue, IcountOption, Interface, NetdevOption, Options, Print,
-    RtcBase, help, hint,
+    ReplayOption, RtcBase, help, hint,
 };
+use crate::replay::{self, Head, LogError, Mode, Replay};
 use orrery_block::backend::BlockBackend;
 use orrery_block::graph::{BlockGraph, Node};
 use orrery_block::host::{HostFs, MemFile};
@@ -226,6 +227,20 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     let parts = model_text.split(',').filter(|part| !part.starts_with("apic-id="));
     let (model, mut warnings) = Model::parse(&parts.collect::<Vec<_>>().join(","))?;
     check_chardevs(options)?;
+    let recording = match &options.replay {
+        Some(ReplayOption { mode: Mode::Replay, file: Some(name) }) => {
+            Some((name, read_file(host.fs(), "-icount", name).await?))
+        }
+        _ => None,
+    };
+    // A replay shows the time and draws the numbers of the recording.
+    let mut seed = options.seed;
+    let mut rtc = options.rtc;
+    if let Some((name, file)) = &recording {
+        let head = replay::head(file).map_err(|e| refused(name, &e))?;
+        (seed, rtc) = (head.seed, RtcBase::At(head.epoch_secs));
+    }
+    let mut scratches = Vec::new();
     let blocks = host.graph();
     let (serials, parallels) = char_targets(options);
     for text in &options.objects {
@@ -262,8 +277,8 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         props: options.machine_props.clone(),
         globals: globals(options),
         numa: nodes(options, &blocks, cpus, memory)?,
-        seed: options.seed,
-        epoch_secs: match options.rtc {
+        seed,
+        epoch_secs: match rtc {
             RtcBase::Host => host.epoch_secs(),
             RtcBase::At(secs) => secs,
         },
@@ -325,6 +340,21 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         });
     }
     nodes_of_devices(&blocks, options, &mut config)?;
+    if options.replay.is_some() {
+        for drive in &config.drives {
+            scratches.extend(keep_writes(&blocks, &drive.backend).await?);
+        }
+    }
+    let head = Head {
+        machine: kind.name.into(),
+        cpus: cpus as u32,
+        memory,
+        rate: config.ns_per_insn_q16,
+        epoch_secs: config.epoch_secs,
+        seed,
+        drives: config.drives.iter().map(|d| (d.id.clone(), d.backend.len())).collect(),
+        start: None,
+    };
     let built = (kind.build)(&config).map_err(|e| match (e, &options.kernel) {
         (BuildError::Kernel(reason), Some(file)) => LaunchError::File {
             option: "-kernel",
@@ -334,7 +364,7 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         (e, _) => e.into(),
     })?;
     let mut cluster: Cluster<X86Isa> =
-        Cluster::new((0..cpus).map(|i| X86::new(model.clone(), i, options.seed)));
+        Cluster::new((0..cpus).map(|i| X86::new(model.clone(), i, seed)));
     let accel = &options.accel;
     if accel.jit.unwrap_or_else(|| host.compiles_by_itself()) {
         match host.compiler(Cluster::<X86Isa>::shims(), accel.eager) {
@@ -354,7 +384,7 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         }
     }
     let numa = config.numa;
-    Ok(assemble(
+    let mut launched = assemble(
         kind,
         built,
         Box::new(cluster),
@@ -364,7 +394,36 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         &serials,
         &parallels,
         warnings,
-    ))
+    );
+    if options.replay.is_some() && config.clock != ClockMode::Deterministic {
+        return Err(refused("rr", &LogError::Realtime));
+    }
+    match (&options.replay, recording) {
+        (Some(_), Some((name, file))) => {
+            let replay = Replay::replay(&file, &head, scratches).map_err(|e| refused(name, &e))?;
+            launched.machine.set_replay(replay);
+        }
+        (Some(_), None) => launched.machine.set_replay(Replay::record(head, scratches)),
+        (None, _) => {}
+    }
+    Ok(launched)
+}
+
+fn refused(name: &str, error: &LogError) -> LaunchError {
+    LaunchError::Missing(format!("-icount: '{name}': {error}"))
+}
+
+/// Has writes to a drive kept in memory.
+async fn keep_writes(
+    blocks: &BlockGraph,
+    drive: &BlockBackend,
+) -> Result<Option<orrery_block::Scratch>, LaunchError> {
+    let Some(node) = blocks.root_of(drive).filter(|_| !drive.read_only()) else { return Ok(None) };
+    let name = drive.name().unwrap_or_default();
+    let error = |source| wrong("-icount", &name, source);
+    let (top, scratch) = blocks.scratch(&node).map_err(error)?;
+    drive.replace(top.medium(false), true).map_err(error)?;
+    Ok(Some(scratch))
 }
 
 /// Devices with the properties that `-global` gives to all of their type.

@@ -24,6 +24,7 @@ pub mod monitor;
 pub(crate) mod numa;
 pub mod options;
 pub mod qtest;
+pub mod replay;
 pub mod screenshot;
 pub mod script;
 pub mod state;

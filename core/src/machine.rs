@@ -6,6 +6,7 @@
 //! ```
 
 use crate::handles::Handles;
+use crate::replay::{Entry, Replay};
 use orrery_block::backend::Request;
 use orrery_block::graph::BlockGraph;
 use orrery_cpu::Cpus;
@@ -68,6 +69,10 @@ pub enum Stop {
     Script(i32),
     /// A debugger's breakpoint; [`Machine::take_hit`] says which.
     Debug,
+    /// The recording that is replayed ends here.
+    ReplayEnd,
+    /// A debugger went back to where the recording begins.
+    ReplayBegin,
 }
 
 /// What to do about events that end a machine's life.
@@ -188,6 +193,7 @@ pub struct Machine {
     /// The last call ended with every CPU waiting.
     idle: bool,
     write_back: WriteBack,
+    pub(crate) replay: Option<Box<Replay>>,
 }
 
 /// Guests such as DOS never flush their disks. What they wrote is made stable once a disk has
@@ -242,6 +248,7 @@ impl Machine {
             pace: (0, 0),
             idle: true,
             write_back: WriteBack::default(),
+            replay: None,
         };
         machine.power_on();
         machine
@@ -377,6 +384,32 @@ impl Machine {
         self.host_base = None;
     }
 
+    /// Goes on by itself.
+    pub(crate) fn go_on(&mut self) {
+        self.stopped = None;
+        self.hit = None;
+    }
+
+    /// Stops here, wherever it was going.
+    pub(crate) fn stop_here(&mut self, stop: Stop) {
+        self.stopped = Some(stop);
+        if let Some(replay) = &mut self.replay {
+            replay.travel = None;
+        }
+    }
+
+    /// What it waited after has not happened: it was wound back.
+    pub(crate) fn revive(&mut self) {
+        self.powered_off = false;
+        self.waits = None;
+        self.idle = true;
+        while self.board.power().take().is_some() {}
+    }
+
+    pub(crate) fn set_hit(&mut self, hit: (usize, Hit)) {
+        self.hit = Some(hit);
+    }
+
     /// Why it is stopped, if it is.
     pub fn stopped(&self) -> Option<Stop> {
         self.stopped
@@ -404,13 +437,18 @@ impl Machine {
         if let Some(stop) = self.stopped {
             return Outcome::Stopped(stop);
         }
+        if self.begin_replay(None).is_err() {
+            self.stopped = Some(Stop::ReplayEnd);
+            return Outcome::Stopped(Stop::ReplayEnd);
+        }
         let realtime = self.board.config().clock == ClockMode::Realtime && !self.qtest;
         if realtime {
             self.follow_host(host);
         }
         self.idle = false;
         self.write_back.look(self.board.now(), &self.blocks);
-        let end = self.board.now().after(slice);
+        let begun = self.board.now();
+        let wanted = begun.after(slice);
         loop {
             self.blocks.poll();
             self.board.settle();
@@ -427,13 +465,32 @@ impl Machine {
                 return Outcome::WaitHost;
             }
             let now = self.board.now();
-            if now >= end {
+            if self.board.icount() >= self.travel_limit() {
+                // It may be at another time then.
+                self.travel_point();
+                return self.stopped.map_or(Outcome::Busy, Outcome::Stopped);
+            }
+            let cut = self.replay.as_ref().and_then(|r| r.cut(begun));
+            if cut.is_some_and(|cut| now >= cut) {
+                self.replay_point();
+                match self.stopped {
+                    Some(stop) => return Outcome::Stopped(stop),
+                    None => continue,
+                }
+            }
+            if self.travel_time().is_some_and(|t| now >= t) {
+                self.travel_point();
+                return self.stopped.map_or(Outcome::Busy, Outcome::Stopped);
+            }
+            if now >= wanted {
+                self.record_mark();
                 return Outcome::Busy;
             }
             if self.board.icount() >= self.limit {
                 self.stopped = Some(Stop::Limit);
                 return Outcome::Stopped(Stop::Limit);
             }
+            let end = [cut, self.travel_time()].into_iter().flatten().fold(wanted, VmTime::min);
             if self.suspended {
                 if self.wake_events() {
                     self.wake();
@@ -451,8 +508,10 @@ impl Machine {
             }
             let deadline = deadline.min(end);
             if !self.run_cpus(deadline) {
-                if let Some(hit) = self.cpus.take_hit() {
-                    self.hit = Some(hit);
+                if let Some((cpu, hit)) = self.cpus.take_hit()
+                    && self.travel_hit(cpu, hit)
+                {
+                    self.hit = Some((cpu, hit));
                     self.stopped = Some(Stop::Debug);
                     return Outcome::Stopped(Stop::Debug);
                 }
@@ -479,7 +538,7 @@ impl Machine {
             let idle = (next != VmTime::NEVER).then(|| next.since(self.board.now()));
             return Some(Outcome::Idle(idle));
         }
-        if next == VmTime::NEVER {
+        if next == VmTime::NEVER && !self.replay.as_ref().is_some_and(|r| r.is_ahead()) {
             return Some(Outcome::Idle(None));
         }
         self.board.warp_to(next.min(end));
@@ -490,7 +549,8 @@ impl Machine {
     fn run_cpus(&mut self, deadline: VmTime) -> bool {
         let n = self.board.cpus();
         let mut waiting = 0;
-        let mut budget = self.board.begin_slice(deadline).min(self.limit - self.board.icount());
+        let limit = self.limit.min(self.travel_limit());
+        let mut budget = self.board.begin_slice(deadline).min(limit - self.board.icount());
         while budget > 0 {
             // Turns end at multiples of a fixed count, so that they do not depend on how the
             // front end cuts its slices.
@@ -514,7 +574,7 @@ impl Machine {
                 return false;
             }
             if budget > 0 {
-                budget = self.board.begin_slice(deadline).min(self.limit - self.board.icount());
+                budget = self.board.begin_slice(deadline).min(limit - self.board.icount());
                 if self.board.now() >= deadline {
                     return false;
                 }
@@ -555,7 +615,7 @@ impl Machine {
         self.last_call = Some((host, self.board.icount()));
     }
 
-    fn tell(&self, event: &'static str, data: Value) {
+    pub(crate) fn tell(&self, event: &'static str, data: Value) {
         self.blocks.context().emit(event, data);
     }
 
@@ -665,8 +725,13 @@ impl Machine {
         }
     }
 
-    /// Gives an input event to the first device that wants it.
+    /// A person does something.
     pub fn input(&mut self, event: InputEvent) {
+        self.enter(Entry::Input(event));
+    }
+
+    /// Gives an input event to the first device that wants it.
+    pub(crate) fn give_input(&mut self, event: InputEvent) {
         if self.suspended && matches!(event, InputEvent::Key { down: true, .. }) {
             // The keyboard wakes the machine, and that is all it does.
             return self.wake();

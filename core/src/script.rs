@@ -68,9 +68,12 @@ enum Command {
     Click(u8),
     Wait(u64),
     Until(u64),
+    Seek(u64),
+    SeekIcount(u64),
     Screendump(String),
     Savevm(String),
     Print(String),
+    Cont,
     Quit(i32),
 }
 
@@ -98,6 +101,8 @@ pub struct Script {
     /// Where in each serial line the next wait looks.
     seen: Vec<usize>,
     surface: Surface,
+    /// A journey in time was begun by the command that is worked on.
+    sought: bool,
 }
 
 impl Script {
@@ -119,6 +124,7 @@ impl Script {
             serial: Vec::new(),
             seen: Vec::new(),
             surface: Surface::default(),
+            sought: false,
         })
     }
 
@@ -154,7 +160,8 @@ impl Script {
             };
             let since = *self.since.get_or_insert(now);
             if !self.perform(&command, machine, since, &mut actions) {
-                let wait = matches!(command, Command::Wait(_) | Command::Until(_));
+                let seeks = matches!(command, Command::Seek(_) | Command::SeekIcount(_));
+                let wait = seeks || matches!(command, Command::Wait(_) | Command::Until(_));
                 if !wait && now.since(since) > self.within * 1_000_000_000 {
                     return Err(self.timeout(line, &command, machine));
                 }
@@ -196,8 +203,8 @@ impl Script {
                 return m.screen_text().is_some_and(|rows| rows.iter().any(|r| r.contains(text)));
             }
             Command::Serial(line, text) => {
-                if let Some(port) = m.handles.serials.get(*line) {
-                    port.push(text.bytes());
+                if let Some(port) = m.handles.serials.get(*line).cloned() {
+                    m.send(&port, text.as_bytes());
                 }
             }
             Command::Type(text) => self.type_text(text, m.board.now()),
@@ -211,6 +218,23 @@ impl Script {
             }
             Command::Wait(ns) => return m.board.now().since(since) >= *ns,
             Command::Until(ns) => return m.board.now().0 >= *ns,
+            Command::Seek(_) | Command::SeekIcount(_) => {
+                // The front end calls again when it is there.
+                let result = match (std::mem::replace(&mut self.sought, true), c) {
+                    (true, _) => {
+                        self.sought = false;
+                        return true;
+                    }
+                    (false, Command::Seek(ns)) => m.seek_time(VmTime(*ns)),
+                    (false, Command::SeekIcount(n)) => m.seek(*n),
+                    _ => Ok(()),
+                };
+                if let Err(error) = result {
+                    out.push(Action::Print(format!("seek: {error}")));
+                }
+                return false;
+            }
+            Command::Cont => m.resume(),
             Command::Screendump(name) => {
                 m.render(&mut self.surface, true);
                 let image = if name.ends_with(".ppm") {
@@ -343,6 +367,9 @@ fn command(name: &str, args: &[String]) -> Result<Command, String> {
         "click",
         "wait",
         "until",
+        "seek",
+        "seek-icount",
+        "cont",
         "screendump",
         "savevm",
         "print",
@@ -375,10 +402,16 @@ fn command(name: &str, args: &[String]) -> Result<Command, String> {
             "right" => 2,
             other => return Err(format!("there is no button '{other}'")),
         }),
-        "wait" | "until" => {
+        "seek-icount" => Command::SeekIcount(number(arg(0)?)?.max(0) as u64),
+        "cont" => Command::Cont,
+        "wait" | "until" | "seek" => {
             let s: f64 = arg(0)?.parse().map_err(|_| format!("'{name}' takes seconds"))?;
             let ns = (s.clamp(0.0, 1e9) * 1e9) as u64;
-            if name == "wait" { Command::Wait(ns) } else { Command::Until(ns) }
+            match name {
+                "wait" => Command::Wait(ns),
+                "until" => Command::Until(ns),
+                _ => Command::Seek(ns),
+            }
         }
         "screendump" => Command::Screendump(arg(0)?),
         "savevm" => Command::Savevm(arg(0)?),

@@ -14,6 +14,7 @@
 
 mod bad_input;
 mod cpio;
+mod debugger;
 mod determinism;
 mod disks;
 mod guides;
@@ -22,6 +23,7 @@ mod media;
 mod picture;
 mod program;
 mod sound;
+mod time_travel;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::process::ExitCode;
@@ -96,6 +98,8 @@ fn main() -> ExitCode {
     tests.extend(disks::tests());
     tests.extend(sound::tests());
     tests.extend(guides::tests());
+    tests.extend(time_travel::tests());
+    tests.extend(debugger::tests());
     if std::env::var_os("ORRERY_FAST").is_some() {
         tests.retain(|t| !t.slow);
     }

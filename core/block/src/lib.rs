@@ -49,7 +49,7 @@ mod throttle;
 pub use buf::IoBuf;
 pub use context::{Context, Event, EventHook};
 pub use error::{BlockError, Result, errno};
-pub use filter::{BreakHook, Breakpoints};
+pub use filter::{BreakHook, Breakpoints, Layer, Scratch};
 pub use op::{Completion, Op, completion};
 pub use open::{Backing, Format, OpenOptions};
 pub use options::{NodeOptions, driver_names, parse_options};

@@ -135,7 +135,7 @@ impl<I: Isa> Cluster<I> {
     }
 
     /// Forgets all translations.
-    fn empty(&mut self, board: &Board) {
+    pub(crate) fn empty(&mut self, board: &Board) {
         drop_all(&mut self.cache, board.ram());
         if let Some(tier) = &mut self.tier {
             tier.clear();
@@ -918,6 +918,23 @@ impl<I: Isa> Cpus for Cluster<I> {
         self.watch_again();
         self.forget(board);
         Ok(())
+    }
+
+    fn rewind(&mut self, _: &mut Board, states: &[StateBlob]) -> Result<(), RestoreError> {
+        if states.len() != self.cores.len() {
+            return Err(RestoreError::Invalid("another number of CPUs"));
+        }
+        let states = states.iter().map(StateBlob::decode).collect::<Result<Vec<I::Cpu>, _>>()?;
+        for (core, state) in self.cores.iter_mut().zip(states) {
+            core.cpu = state;
+            core.tlb.flush();
+        }
+        self.watch_again();
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        self.cores.iter_mut().for_each(|core| core.tlb.flush());
     }
 
     fn dump(&self, cpu: usize) -> String {

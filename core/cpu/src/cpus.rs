@@ -36,6 +36,15 @@ pub trait Cpus: Send + crate::debug::DebugCpus {
     /// Replaces it, and forgets everything derived from memory (translations, TLBs).
     fn restore(&mut self, board: &mut Board, states: &[StateBlob]) -> Result<(), RestoreError>;
 
+    /// The same where memory is wound back too, by writes of the pages that differ: translations
+    /// of what stays are kept.
+    fn rewind(&mut self, board: &mut Board, states: &[StateBlob]) -> Result<(), RestoreError> {
+        self.restore(board, states)
+    }
+
+    /// Forgets what is remembered of page tables.
+    fn flush(&mut self) {}
+
     /// The registers of CPU `cpu` as `info registers` prints them.
     fn dump(&self, cpu: usize) -> String;
 

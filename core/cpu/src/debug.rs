@@ -206,8 +206,9 @@ impl<I: Isa> DebugCpus for Cluster<I> {
     fn set_breakpoints(&mut self, board: &Board, at: &BTreeSet<u64>) {
         if self.debugger.breaks != *at {
             self.debugger.breaks = at.clone();
-            // Blocks that run on past them must go, and those that ended at others.
-            self.forget(board);
+            // Blocks that run on past them must go, and those that ended at others. What is
+            // remembered of page tables stays: debugging must not change what a guest does.
+            self.empty(board);
         }
     }
 

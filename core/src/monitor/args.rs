@@ -143,6 +143,7 @@ qapi_types! {
     struct RingbufRead { device: String, size: u64, format: Option<String> }
     struct RingbufWrite { device: String, data: String, format: Option<String> }
     struct Migrate { uri: Option<String>, detach: Option<bool> }
+    struct ReplayIcount { icount: u64 }
     struct Oob { run_oob: Option<bool> }
 
     struct ResetEvent { guest: bool, reason: String }

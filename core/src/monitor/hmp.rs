@@ -233,6 +233,17 @@ pub(crate) const COMMANDS: &[Command] = &[
         d.quiet("qom-set", json!({"path": path, "property": property, "value": value}))
     }),
     row(&["quit", "q"], "", "quit the emulator", |d, _| d.quiet("quit", Value::Null)),
+    row(&["replay_break"], "icount", "set a breakpoint at an instruction count", |d, a| {
+        let Some(icount) = d.number(a) else { return wrong("replay_break: a count is missing") };
+        d.quiet("replay-break", json!({"icount": icount}))
+    }),
+    row(&["replay_delete_break"], "", "remove the replay breakpoint", |d, _| {
+        d.quiet("replay-delete-break", json!({}))
+    }),
+    row(&["replay_seek"], "icount", "go to an instruction count, back or forth", |d, a| {
+        let Some(icount) = d.number(a) else { return wrong("replay_seek: a count is missing") };
+        d.quiet("replay-seek", json!({"icount": icount}))
+    }),
     row(&["ringbuf_read"], "device size", "read from a ring buffer character device", |d, a| {
         let (device, len) = pair(a);
         let len = number(len).unwrap_or(0);

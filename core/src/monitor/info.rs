@@ -117,11 +117,7 @@ const TOPICS: &[(&str, &str, Show)] = &[
         let one = |n| format!("\nCPU#{n}\n{}", d.machine.cpus.dump(n));
         say(which.map(one).collect())
     }),
-    (
-        "replay",
-        "show record/replay information",
-        |_, _| say("Record/replay is not active\n".into()),
-    ),
+    ("replay", "show record/replay information", |d, _| d.info_replay()),
     ("roms", "show roms", |d, _| {
         let blocks = d.machine.board.ram().blocks();
         let roms = blocks.iter().filter(|b| b.name != "pc.ram");

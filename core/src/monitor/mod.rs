@@ -13,6 +13,7 @@ mod info;
 mod power;
 mod qom;
 mod query;
+mod replay;
 mod snapshots;
 mod table;
 #[cfg(test)]
@@ -120,6 +121,8 @@ pub struct Settings {
     pub chardevs: Vec<Chardev>,
     /// Ring buffers by id: (what the guest sent, its capacity, where input goes).
     pub rings: BTreeMap<String, (Ring, usize)>,
+    /// The file of `-icount rrfile=`.
+    pub replay_file: Option<String>,
 }
 
 /// A client's number.
@@ -451,6 +454,9 @@ impl Desk<'_> {
             );
             return Reply::Now(Err(QmpError::generic(text)));
         }
+        if let Err(error) = self.check_logged(name) {
+            return Reply::Now(Err(error));
+        }
         let of_blocks = name == "qom-set" && path.starts_with("/objects/");
         if !of_blocks && let Some(reply) = self.dispatch(name, arguments.clone()) {
             return reply;
@@ -483,7 +489,9 @@ impl Desk<'_> {
             Some(Stop::Panicked) => RunState::GuestPanicked,
             Some(Stop::IoError) => RunState::IoError,
             Some(Stop::Debug) => RunState::Debug,
-            Some(Stop::Paused | Stop::Limit) => RunState::Paused,
+            Some(Stop::Paused | Stop::Limit | Stop::ReplayBegin | Stop::ReplayEnd) => {
+                RunState::Paused
+            }
         }
     }
 }

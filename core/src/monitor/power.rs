@@ -3,6 +3,7 @@
 use super::args::*;
 use super::{Desk, table};
 use crate::machine::{OnPanic, OnWatchdog};
+use crate::replay::Entry;
 use orrery_block::qmp::{self, Answer, QmpError};
 use serde_json::{Value, json};
 
@@ -58,20 +59,17 @@ impl Desk<'_> {
     pub(super) fn system_reset(&mut self, _: Nothing) -> Answer<Nothing> {
         let was_off = self.machine.powered_off()
             || matches!(self.run_state(), RunState::GuestPanicked | RunState::InternalError);
-        self.machine.reset();
+        self.machine.enter(Entry::Reset);
         if was_off {
             // It is ready to go on, when it is told to.
             self.machine.resume();
             self.machine.pause();
         }
-        self.emit("RESET", json!({"guest": false, "reason": "host-qmp-system-reset"}));
         Ok(Nothing {})
     }
 
     pub(super) fn system_powerdown(&mut self, _: Nothing) -> Answer<Nothing> {
-        if let Some(button) = &self.handles().power_button {
-            button.pulse();
-        }
+        self.machine.enter(Entry::PowerButton);
         self.emit("POWERDOWN", json!({}));
         Ok(Nothing {})
     }
@@ -83,16 +81,13 @@ impl Desk<'_> {
         if !self.machine.suspended() {
             return Err(QmpError::generic("Unable to wake up: guest is not in suspended state"));
         }
-        self.machine.wake();
+        self.machine.enter(Entry::Wake);
         self.emit("WAKEUP", json!({}));
         Ok(Nothing {})
     }
 
     pub(super) fn inject_nmi(&mut self, _: Nothing) -> Answer<Nothing> {
-        let board = &self.machine.board;
-        for cpu in 0..board.cpus() {
-            board.pins(cpu).nmi.pin().pulse();
-        }
+        self.machine.enter(Entry::Nmi);
         Ok(Nothing {})
     }
 

@@ -202,10 +202,6 @@ impl Desk<'_> {
         Ok(json!({"formats": []}))
     }
 
-    pub(super) fn query_replay(&mut self, _: Nothing) -> Answer<Value> {
-        Ok(json!({"mode": "none", "icount": self.machine.board.icount()}))
-    }
-
     pub(super) fn query_options(&mut self, args: OptionName) -> Answer<Vec<Value>> {
         let list = crate::options::describe();
         let wanted = |name: &str| args.option.as_deref().is_none_or(|o| o == name);

@@ -164,6 +164,11 @@ impl Desk<'_> {
     /// `savevm`, `loadvm`, `delvm`.
     pub(super) fn snapshot(&mut self, what: What, tag: &str) -> Reply {
         let tag = tag.trim().to_owned();
+        if what == What::Load
+            && let Err(error) = self.check_logged("snapshot-load")
+        {
+            return Reply::Now(Err(error));
+        }
         let nodes = match self.disks() {
             Ok(nodes) => nodes,
             Err(error) => return Reply::Now(Err(error)),

@@ -153,6 +153,9 @@ commands! {
     "query-acpi-ospm-status" query_ospm Nothing => Vec<Value>;
     "query-dump-guest-memory-capability" query_dump Nothing => Value;
     "query-replay" query_replay Nothing => Value;
+    "replay-break" replay_break ReplayIcount => Nothing;
+    "replay-delete-break" replay_delete_break Nothing => Nothing;
+    "replay-seek" replay_seek ReplayIcount => Nothing;
     "qom-list" qom_list QomPath => Vec<QomProperty>;
     "qom-get" qom_get QomGet => Value;
     "qom-set" qom_set QomSet => Nothing;

@@ -228,6 +228,15 @@ pub enum IcountOption {
     Shift(u32),
 }
 
+/// Record and replay (`-icount rr=`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayOption {
+    /// What is done.
+    pub mode: crate::replay::Mode,
+    /// The recording. Without one it is kept in memory.
+    pub file: Option<String>,
+}
+
 /// Start time of the clock chip (`-rtc base=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RtcBase {
@@ -348,6 +357,8 @@ pub struct Options {
     pub boot_menu: bool,
     /// `-icount`.
     pub icount: IcountOption,
+    /// `-icount rr=`.
+    pub replay: Option<ReplayOption>,
     /// `-rtc base=`.
     pub rtc: RtcBase,
     /// `-seed`.

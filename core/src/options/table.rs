@@ -5,11 +5,12 @@ use super::keyval::{KeyVals, number};
 use super::numa::numa;
 use super::{
     DeviceSpec, DisplayOption, DriveOption, FwCfgValue, IcountOption, Interface, OnError,
-    OptionError, Options, Print, RtcBase, Topology,
+    OptionError, Options, Print, ReplayOption, RtcBase, Topology,
 };
 use super::{audio, net};
 use crate::machine::{OnPanic, OnWatchdog};
 use crate::monitor::Mode;
+use crate::replay::Mode as Rr;
 
 type Apply = fn(&mut Options, &str) -> Result<(), OptionError>;
 
@@ -114,7 +115,12 @@ pub(super) const TABLE: &[Row] = &[
         "execution engine; how often code must be found running to be compiled, or all at once",
         |o, v| accel(o, "-accel", v),
     ),
-    row("icount", Some("[shift=]N"), "virtual time counts instructions: 2^N ns each", icount),
+    row(
+        "icount",
+        Some("[shift=]N[,rr=record|replay,rrfile=FILE]"),
+        "virtual time counts instructions: 2^N ns each; record all that comes in, or replay it",
+        icount,
+    ),
     row("rtc", Some("[base=utc|localtime|DATE]"), "start of the clock chip", rtc),
     row("seed", Some("N"), "seed of everything random in the machine", |o, v| {
         o.seed = number(v).ok_or_else(|| OptionError::value("-seed", "seed", v, "a number"))?;
@@ -559,7 +565,19 @@ fn icount(o: &mut Options, v: &str) -> Result<(), OptionError> {
     };
     k.take("sleep");
     k.take("align");
-    k.finish("-icount", &["shift", "sleep", "align"])?;
+    // A recording holds its start, wherever it begins.
+    k.take("rrsnapshot");
+    let file = k.take("rrfile");
+    o.replay = match k.take("rr").as_deref() {
+        None => None,
+        Some("record") => Some(ReplayOption { mode: Rr::Record, file }),
+        Some("replay") => {
+            let missing = || OptionError::value("-icount", "rrfile", "", "the file to replay");
+            Some(ReplayOption { mode: Rr::Replay, file: Some(file.ok_or_else(missing)?) })
+        }
+        Some(other) => return Err(OptionError::value("-icount", "rr", other, "record or replay")),
+    };
+    k.finish("-icount", &["shift", "sleep", "align", "rr", "rrfile", "rrsnapshot"])?;
     o.icount = IcountOption::Shift(shift);
     Ok(())
 }

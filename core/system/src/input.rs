@@ -1,7 +1,9 @@
 //! Keys and pointers.
 
+use serde::{Deserialize, Serialize};
+
 /// A key by its position: the set-1 scan code of the PC keyboard; `0xe0xx` for extended keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Key(pub u16);
 
 impl Key {
@@ -12,7 +14,7 @@ impl Key {
 }
 
 /// What a person did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InputEvent {
     /// A key went down or up.
     Key {

@@ -105,6 +105,28 @@ impl<T> Port<T> {
         self.lock().to_host.drain(..).collect()
     }
 
+    /// Whether both are the same port.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.queues, &other.queues)
+    }
+
+    /// What was sent to the guest and not taken yet: part of the world around a machine, which a
+    /// snapshot does not hold.
+    pub fn waiting(&self) -> Vec<T>
+    where
+        T: Clone,
+    {
+        self.lock().to_guest.iter().cloned().collect()
+    }
+
+    /// Puts that back, in place of what waits now.
+    pub fn set_waiting(&self, items: impl IntoIterator<Item = T>) {
+        let mut q = self.lock();
+        q.to_guest = items.into_iter().collect();
+        self.waiting.store(!q.to_guest.is_empty(), Relaxed);
+        self.attention.raise();
+    }
+
     /// How many items the guest has not taken yet.
     pub fn input_len(&self) -> usize {
         self.lock().to_guest.len()

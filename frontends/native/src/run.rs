@@ -4,7 +4,7 @@ use crate::block::Lent;
 use crate::chardev::{Chars, User};
 use crate::event::Event;
 use crate::host::NativeFs;
-use crate::runner::{Line, Runner};
+use crate::runner::{Line, Recording, Runner};
 use crate::sound;
 use crate::terminal;
 use anyhow::{Context as _, Result};
@@ -144,7 +144,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if let Some(name) = &options.loadvm {
         let file = std::fs::read(name).with_context(|| format!("-loadvm: cannot read '{name}'"))?;
         machine.restore(&file).with_context(|| format!("-loadvm: '{name}'"))?;
+        machine.begin_replay(Some(file))?;
     }
+    machine.begin_replay(None)?;
+    let recording = Recording::open(options.replay.as_ref())?;
     let script = match &options.script {
         Some(name) => {
             let text = std::fs::read_to_string(name)
@@ -184,6 +187,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         show: None,
         sounds,
         script,
+        recording,
+        stays: !options.monitors.is_empty() || options.gdb.is_some() || options.no_shutdown,
     };
     let windowed = match options.display {
         DisplayOption::None => false,
@@ -273,6 +278,7 @@ fn settings(options: &Options) -> Settings {
         prelaunch: options.paused || options.preconfig,
         preconfig: options.preconfig,
         paused: options.paused,
+        replay_file: options.replay.as_ref().and_then(|r| r.file.clone()),
         ..Settings::default()
     }
 }
@@ -306,9 +312,7 @@ fn exit_code(stop: Stop) -> ExitCode {
         Stop::Exit(code) => ExitCode::from(code as u8),
         Stop::Script(code) => ExitCode::from(code as u8),
         Stop::Panicked => ExitCode::from(3),
-        Stop::Paused | Stop::Shutdown | Stop::Reset | Stop::Limit | Stop::IoError | Stop::Debug => {
-            ExitCode::SUCCESS
-        }
+        _ => ExitCode::SUCCESS,
     }
 }
 

@@ -8,10 +8,13 @@ use crate::terminal::{self, Typed};
 use anyhow::{Context as _, Result};
 use orrery_core::gdb::Stub;
 use orrery_core::monitor::Control;
+use orrery_core::options::ReplayOption;
 use orrery_core::qtest::Qtest;
+use orrery_core::replay::Mode;
 use orrery_core::script::Script;
 use orrery_core::{Machine, Outcome, Stop};
 use orrery_system::ports::CharPort;
+use std::io::Write as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -57,6 +60,31 @@ pub(crate) struct Runner {
     pub sounds: Vec<Sound>,
     /// Acts in place of a person.
     pub script: Option<Script>,
+    /// Where the recording goes.
+    pub recording: Recording,
+    /// Somebody may want to look at the machine after the end of a replay.
+    pub stays: bool,
+}
+
+/// The file of a recording.
+pub(crate) struct Recording(Option<std::fs::File>);
+
+impl Recording {
+    /// Makes the file, if one was asked for.
+    pub(crate) fn open(option: Option<&ReplayOption>) -> Result<Self> {
+        let name = option.filter(|o| o.mode == Mode::Record).and_then(|o| o.file.as_ref());
+        let open = |name: &String| {
+            std::fs::File::create(name).with_context(|| format!("-icount: cannot create '{name}'"))
+        };
+        Ok(Self(name.map(open).transpose()?))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.0 {
+            Some(file) => file.write_all(bytes).context("cannot write the recording"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Runner {
@@ -74,6 +102,8 @@ impl Runner {
                 self.machine.run(host, self.slice())
             };
             self.drain()?;
+            let recorded = self.machine.take_recording();
+            self.recording.write(&recorded)?;
             self.serve();
             if self.control.wants_to_quit() {
                 return self.finish(Stop::Paused);
@@ -92,6 +122,8 @@ impl Runner {
             }
             let wait = match outcome {
                 Outcome::Busy => Duration::ZERO,
+                // Somebody sent it on its way in the meantime.
+                Outcome::Stopped(_) if self.machine.stopped().is_none() => Duration::ZERO,
                 Outcome::Idle(ns) => Duration::from_nanos(ns.unwrap_or(u64::MAX)).min(FRAME),
                 // Native files answer in place; what does not is looked at again soon.
                 Outcome::WaitHost => Duration::from_micros(200),
@@ -104,6 +136,8 @@ impl Runner {
                     }
                     RETRY
                 }
+                Outcome::Stopped(Stop::ReplayBegin) => FRAME,
+                Outcome::Stopped(Stop::ReplayEnd) if self.stays => FRAME,
                 Outcome::Stopped(stop) => return self.finish(stop),
             };
             if self.take_events(wait)? {
@@ -118,6 +152,9 @@ impl Runner {
 
     /// Virtual time to run: up to what the script does next.
     fn slice(&self) -> u64 {
+        if self.machine.travels() {
+            return 10 * SLICE;
+        }
         let next = self.script.as_ref().and_then(Script::next);
         let next = next.into_iter().chain(self.control.next_input()).min();
         let left = next.map_or(SLICE, |t| t.since(self.machine.board.now()));
@@ -127,6 +164,9 @@ impl Runner {
     /// Lets the script act; the exit status if it ends the run.
     fn step_script(&mut self) -> Result<Option<i32>> {
         let Some(script) = &mut self.script else { return Ok(None) };
+        if self.machine.travels() {
+            return Ok(None);
+        }
         for action in script.step(&mut self.machine)? {
             if let Some(code) = perform(action)? {
                 return Ok(Some(code));
@@ -139,7 +179,8 @@ impl Runner {
     fn drain(&mut self) -> Result<()> {
         for line in &mut self.lines {
             let bytes = line.port.drain();
-            if bytes.is_empty() {
+            // What it says on its way to another time it has said before.
+            if bytes.is_empty() || self.machine.travels() {
                 continue;
             }
             if let Some(script) = &mut self.script {
@@ -189,7 +230,7 @@ impl Runner {
         match input {
             Input::Bytes(User::Line(i), bytes) => {
                 if let Some(line) = self.lines.get(i) {
-                    line.port.push(bytes);
+                    self.machine.send(&line.port, &bytes);
                 }
             }
             Input::Bytes(User::Monitor(_, Some(id)), bytes) => self.control.feed(id, &bytes),
@@ -273,6 +314,8 @@ impl Runner {
     /// Writes everything out: nothing the guest wrote is lost by ending in order.
     fn finish(mut self, stop: Stop) -> Result<Stop> {
         self.drain()?;
+        let recorded = self.machine.end_recording();
+        self.recording.write(&recorded)?;
         for mut sound in std::mem::take(&mut self.sounds) {
             sound.play(&mut self.machine)?;
             sound.finish()?;

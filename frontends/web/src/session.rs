@@ -8,6 +8,7 @@ use orrery_core::audio::Listener;
 use orrery_core::launch::{Host, LaunchError, Launched, Line, launch, print_text};
 use orrery_core::monitor::{Control, Settings};
 use orrery_core::options::{CharTarget, Options};
+use orrery_core::replay::Entry;
 use orrery_core::script::{Action, Script};
 use orrery_core::{Machine, Outcome, Stop, keyboard, screenshot};
 #[cfg(target_arch = "wasm32")]
@@ -195,7 +196,7 @@ impl Session {
     /// Sends bytes to the guest over a line.
     pub fn send_line(&mut self, line: usize, bytes: &[u8]) {
         if let Some(l) = self.lines.get(line) {
-            l.port.push(bytes.iter().copied());
+            self.machine.send(&l.port, bytes);
         }
     }
 
@@ -298,7 +299,7 @@ impl Session {
 
     /// Resets the machine.
     pub fn reset(&mut self) {
-        self.machine.reset();
+        self.machine.enter(Entry::Reset);
     }
 
     /// Stops before the next instruction.

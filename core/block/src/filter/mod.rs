@@ -10,6 +10,7 @@ mod mirror_top;
 mod null;
 mod preallocate;
 mod quorum;
+mod scratch;
 mod throttle;
 
 pub(crate) use blkdebug::Blkdebug;
@@ -23,6 +24,7 @@ pub(crate) use mirror_top::MirrorTop;
 pub(crate) use null::Null;
 pub(crate) use preallocate::Preallocate;
 pub(crate) use quorum::Quorum;
+pub use scratch::{Layer, Scratch};
 pub(crate) use throttle::Throttle;
 
 use crate::graph::{Edge, Node};

@@ -31,9 +31,15 @@ struct Breakpoint {
 }
 
 impl X86 {
-    /// Whether any breakpoint is enabled.
+    /// Whether any breakpoint is enabled, the processor's or a debugger's.
     pub const fn breakpoints(&self) -> bool {
-        self.sys.dr[7] & DR7_ENABLES != 0 || !self.watch.list.is_empty()
+        self.hardware_breakpoints() || !self.watch.list.is_empty()
+    }
+
+    /// Whether any of the processor's is. What a debugger watches must not change what the guest
+    /// does, nor in how many instructions.
+    pub const fn hardware_breakpoints(&self) -> bool {
+        self.sys.dr[7] & DR7_ENABLES != 0
     }
 
     fn enabled(&self) -> impl Iterator<Item = Breakpoint> + '_ {

@@ -294,6 +294,21 @@ impl X86 {
             .any(|w| w.at >> 12 <= linear >> 12 && (w.at + (w.len - 1)) >> 12 >= linear >> 12)
     }
 
+    /// `len` bytes from `linear` on are used at once.
+    pub(super) fn note_watched_span(&mut self, linear: u64, len: u64, write: bool) {
+        let hit = self.watch.list.iter().find(|w| {
+            let wanted = match w.kind {
+                WatchKind::Write => write,
+                WatchKind::Read => !write,
+                WatchKind::Access => true,
+            };
+            wanted && linear < w.at.saturating_add(w.len) && w.at < linear.saturating_add(len)
+        });
+        if let Some(hit) = hit {
+            self.watch.hit = Some(*hit);
+        }
+    }
+
     pub(super) fn note_watch(&mut self, linear: u64, write: bool) {
         let hit = self.watch.list.iter().find(|w| {
             let wanted = match w.kind {

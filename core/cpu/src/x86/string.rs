@@ -88,7 +88,7 @@ impl X86 {
             self.set_rip(next);
             return Ok(());
         }
-        let stepping = self.breakpoints()
+        let stepping = self.hardware_breakpoints()
             || self.sys.shadow != 0
             || self.frame.ints[var::EFLAGS_REST] & flag::TF != 0;
         let done = if stepping {
@@ -227,6 +227,25 @@ impl X86 {
         Ok(page.offset.filter(|_| !write || page.writable).map(|o| o + (at & 0xfff) as usize))
     }
 
+    /// A debugger may watch what `n` elements upwards from a register's address are.
+    fn note_string(
+        &mut self,
+        index: usize,
+        register: usize,
+        op: StringOp,
+        n: u64,
+        write: bool,
+    ) -> Result<(), Fault> {
+        if self.watch.list.is_empty() {
+            return Ok(());
+        }
+        let w = u64::from(op.width);
+        let offset = truncate(self.frame.ints[register], op.addrsize);
+        let at = self.check_access(index, offset, w, write)?;
+        self.note_watched_span(at, n * w, write);
+        Ok(())
+    }
+
     /// Upward runs inside pages of RAM. `None`: not such a case, nothing done.
     fn string_bulk(
         &mut self,
@@ -308,8 +327,10 @@ impl X86 {
             }
         }
         if source.is_some() {
+            self.note_string(op.seg, var::RSI, op, done, false)?;
             self.advance(var::RSI, op, done);
         }
+        self.note_string(seg::ES, var::RDI, op, done, write)?;
         self.advance(var::RDI, op, done);
         let left = truncate(self.frame.ints[var::RCX], op.addrsize).wrapping_sub(done);
         self.set_address_register(var::RCX, op.addrsize, left);

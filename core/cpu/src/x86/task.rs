@@ -190,7 +190,8 @@ impl X86 {
         }
         let mask = if wide { 0x003f_7fd5 } else { 0x7fd5 };
         self.merge_flags(flags, mask | flag::VM);
-        self.sys.resume = if wide && flags & flag::RF != 0 && self.breakpoints() { 2 } else { 0 };
+        self.sys.resume =
+            if wide && flags & flag::RF != 0 && self.hardware_breakpoints() { 2 } else { 0 };
         self.frame.ints[..8].copy_from_slice(&image.gpr);
         self.set_rip(image.eip);
         // Local breakpoints are the old task's.

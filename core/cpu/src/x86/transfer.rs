@@ -542,7 +542,7 @@ impl X86 {
     /// What IRET does besides returning: NMIs are open again, RF holds off breakpoints once.
     fn end_of_interrupt(&mut self, flags: u64, opsize: u8) {
         self.sys.nmi_blocked = false;
-        if opsize > 2 && flags & flag::RF != 0 && self.breakpoints() {
+        if opsize > 2 && flags & flag::RF != 0 && self.hardware_breakpoints() {
             self.sys.resume = 2;
         }
     }
