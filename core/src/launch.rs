@@ -724,6 +724,7 @@ fn default_id(drive: &DriveOption, i: usize) -> String {
     let bus = match drive.interface {
         Interface::Floppy => "floppy",
         Interface::Virtio => "virtio",
+        Interface::Scsi => "scsi",
         Interface::Pflash => "pflash",
         Interface::Default | Interface::Ide if drive.cdrom => "cd",
         Interface::Default | Interface::Ide => "hd",

@@ -13,6 +13,7 @@
 )]
 
 mod bad_input;
+mod controllers;
 mod cpio;
 mod debugger;
 mod determinism;
@@ -96,6 +97,7 @@ fn main() -> ExitCode {
     tests.extend(determinism::tests());
     tests.extend(bad_input::tests());
     tests.extend(disks::tests());
+    tests.extend(controllers::tests());
     tests.extend(sound::tests());
     tests.extend(guides::tests());
     tests.extend(time_travel::tests());

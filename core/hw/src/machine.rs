@@ -23,6 +23,8 @@ pub enum Interface {
     Floppy,
     /// virtio-blk over PCI.
     Virtio,
+    /// The first SCSI bus.
+    Scsi,
     /// Parallel flash: firmware and its variables.
     Pflash,
     /// Nothing: a device refers to it by its id.

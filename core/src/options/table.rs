@@ -146,7 +146,7 @@ pub(super) const TABLE: &[Row] = &[
     row(
         "drive",
         Some(
-            "file=FILE[,if=ide|floppy|virtio|pflash|none][,media=disk|cdrom][,format=F][,index=N][,id=ID][,readonly=on][,snapshot=on]",
+            "file=FILE[,if=ide|floppy|scsi|virtio|pflash|none][,media=disk|cdrom][,format=F][,index=N][,id=ID][,readonly=on][,snapshot=on]",
         ),
         "a drive",
         drive,
@@ -651,6 +651,7 @@ fn drive(o: &mut Options, v: &str) -> Result<(), OptionError> {
         Some("ide") => Interface::Ide,
         Some("floppy") => Interface::Floppy,
         Some("virtio") => Interface::Virtio,
+        Some("scsi") => Interface::Scsi,
         Some("pflash") => Interface::Pflash,
         Some("none") => Interface::None,
         Some(other) => {
@@ -658,7 +659,7 @@ fn drive(o: &mut Options, v: &str) -> Result<(), OptionError> {
                 opt,
                 "if",
                 other,
-                "ide, floppy, virtio, pflash or none",
+                "ide, floppy, scsi, virtio, pflash or none",
             ));
         }
     };

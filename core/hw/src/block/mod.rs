@@ -3,4 +3,5 @@
 pub mod drive;
 pub mod fdc;
 pub mod geometry;
+pub mod nvme;
 pub mod pflash_cfi01;

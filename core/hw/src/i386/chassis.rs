@@ -83,7 +83,10 @@ pub(crate) struct Chassis<'a> {
     pub(crate) items: Items,
     pub(super) drives: Vec<Option<Drive>>,
     /// Devices asked for that are part of another one by now: drives.
-    pub(super) seated: BTreeSet<usize>,
+    pub(crate) seated: BTreeSet<usize>,
+    /// SCSI buses so far, and those of adapters without an id.
+    pub(super) scsi_buses: usize,
+    pub(super) scsi_unnamed: usize,
     /// What firmware starts from, and how early.
     pub(super) boot: BTreeMap<u32, String>,
     /// Geometries that firmware is to use: its name for the disk, and three numbers.
@@ -166,6 +169,8 @@ impl<'a> Chassis<'a> {
             items: Items::default(),
             drives: config.drives.iter().cloned().map(Some).collect(),
             seated: BTreeSet::new(),
+            scsi_buses: 0,
+            scsi_unnamed: 0,
             boot: BTreeMap::new(),
             geometries: Vec::new(),
             netdevs: config.netdevs.iter().cloned().map(|(id, n)| (id, Some(n))).collect(),
@@ -556,6 +561,11 @@ impl<'a> Chassis<'a> {
         }
         for spec in &config.devices {
             crate::registry::build(self, bus, spec)?;
+        }
+        if config.drives.iter().any(|d| d.interface == Interface::Scsi) && self.scsi_buses == 0 {
+            // `-drive if=scsi` without an adapter.
+            let spec = DeviceSpec { kind: "lsi53c895a".into(), props: vec![] };
+            crate::registry::build(self, bus, &spec)?;
         }
         // Drives may sit on a controller that came after them.
         for (n, spec) in config.devices.iter().enumerate() {

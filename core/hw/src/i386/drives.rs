@@ -27,15 +27,15 @@ pub(crate) struct DriveBus<'n> {
     pub(crate) path: String,
 }
 
-fn property<'s>(spec: &'s DeviceSpec, name: &str) -> Option<&'s str> {
+pub(super) fn property<'s>(spec: &'s DeviceSpec, name: &str) -> Option<&'s str> {
     spec.props.iter().rev().find(|p| p.0 == name).map(|p| p.1.as_str())
 }
 
-fn wrong<T>(spec: &DeviceSpec, reason: String) -> Result<T, BuildError> {
+pub(super) fn wrong<T>(spec: &DeviceSpec, reason: String) -> Result<T, BuildError> {
     Err(BuildError::Property { kind: spec.kind.clone(), reason })
 }
 
-fn number(spec: &DeviceSpec, name: &str) -> Result<Option<u32>, BuildError> {
+pub(super) fn number(spec: &DeviceSpec, name: &str) -> Result<Option<u32>, BuildError> {
     match property(spec, name) {
         None => Ok(None),
         Some(text) => match text.parse() {
@@ -108,7 +108,7 @@ pub(crate) fn bios_geometry(spec: &DeviceSpec) -> Result<Option<[u32; 3]>, Build
 
 impl Chassis<'_> {
     /// Takes the drives of an interface, each at its index; those without one fill the gaps.
-    fn take_drives(
+    pub(super) fn take_drives(
         &mut self,
         places: usize,
         interfaces: &[Interface],

@@ -8,6 +8,7 @@ mod isapc;
 mod none;
 mod pc;
 mod q35;
+mod scsi_units;
 pub(crate) mod smbios;
 
 use crate::machine::MachineType;

@@ -14,6 +14,7 @@ mod sectors;
 use super::atapi;
 use crate::block::drive::Op;
 use crate::scsi::mmc;
+use crate::scsi::spc::Identity;
 use bitflags::bitflags;
 use orrery_block::backend::BlockBackend;
 use serde::{Deserialize, Serialize};
@@ -268,7 +269,7 @@ pub struct Drive {
 impl Drive {
     /// A drive in its power-on state.
     pub fn new(config: Config, backend: BlockBackend) -> Self {
-        let identity = mmc::Identity {
+        let identity = Identity {
             vendor: "QEMU".into(),
             product: config.model.clone(),
             revision: config.firmware.clone(),

@@ -62,7 +62,11 @@ pub trait Chip: Send {
     fn settle(&mut self, _: &mut Slot<'_>) {}
     /// A timer has come due.
     fn wake(&mut self, _: &mut Slot<'_>, _now: VmTime) {}
-    /// Whether something has come from the host.
+    /// When the first operation in flight completes.
+    fn due(&self) -> Option<VmTime> {
+        None
+    }
+    /// Whether the host has finished it, or something has come from the host.
     fn ready(&self) -> bool {
         false
     }
@@ -168,7 +172,7 @@ impl<C: Chip> Settle for Card<C> {
 
 impl<C: Chip> HostIo for Card<C> {
     fn due(&self) -> Option<VmTime> {
-        None
+        self.chip.due()
     }
 
     fn ready(&self) -> bool {

@@ -33,7 +33,7 @@ const IDE_DISK: &[Property] = &[
 const UNIT: Property = property("unit", "place on the cable (the next)");
 
 /// Drives were plugged in when their controller was built.
-fn plugged(_: &mut Place<'_, '_>) -> Result<(), BuildError> {
+pub(super) fn plugged(_: &mut Place<'_, '_>) -> Result<(), BuildError> {
     Ok(())
 }
 

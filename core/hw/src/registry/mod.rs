@@ -2,12 +2,15 @@
 
 mod isa;
 mod net;
+mod nvme;
 mod pci;
+mod scsi;
+mod virtio;
 
 use crate::i386::chassis::{Chassis, Ends};
 use crate::machine::{BuildError, DeviceSpec, Drive, MachineConfig, Named};
 use crate::pci::{Bus, CONFIG_BANK, devfn};
-use crate::virtio;
+use isa::plugged;
 use orrery_system::board::{Board, BoardConfig};
 use orrery_system::ports::{CharPort, NetPort};
 use orrery_system::{DeviceId, IrqLine};
@@ -25,7 +28,8 @@ pub struct Property {
 pub struct DeviceType {
     /// Name.
     pub name: &'static str,
-    /// The bus it goes on: `PCI`, `ISA`, `IDE` or `floppy-bus`.
+    /// The bus it goes on: `PCI`, `ISA`, `IDE`, `SCSI`, `nvme-bus`,
+    /// `virtio-serial-bus` or `floppy-bus`.
     pub bus: &'static str,
     /// One line.
     pub description: &'static str,
@@ -72,7 +76,13 @@ const fn property(name: &'static str, description: &'static str) -> Property {
 
 /// Every device type.
 pub fn devices() -> impl Iterator<Item = &'static DeviceType> {
-    isa::DEVICES.iter().chain(pci::DEVICES).chain(net::DEVICES)
+    isa::DEVICES
+        .iter()
+        .chain(pci::DEVICES)
+        .chain(scsi::DEVICES)
+        .chain(nvme::DEVICES)
+        .chain(virtio::DEVICES)
+        .chain(net::DEVICES)
 }
 
 /// A device type by name.
@@ -136,8 +146,8 @@ impl Place<'_, '_> {
     }
 
     /// How a virtio device presents itself.
-    fn transport(&self, vectors: u16) -> Result<virtio::pci::Config, BuildError> {
-        Ok(virtio::pci::Config {
+    fn transport(&self, vectors: u16) -> Result<crate::virtio::pci::Config, BuildError> {
+        Ok(crate::virtio::pci::Config {
             legacy: !self.switch("disable-legacy", false)?,
             vectors: self.given("vectors")?.unwrap_or(vectors).min(64),
         })
@@ -200,7 +210,9 @@ impl Place<'_, '_> {
 
 /// Whether a type is a drive, which is built with the controller it is plugged into.
 pub(crate) fn is_drive(kind: &str) -> bool {
-    find(kind).is_some_and(|d| matches!(d.bus, "IDE" | "floppy-bus"))
+    find(kind).is_some_and(|d| {
+        matches!(d.bus, "IDE" | "SCSI" | "nvme-bus" | "virtio-serial-bus" | "floppy-bus")
+    })
 }
 
 /// Puts the device that `spec` describes into the machine.
@@ -333,12 +345,24 @@ mod tests {
         for kind in devices() {
             let board = if kind.name == "isa-vga" { "isapc" } else { "pc" };
             let needs: &[_] = match kind.name {
-                "virtio-blk-pci" | "ide-hd" => &[("drive", "d")],
+                "virtio-blk-pci" | "ide-hd" | "scsi-hd" | "nvme-ns" => &[("drive", "d")],
+                "nvme" => &[("serial", "s")],
                 "ide-cd" => &[("bus", "ide.1")],
                 _ => &[],
             };
             let props = needs.iter().map(|&(k, v)| (k.into(), v.into())).collect();
             let drive = Drive { id: "d".into(), ..Drive::default() };
+            // What goes on a device's bus has that device beside it.
+            let holder = match kind.bus {
+                "SCSI" => Some("virtio-scsi-pci"),
+                "nvme-bus" => Some("nvme"),
+                "virtio-serial-bus" => Some("virtio-serial-pci"),
+                _ => None,
+            };
+            let holder = holder.map(|kind| DeviceSpec {
+                kind: kind.into(),
+                props: if kind == "nvme" { vec![("serial".into(), "s".into())] } else { vec![] },
+            });
             let config = MachineConfig {
                 memory: 4 << 20,
                 firmware: vec![0xf4; 0x1_0000],
@@ -346,7 +370,10 @@ mod tests {
                 serials: vec![],
                 parallels: vec![],
                 drives: vec![drive],
-                devices: vec![DeviceSpec { kind: kind.name.into(), props }],
+                devices: [DeviceSpec { kind: kind.name.into(), props }]
+                    .into_iter()
+                    .chain(holder)
+                    .collect(),
                 ..MachineConfig::default()
             };
             let machine = MACHINES.iter().find(|m| m.name == board).unwrap();

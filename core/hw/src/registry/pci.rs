@@ -16,7 +16,7 @@ pub(super) const LEGACY: Property =
 /// As above.
 pub(super) const VECTORS: Property = property("vectors", "MSI-X vectors, 0 for none");
 
-type Build = fn(&mut Place<'_, '_>) -> Result<(), BuildError>;
+pub(super) type Build = fn(&mut Place<'_, '_>) -> Result<(), BuildError>;
 
 /// A bridge; its id is the name of the bus behind it.
 const fn bridge(name: &'static str, description: &'static str, build: Build) -> DeviceType {

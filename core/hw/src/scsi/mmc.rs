@@ -6,6 +6,7 @@
 //! Not modelled: writing, audio tracks, error correction bytes of raw frames (they read zero).
 
 use super::sense::Sense;
+use super::spc::{self, Cdb, Identity, padded};
 use orrery_block::backend::BlockBackend;
 use serde::{Deserialize, Serialize};
 
@@ -16,27 +17,17 @@ pub const RAW_FRAME: usize = 2352;
 /// Blocks of an 80-minute CD; larger media are DVDs.
 const CD_BLOCKS: u64 = 80 * 60 * 75;
 
-/// Command codes, MMC-5 chapter 6.
+/// Command codes, MMC-5 chapter 6, besides those of [`spc::op`].
 mod op {
-    pub(super) const TEST_UNIT_READY: u8 = 0x00;
-    pub(super) const REQUEST_SENSE: u8 = 0x03;
-    pub(super) const INQUIRY: u8 = 0x12;
-    pub(super) const MODE_SENSE_6: u8 = 0x1a;
-    pub(super) const START_STOP_UNIT: u8 = 0x1b;
-    pub(super) const PREVENT_ALLOW: u8 = 0x1e;
-    pub(super) const READ_CAPACITY: u8 = 0x25;
-    pub(super) const READ_10: u8 = 0x28;
-    pub(super) const SEEK_10: u8 = 0x2b;
-    pub(super) const VERIFY_10: u8 = 0x2f;
-    pub(super) const SYNCHRONIZE_CACHE: u8 = 0x35;
+    pub(super) use crate::scsi::spc::op::*;
+
+    pub(super) const READ_6: u8 = 0x08;
     pub(super) const READ_SUBCHANNEL: u8 = 0x42;
     pub(super) const READ_TOC: u8 = 0x43;
     pub(super) const GET_CONFIGURATION: u8 = 0x46;
     pub(super) const GET_EVENT_STATUS: u8 = 0x4a;
     pub(super) const READ_DISC_INFO: u8 = 0x51;
     pub(super) const READ_TRACK_INFO: u8 = 0x52;
-    pub(super) const MODE_SENSE_10: u8 = 0x5a;
-    pub(super) const READ_12: u8 = 0xa8;
     pub(super) const READ_DISC_STRUCTURE: u8 = 0xad;
     pub(super) const READ_CD_MSF: u8 = 0xb9;
     pub(super) const SET_CD_SPEED: u8 = 0xbb;
@@ -101,19 +92,6 @@ pub enum Reply {
     },
 }
 
-/// Names the drive gives itself.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// INQUIRY vendor, 8 characters.
-    pub vendor: String,
-    /// INQUIRY product, 16 characters.
-    pub product: String,
-    /// INQUIRY revision, 4 characters.
-    pub revision: String,
-    /// Unit serial number.
-    pub serial: String,
-}
-
 /// Everything the guest can observe.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -128,6 +106,8 @@ pub struct State {
 /// The drive.
 pub struct Cdrom {
     identity: Identity,
+    /// Version, response format and flags of its INQUIRY data.
+    claims: [u8; 3],
     backend: BlockBackend,
     /// The backend's count of media changes the guest knows of.
     seen: u64,
@@ -136,16 +116,31 @@ pub struct Cdrom {
 }
 
 impl Cdrom {
-    /// A drive without a disc but what is in `backend`.
+    /// An ATAPI drive without a disc but what is in `backend`.
     pub fn new(identity: Identity, backend: BlockBackend) -> Self {
+        // The version is none, and the response format that of ATAPI-2.
+        Self::claiming([0, 0x21, 0], identity, backend)
+    }
+
+    /// A drive on a SCSI bus: SPC-3, with tagged queueing.
+    pub fn on_scsi(identity: Identity, backend: BlockBackend) -> Self {
+        Self::claiming([5, 0x12, 0x12], identity, backend)
+    }
+
+    fn claiming(claims: [u8; 3], identity: Identity, backend: BlockBackend) -> Self {
         let seen = backend.media_generation();
-        Self { identity, backend, seen, state: State::default() }
+        Self { identity, claims, backend, seen, state: State::default() }
     }
 
     /// Power-on state. The disc stays, the tray is unlocked.
     pub fn reset(&mut self) {
         self.state = State::default();
         self.apply();
+    }
+
+    /// Reports `sense` with the next command that takes notice of it.
+    pub fn set_attention(&mut self, sense: Sense) {
+        self.state.attention = Some(sense);
     }
 
     /// Takes over a restored state.
@@ -197,34 +192,33 @@ impl Cdrom {
 
     /// Carries out the command block `cdb`; bytes it lacks are zero.
     pub fn execute(&mut self, cdb: &[u8]) -> Reply {
-        let mut c = [0; 16];
-        let n = cdb.len().min(16);
-        c[..n].copy_from_slice(&cdb[..n]);
+        let c = Cdb::new(cdb);
         self.watch_medium();
-        match self.run(&c) {
+        match self.run(c) {
             Ok(reply) => {
-                if c[0] != op::REQUEST_SENSE {
+                if c.op() != op::REQUEST_SENSE {
                     self.state.sense = Sense::NONE;
                 }
                 reply
             }
             Err(sense) => {
-                tracing::trace!(opcode = c[0], ?sense, "CD-ROM command refused");
+                tracing::trace!(opcode = c.op(), ?sense, "CD-ROM command refused");
                 self.state.sense = sense;
                 Reply::Check(sense)
             }
         }
     }
 
-    fn run(&mut self, c: &[u8; 16]) -> Result<Reply, Sense> {
+    fn run(&mut self, cdb: Cdb) -> Result<Reply, Sense> {
+        let c = &cdb.0;
         let quiet = [op::INQUIRY, op::REQUEST_SENSE, op::GET_CONFIGURATION, op::GET_EVENT_STATUS];
         if !quiet.contains(&c[0]) {
             if let Some(sense) = self.state.attention.take() {
                 return Err(sense);
             }
         }
-        let be16 = |at: usize| usize::from(u16::from_be_bytes([c[at], c[at + 1]]));
-        let be32 = |at: usize| u32::from_be_bytes([c[at], c[at + 1], c[at + 2], c[at + 3]]);
+        let be16 = |at: usize| usize::from(cdb.u16(at));
+        let be32 = |at: usize| cdb.u32(at);
         match c[0] {
             op::TEST_UNIT_READY => self.ready().map(|()| Reply::Done),
             op::REQUEST_SENSE => {
@@ -246,6 +240,10 @@ impl Cdrom {
                 self.ready()?;
                 let last = self.blocks().saturating_sub(1) as u32;
                 Ok(data([last.to_be_bytes(), (BLOCK as u32).to_be_bytes()].concat(), 8))
+            }
+            op::READ_6 => {
+                let count = if c[4] == 0 { 256 } else { c[4].into() };
+                self.read(be32(0) & 0x1f_ffff, count, Frame::Data)
             }
             op::READ_10 => self.read(be32(2), be16(7) as u32, Frame::Data),
             op::READ_12 => self.read(be32(2), be32(6), Frame::Data),
@@ -301,7 +299,7 @@ impl Cdrom {
     }
 
     fn inquiry(&self, flags: u8, page: u8) -> Result<Vec<u8>, Sense> {
-        let Identity { vendor, product, revision, serial } = &self.identity;
+        let Identity { product, serial, .. } = &self.identity;
         if flags & 1 != 0 {
             let body = match page {
                 0x00 => vec![0x00, 0x80, 0x83],
@@ -309,33 +307,21 @@ impl Cdrom {
                 0x83 => {
                     // One designator: vendor's own, ASCII.
                     let id = format!("{} {serial}", padded(product, 16).trim_end());
-                    let mut d = vec![2, 0, 0, id.len() as u8];
-                    d.extend(id.bytes());
-                    d
+                    spc::designator(2, 0, id.as_bytes())
                 }
                 _ => return Err(Sense::INVALID_FIELD),
             };
-            let mut d = vec![5, page, 0, body.len() as u8];
-            d.extend(body);
-            return Ok(d);
+            return Ok(spc::vital_page(5, page, &body));
         }
         if page != 0 {
             return Err(Sense::INVALID_FIELD);
         }
-        // CD-ROM, removable, version as ATAPI says it (none), response format 2 of ATAPI-2.
-        let mut d = vec![5, 0x80, 0, 0x21, 31, 0, 0, 0];
-        d.extend(padded(vendor, 8).bytes());
-        d.extend(padded(product, 16).bytes());
-        d.extend(padded(revision, 4).bytes());
-        Ok(d)
+        Ok(spc::standard_inquiry(5, true, self.claims, &self.identity))
     }
 
     fn mode_sense(&self, select: u8, long: bool) -> Result<Vec<u8>, Sense> {
-        if select >> 6 == 3 {
-            return Err(Sense::NO_SAVED_PAGES);
-        }
-        let mut error_recovery = vec![0x01, 6, 0, 5, 0, 0, 0, 0];
-        let mut audio = vec![0x0e, 14, 4, 0, 0, 0, 0, 0, 1, 0xff, 2, 0xff, 0, 0, 0, 0];
+        let error_recovery = vec![0x01, 6, 0, 5, 0, 0, 0, 0];
+        let audio = vec![0x0e, 14, 4, 0, 0, 0, 0, 0, 1, 0xff, 2, 0xff, 0, 0, 0, 0];
         let mut caps = vec![0; 20];
         // Reads CD-R, CD-RW, DVD-ROM, DVD-R; mode 2 forms, multisession; CD-DA commands.
         (caps[0], caps[1], caps[2], caps[4], caps[5]) = (0x2a, 18, 0x1b, 0x70, 0x01);
@@ -346,35 +332,16 @@ impl Cdrom {
         caps[11] = 2;
         caps[12..14].copy_from_slice(&512_u16.to_be_bytes());
         caps[14..16].copy_from_slice(&speed);
-        let wanted = select & 0x3f;
-        let mut body = Vec::new();
-        for page in [&mut error_recovery, &mut audio, &mut caps] {
-            if wanted == page[0] || wanted == 0x3f {
-                if select >> 6 == 1 {
-                    // Changeable values: none.
-                    page[2..].fill(0);
-                }
-                body.append(page);
-            }
-        }
-        if body.is_empty() {
-            return Err(Sense::INVALID_FIELD);
-        }
+        // Nothing can be changed.
+        let pages = [error_recovery, audio, caps].map(|page| (page, Vec::new()));
+        let body = spc::mode_pages(select, 0, &pages)?;
         // Medium type: door open, no disc, data disc (SFF-8020i table 97).
         let medium = match (self.backend.tray_open(), self.backend.has_medium()) {
             (true, _) => 0x71,
             (_, false) => 0x70,
             _ => 0x01,
         };
-        let mut d = if long { vec![0, 0, medium, 0, 0, 0, 0, 0] } else { vec![0, medium, 0, 0] };
-        d.append(&mut body);
-        if long {
-            let len = (d.len() as u16 - 2).to_be_bytes();
-            d[..2].copy_from_slice(&len);
-        } else {
-            d[0] = d.len() as u8 - 1;
-        }
-        Ok(d)
+        Ok(spc::mode_data(long, medium, 0, &[], &body))
     }
 
     fn start_stop(&mut self, flags: u8) -> Result<Reply, Sense> {
@@ -533,11 +500,6 @@ impl Cdrom {
 fn data(mut bytes: Vec<u8>, allocation: usize) -> Reply {
     bytes.truncate(allocation);
     if bytes.is_empty() { Reply::Done } else { Reply::Data(bytes) }
-}
-
-fn padded(text: &str, width: usize) -> String {
-    let text: String = text.chars().filter(char::is_ascii).take(width).collect();
-    format!("{text:width$}")
 }
 
 /// Minute, second, frame of a block; block 0 is at 00:02.00.

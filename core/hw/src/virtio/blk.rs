@@ -71,6 +71,8 @@ impl Default for Config {
 pub struct State {
     in_flight: InFlight<Chain>,
     write_cache: bool,
+    /// Bytes of the disk that the driver was told of.
+    capacity: u64,
 }
 
 /// The device.
@@ -99,7 +101,8 @@ impl Blk {
     /// A device for the one drive of `io`.
     pub fn new(config: Config, io: DriveIo) -> Self {
         let backend = io.drive(0).cloned().unwrap_or_else(BlockBackend::detached);
-        let state = State { in_flight: InFlight::default(), write_cache: true };
+        let capacity = backend.len();
+        let state = State { in_flight: InFlight::default(), write_cache: true, capacity };
         Self { config, backend, io, state }
     }
 
@@ -282,6 +285,7 @@ impl VirtioDevice for Blk {
     fn reset(&mut self) {
         self.io.abandon_all(&mut self.state.in_flight);
         self.state.write_cache = true;
+        self.state.capacity = self.backend.len();
         self.backend.set_write_cache(true);
     }
 
@@ -305,10 +309,14 @@ impl VirtioDevice for Blk {
     }
 
     fn ready(&self) -> bool {
-        self.io.ready(&self.state.in_flight)
+        self.io.ready(&self.state.in_flight) || self.backend.len() != self.state.capacity
     }
 
     fn deliver(&mut self, now: VmTime, context: &mut Context<'_>) {
+        if self.backend.len() != self.state.capacity {
+            self.state.capacity = self.backend.len();
+            context.config_changed();
+        }
         let mut any = false;
         while let Some(done) = self.io.take(&mut self.state.in_flight, now) {
             let Finished { tag: chain, result, .. } = done;

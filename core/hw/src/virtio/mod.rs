@@ -3,12 +3,18 @@
 //! A device implements [`VirtioDevice`]; a transport ([`pci::VirtioPci`]) owns its queues,
 //! negotiates features, and turns what the device gives back into interrupts.
 
+#[cfg(test)]
+mod bench;
 pub mod blk;
+pub mod input;
 pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod rng;
+pub mod scsi;
+pub mod serial;
 
+use orrery_system::input::InputSink;
 use orrery_system::time::VmTime;
 use orrery_system::{Dma, RestoreError};
 use queue::{Broken, Chain, Queue};
@@ -27,6 +33,7 @@ pub struct Context<'a> {
     /// Queues with something given back: one bit each.
     given: u64,
     broken: Option<Broken>,
+    changed: bool,
 }
 
 impl Context<'_> {
@@ -51,6 +58,11 @@ impl Context<'_> {
             Ok(()) => self.given |= 1 << n,
             Err(e) => self.broken = Some(e),
         }
+    }
+
+    /// Tells the driver that the configuration changed.
+    pub fn config_changed(&mut self) {
+        self.changed = true;
     }
 
     /// Declares the driver's requests senseless: the device stops until it is reset.
@@ -97,6 +109,10 @@ pub trait VirtioDevice: Send {
     /// Whether the host has finished it.
     fn ready(&self) -> bool {
         false
+    }
+    /// Where keys and pointer movement go.
+    fn input(&mut self) -> Option<&mut dyn InputSink> {
+        None
     }
     /// Delivers what is due and finished.
     fn deliver(&mut self, _now: VmTime, _context: &mut Context<'_>) {}

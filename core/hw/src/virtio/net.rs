@@ -383,7 +383,14 @@ mod tests {
 
         fn with<T>(&mut self, f: impl FnOnce(&mut Net, &mut Context<'_>) -> T) -> T {
             let (features, queues) = (self.dev.state.features, &mut self.queues);
-            let mut context = Context { dma: &self.dma, features, queues, given: 0, broken: None };
+            let mut context = Context {
+                dma: &self.dma,
+                features,
+                queues,
+                given: 0,
+                broken: None,
+                changed: false,
+            };
             let out = f(&mut self.dev, &mut context);
             assert!(context.broken.is_none());
             out

@@ -7,6 +7,7 @@ use super::queue::{F_EVENT_IDX, F_INDIRECT, NO_VECTOR, Queue};
 use super::{Context, F_VERSION_1, VirtioDevice};
 use crate::pci::{BarKind, Builder, Bus, CONFIG_BANK, ConfigState, Function, Identity};
 use orrery_system::device::HostIo;
+use orrery_system::input::InputSink;
 use orrery_system::time::VmTime;
 use orrery_system::{
     Board, BusError, BusResult, Device, DeviceId, Registers, RestoreError, StateBlob, reg_map,
@@ -130,6 +131,8 @@ pub struct State<D, K> {
     status: u8,
     isr: u8,
     config_vector: u16,
+    /// Changes of the configuration.
+    generation: u8,
     selected: u16,
     queues: Vec<Queue>,
     device: D,
@@ -236,6 +239,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
             status: 0,
             isr: 0,
             config_vector: NO_VECTOR,
+            generation: 0,
             selected: 0,
             queues: device.queues().into_iter().map(Queue::new).collect(),
             device: (),
@@ -259,7 +263,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.device.reset();
         let s = &mut self.state;
         (s.feature_select, s.accepted, s.status, s.isr) = ([0; 2], 0, 0, 0);
-        (s.config_vector, s.selected) = (NO_VECTOR, 0);
+        (s.config_vector, s.generation, s.selected) = (NO_VECTOR, 0, 0);
         s.queues = self.device.queues().into_iter().map(Queue::new).collect();
     }
 
@@ -267,10 +271,10 @@ impl<D: VirtioDevice> VirtioPci<D> {
     fn call(&mut self, f: impl FnOnce(&mut D, &mut Context<'_>)) {
         let s = &mut self.state;
         let dma = self.pci.dma();
-        let mut context =
-            Context { dma, features: s.accepted, queues: &mut s.queues, given: 0, broken: None };
+        let (features, queues) = (s.accepted, &mut s.queues);
+        let mut context = Context { dma, features, queues, given: 0, broken: None, changed: false };
         f(&mut self.device, &mut context);
-        let Context { given, broken, .. } = context;
+        let Context { given, broken, changed, .. } = context;
         for n in 0..s.queues.len() {
             if given & 1 << n == 0 || !s.queues[n].wants_interrupt(dma, s.accepted) {
                 continue;
@@ -282,15 +286,18 @@ impl<D: VirtioDevice> VirtioPci<D> {
                 s.isr |= ISR_QUEUE;
             }
         }
-        if let Some(why) = broken {
+        if let Some(why) = &broken {
             tracing::debug!(device = D::PCI_NAME, %why, "needs reset");
             s.status |= NEEDS_RESET;
-            if s.accepted & F_VERSION_1 != 0 {
-                if self.pci.msix_enabled(&s.pci) {
-                    self.pci.signal(&mut s.pci, s.config_vector);
-                } else {
-                    s.isr |= ISR_CONFIG;
-                }
+        }
+        let tell = changed || broken.is_some() && s.accepted & F_VERSION_1 != 0;
+        if tell && s.status & DRIVER_OK != 0 {
+            s.generation = s.generation.wrapping_add(1);
+            if self.pci.msix_enabled(&s.pci) {
+                let vector = s.config_vector;
+                self.pci.signal(&mut s.pci, vector);
+            } else {
+                s.isr |= ISR_CONFIG;
             }
         }
     }
@@ -472,7 +479,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
             Common::ConfigVector => return Ok(s.config_vector.into()),
             Common::NumQueues => return Ok(s.queues.len() as u64),
             Common::DeviceStatus => return Ok(s.status.into()),
-            Common::ConfigGeneration => return Ok(0),
+            Common::ConfigGeneration => return Ok(s.generation.into()),
             Common::QueueSelect => return Ok(selected.into()),
             _ => {}
         }
@@ -577,6 +584,7 @@ impl<D: VirtioDevice + 'static> Device for VirtioPci<D> {
             status: s.status,
             isr: s.isr,
             config_vector: s.config_vector,
+            generation: s.generation,
             selected: s.selected,
             queues: s.queues,
             device: self.device.save(),
@@ -600,6 +608,7 @@ impl<D: VirtioDevice + 'static> Device for VirtioPci<D> {
             status: s.status,
             isr: s.isr,
             config_vector: s.config_vector,
+            generation: s.generation,
             selected: s.selected,
             queues: s.queues,
             device: (),
@@ -615,6 +624,10 @@ impl<D: VirtioDevice + 'static> Device for VirtioPci<D> {
 
     fn host_io(&mut self) -> Option<&mut dyn HostIo> {
         Some(self)
+    }
+
+    fn input(&mut self) -> Option<&mut dyn InputSink> {
+        self.device.input()
     }
 }
 

@@ -4,8 +4,8 @@
 //! walked at most as many steps as it may have, and a queue that makes no sense is broken until
 //! the device is reset.
 
+pub use crate::dma::Pieces;
 use orrery_system::Dma;
-use orrery_system::dma::DmaError;
 use serde::{Deserialize, Serialize};
 
 /// Feature: indirect descriptors.
@@ -27,58 +27,6 @@ const MAX_CHAIN: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("virtqueue makes no sense: {0}")]
 pub struct Broken(pub &'static str);
-
-/// Pieces of guest memory: address and length.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pieces(Vec<(u64, u32)>);
-
-impl Pieces {
-    /// Bytes in all of them.
-    pub fn len(&self) -> u64 {
-        self.0.iter().map(|p| u64::from(p.1)).sum()
-    }
-
-    /// Whether there are no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Calls `piece(address, at, n)` for `len` bytes from offset `from`; the number there were.
-    fn walk(
-        &self,
-        from: u64,
-        len: usize,
-        mut piece: impl FnMut(u64, usize, usize) -> Result<(), DmaError>,
-    ) -> Result<usize, DmaError> {
-        let (mut skip, mut done) = (from, 0);
-        for &(addr, size) in &self.0 {
-            let size = u64::from(size);
-            if skip >= size {
-                skip -= size;
-                continue;
-            }
-            if done >= len {
-                break;
-            }
-            let n = usize::try_from(size - skip).unwrap_or(usize::MAX).min(len - done);
-            piece(addr.wrapping_add(skip), done, n)?;
-            skip = 0;
-            done += n;
-        }
-        Ok(done)
-    }
-
-    /// Reads bytes from offset `from`; the number there were.
-    pub fn read(&self, dma: &Dma, from: u64, out: &mut [u8]) -> Result<usize, DmaError> {
-        let len = out.len();
-        self.walk(from, len, |addr, at, n| dma.read(addr, &mut out[at..at + n]))
-    }
-
-    /// Writes bytes from offset `from`; the number that found a place.
-    pub fn write(&self, dma: &Dma, from: u64, data: &[u8]) -> Result<usize, DmaError> {
-        self.walk(from, data.len(), |addr, at, n| dma.write(addr, &data[at..at + n]))
-    }
-}
 
 /// A chain of descriptors: one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,9 +153,9 @@ impl Queue {
                 continue;
             }
             if flags & WRITE != 0 {
-                chain.writable.0.push((addr, len));
-            } else if chain.writable.0.is_empty() {
-                chain.readable.0.push((addr, len));
+                chain.writable.add(addr, len);
+            } else if chain.writable.count() == 0 {
+                chain.readable.add(addr, len);
             } else {
                 return Err(Broken("readable after writable"));
             }
