@@ -194,6 +194,8 @@ impl Nvme {
                 Some((_, ns)) => identify::descriptors(ns),
                 None => return Err(status::INVALID_NAMESPACE),
             },
+            // What is particular to the NVM command set: nothing.
+            0x05 | 0x06 if c.word(11) >> 24 == 0 => vec![0; 4096],
             _ => return Err(status::INVALID_FIELD),
         };
         self.give(c, &bytes, slot)

@@ -93,12 +93,14 @@ impl Lsi {
         let mut count = insn.word & 0xff_ffff;
         let mut address = u64::from(insn.arg);
         let mut entry = 0;
+        // What stands above the count: with a table its own upper byte.
+        let mut top = insn.word & 0xff00_0000;
         if insn.word & 1 << 28 != 0 {
             // From a table, relative to the data structure address.
             entry = self.state.u32(Reg::Dsa).wrapping_add(signed24(insn.arg));
             let word = self.fetch_u32(slot, entry.into());
             address = self.fetch_u32(slot, u64::from(entry) + 4).into();
-            count = word & 0xff_ffff;
+            (count, top) = (word & 0xff_ffff, word & 0xff00_0000);
             address |= self.upper(word >> 24) << 32;
             self.state.set_u32(Reg::Esa, entry);
         } else if insn.word & 1 << 29 != 0 {
@@ -110,7 +112,7 @@ impl Lsi {
             (address, count) = (at, left);
         }
         if phase as u32 != insn.word >> 24 & 7 {
-            return self.mismatch(insn, address, count, entry);
+            return self.mismatch(insn, address, top | count, entry);
         }
         let mut first = None;
         while count > 0 {
@@ -118,7 +120,7 @@ impl Lsi {
                 Some(now) if now == phase => {}
                 Some(_) => {
                     self.received(first);
-                    return self.mismatch(insn, address, count, entry);
+                    return self.mismatch(insn, address, top | count, entry);
                 }
                 None if self.state.wire.connected() => {
                     // The rest of the move, once the unit goes on: it starts over where it is now.
@@ -181,9 +183,9 @@ impl Lsi {
     }
 
     /// The target is in another phase than the instruction (5.3.1, and chapter 4 on CCNTL0).
-    fn mismatch(&mut self, insn: Insn, address: u64, count: u32, entry: u32) {
+    fn mismatch(&mut self, insn: Insn, address: u64, left: u32, entry: u32) {
         let s = &mut self.state;
-        s.set_u32(Reg::Dbc, insn.word & 0xff00_0000 | count);
+        s.set_u32(Reg::Dbc, insn.word & 0xff00_0000 | left & 0xff_ffff);
         s.set_u32(Reg::Dnad, address as u32);
         let control = s.u8(Reg::Ccntl0);
         let incoming = insn.word >> 24 & 1 != 0;
@@ -193,7 +195,7 @@ impl Lsi {
         // By direction, or by whether a byte is left over, which never is.
         let second = incoming && control & bits::CCNTL0_PMJCTL == 0;
         let to = s.u32(if second { Reg::Pmjad2 } else { Reg::Pmjad1 });
-        s.set_u32(Reg::Rbc, insn.word & 0xff00_0000 | count);
+        s.set_u32(Reg::Rbc, left);
         s.set_u32(Reg::Ua, address as u32);
         s.set_u32(Reg::Esa, entry);
         s.set_u32(Reg::Ia, insn.at);
