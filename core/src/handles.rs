@@ -48,6 +48,8 @@ pub struct Handles {
     pub named: Vec<Named>,
     /// The PCI bus on which devices can be plugged.
     pub pci: Option<Bus>,
+    /// The USB buses.
+    pub usb: Vec<orrery_hw::usb::Bus>,
     /// Devices that take keys and pointer movement, in the order they are asked.
     pub inputs: Vec<DeviceId>,
 }

@@ -545,6 +545,7 @@ fn assemble(
         irqs: built.irqs,
         named: built.named,
         pci: built.pci,
+        usb: built.usb,
         topology,
         numa,
         memory: Memory { id, bytes },

@@ -746,6 +746,16 @@ impl Machine {
         }
     }
 
+    /// Whether the pointer is to be told by its place on the screen ([`InputEvent::Position`]), as a
+    /// tablet wants it, and not by how far it moved.
+    pub fn absolute_pointer(&mut self) -> bool {
+        let place = InputEvent::Position { x: 0, y: 0 };
+        let inputs = self.handles.inputs.clone();
+        inputs.into_iter().any(|id| {
+            self.board.device(id).and_then(|d| d.input()).is_some_and(|s| s.accepts(&place))
+        })
+    }
+
     /// Brings a surface up to date with the first display. False if there is none.
     pub fn render(&mut self, surface: &mut Surface, full: bool) -> bool {
         let Some(id) = self.handles.display else { return false };

@@ -31,4 +31,5 @@ pub mod registry;
 pub mod rtc;
 pub mod scsi;
 pub mod timer;
+pub mod usb;
 pub mod virtio;

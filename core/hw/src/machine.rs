@@ -279,6 +279,8 @@ pub struct Built {
     pub irqs: Vec<IrqInput>,
     /// The PCI bus on which devices can be plugged.
     pub pci: Option<crate::pci::Bus>,
+    /// The USB buses.
+    pub usb: Vec<crate::usb::Bus>,
 }
 
 /// Why a machine could not be built.

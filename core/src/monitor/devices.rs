@@ -7,6 +7,7 @@ use orrery_block::qmp::{Answer, QmpError};
 use orrery_block::{NodeOptions, qapi};
 use orrery_hw::machine::{DeviceSpec, Drive, Interface};
 use orrery_hw::registry;
+use orrery_hw::usb::Bus as UsbBus;
 use serde_json::{Map, Value, json};
 
 fn text_of(value: &Value) -> String {
@@ -30,13 +31,20 @@ impl Desk<'_> {
             let text = format!("'{kind}' is not a valid device model name");
             return Err(QmpError::generic(text));
         };
-        if row.bus != "PCI" {
-            let text = format!("Device '{kind}' does not support hotplugging");
+        let pci = self.handles().pci.clone();
+        let usb = self.handles().usb.clone();
+        let there = match row.bus {
+            "PCI" => pci.is_some(),
+            "usb-bus" => !usb.is_empty(),
+            _ => {
+                let text = format!("Device '{kind}' does not support hotplugging");
+                return Err(QmpError::generic(text));
+            }
+        };
+        if !there {
+            let text = format!("No '{}' bus found for device '{kind}'", row.bus);
             return Err(QmpError::generic(text));
         }
-        let Some(pci) = self.handles().pci.clone() else {
-            return Err(QmpError::generic(format!("No 'PCI' bus found for device '{kind}'")));
-        };
         let mut props: Vec<(String, String)> = Vec::new();
         if let Some(id) = &id {
             props.push(("id".into(), id.clone()));
@@ -59,12 +67,14 @@ impl Desk<'_> {
             });
         }
         let spec = DeviceSpec { kind, props };
-        let made = registry::plug(&mut self.machine.board, &pci, &spec, drives)
+        let made = registry::plug(&mut self.machine.board, pci.as_ref(), &usb, &spec, drives)
             .map_err(|e| QmpError::generic(e.to_string()))?;
         let handles = &mut self.machine.handles;
         handles.named.extend(made.named);
         handles.nets.extend(made.nets);
         handles.chars.extend(made.chars);
+        handles.usb = made.usb;
+        handles.inputs.splice(0..0, made.inputs);
         self.machine.board.settle();
         Ok(Nothing {})
     }
@@ -98,22 +108,33 @@ impl Desk<'_> {
             let desc = format!("Device '{}' not found", args.id);
             return Err(QmpError { class: "DeviceNotFound", desc });
         };
-        let Some(pci) = self.handles().pci.clone() else {
-            return Err(QmpError::generic(format!(
-                "Bus of device '{id}' does not support hotplugging"
-            )));
-        };
         let device = self.handles().named[at].device;
-        let Some((bus, devfn)) = pci.place_of(device) else {
+        let behind = || Err(QmpError::generic(format!("there are devices behind '{id}'")));
+        let on_usb = |bus: &&UsbBus| bus.place_of(device).is_some();
+        let usb = self.handles().usb.iter().find(on_usb).cloned();
+        let pci = self.handles().pci.as_ref().and_then(|pci| pci.place_of(device));
+        if let Some(bus) = usb {
+            let below = bus.place_of(device).map(|p| p.socket.below()).unwrap_or_default();
+            if below.iter().any(|s| s.id().is_some()) {
+                return behind();
+            }
+            registry::unplug_usb(&mut self.machine.board, &bus, device);
+        } else if let Some((bus, devfn)) = pci {
+            let mine = format!("{id}.0");
+            let usb = self.handles().usb.iter().find(|b| b.name() == mine);
+            let below = bus.child(devfn).is_some_and(|below| !below.functions().is_empty());
+            if below || usb.is_some_and(|b| b.positions().iter().any(|p| p.socket.id().is_some())) {
+                return behind();
+            }
+            registry::unplug(&mut self.machine.board, &bus, devfn, device);
+            self.machine.handles.usb.retain(|b| b.name() != mine);
+        } else {
             return Err(QmpError::generic(format!(
                 "Bus of device '{id}' does not support hotplugging"
             )));
-        };
-        if bus.child(devfn).is_some_and(|below| !below.functions().is_empty()) {
-            return Err(QmpError::generic(format!("there are devices behind '{id}'")));
         }
         let gone = self.machine.handles.named.remove(at);
-        registry::unplug(&mut self.machine.board, &bus, devfn, device);
+        self.machine.handles.inputs.retain(|input| *input != device);
         if let Some(name) = gone.prop("drive")
             && self.machine.blocks.backend(name).is_some()
         {

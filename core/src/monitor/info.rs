@@ -137,6 +137,7 @@ const TOPICS: &[(&str, &str, Show)] = &[
         })
     }),
     ("tlb", "show virtual to physical memory mappings", |d, _| d.info_mem()),
+    ("usb", "show guest USB devices", |d, _| say(d.info_usb())),
     ("usernet", "show user network stack connection states", |_, _| say(String::new())),
     ("uuid", "show the current VM UUID", |_, _| {
         say("00000000-0000-0000-0000-000000000000\n".into())

@@ -382,6 +382,16 @@ pub(super) const TABLE: &[Row] = &[
         o.no_defaults = true;
         Ok(())
     }),
+    row("usb", None, "a USB controller (-machine usb=on)", |o, _| {
+        o.machine_props.push(("usb".into(), "on".into()));
+        Ok(())
+    }),
+    row(
+        "usbdevice",
+        Some("tablet|mouse|keyboard|braille|wacom-tablet"),
+        "a USB controller and a device on it",
+        usb_device,
+    ),
     row("no-user-config", None, "accepted; there is no user configuration", |_, _| Ok(())),
     row("name", Some("TEXT"), "name of the machine", |o, v| {
         set(&mut o.name, KeyVals::parse(v, Some("guest")).take("guest").unwrap_or_default())
@@ -394,6 +404,20 @@ pub(super) const TABLE: &[Row] = &[
 
 fn set<T>(slot: &mut Option<T>, value: T) -> Result<(), OptionError> {
     *slot = Some(value);
+    Ok(())
+}
+
+fn usb_device(o: &mut Options, v: &str) -> Result<(), OptionError> {
+    let kind = match v {
+        "tablet" | "mouse" | "wacom-tablet" | "braille" => format!("usb-{v}"),
+        "keyboard" => "usb-kbd".into(),
+        _ => {
+            let wants = "tablet, mouse, keyboard, braille or wacom-tablet";
+            return Err(OptionError::value("-usbdevice", "device", v, wants));
+        }
+    };
+    o.machine_props.push(("usb".into(), "on".into()));
+    o.devices.push(DeviceSpec { kind, props: Vec::new() });
     Ok(())
 }
 

@@ -116,6 +116,7 @@ pub(crate) struct Ends {
     pub(crate) named: Vec<Named>,
     pub(crate) irqs: Vec<IrqInput>,
     pub(crate) pci: Option<pci::Bus>,
+    pub(crate) usb: Vec<crate::usb::Bus>,
 }
 
 impl<'a> Chassis<'a> {
@@ -704,6 +705,7 @@ impl<'a> Chassis<'a> {
             named: self.built.named,
             irqs: self.isa.iter().map(IrqInput::tap).chain(self.built.irqs).collect(),
             pci: self.built.pci,
+            usb: self.built.usb,
             board: self.board,
         })
     }

@@ -25,6 +25,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
         named: Vec::new(),
         irqs: Vec::new(),
         pci: None,
+        usb: Vec::new(),
     })
 }
 

@@ -10,6 +10,7 @@ use crate::machine::{BuildError, Built, MachineConfig, Suspend};
 use crate::nvram::fw_cfg;
 use crate::pci::{self, devfn};
 use crate::pci_host::i440fx;
+use crate::usb::uhci;
 
 /// Interrupt pins rotate with the device number, from device 1.
 fn pin_map(device: u8, pin: u8) -> usize {
@@ -53,6 +54,12 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
         c.hpet(&replaced);
     }
     c.keyboard();
+    if c.prop("usb", false)? {
+        let usb = uhci::bus(&c.board, "usb-bus.0");
+        let config = uhci::Config { model: uhci::MODELS[0], companion: None };
+        uhci::build(&mut c.board, &bus, devfn(1, 2), config, usb.clone());
+        c.built.usb.push(usb);
+    }
     c.serial_and_parallel()?;
     c.pci_display(&bus, devfn(2, 0))?;
     c.network(Some(&bus), "e1000")?;

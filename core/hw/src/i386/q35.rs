@@ -11,6 +11,7 @@ use crate::machine::{BuildError, Built, MachineConfig, Suspend};
 use crate::nvram::fw_cfg;
 use crate::pci::{self, devfn};
 use crate::pci_host::q35;
+use crate::usb::{ehci, uhci};
 use orrery_system::IrqInput;
 
 /// Wires the board.
@@ -58,6 +59,17 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
         c.hpet(&replaced);
     }
     c.keyboard();
+    if c.prop("usb", false)? {
+        let usb = ehci::bus(&c.board, "usb-bus.0");
+        ehci::build(&mut c.board, &bus, devfn(29, 7), ehci::MODELS[1], usb.clone());
+        for n in 0..3 {
+            usb.add_companion();
+            let model = uhci::MODELS[3 + n];
+            let config = uhci::Config { model, companion: Some(2 * n) };
+            uhci::build(&mut c.board, &bus, devfn(29, n as u8), config, usb.clone());
+        }
+        c.built.usb.push(usb);
+    }
     c.serial_and_parallel()?;
     c.pci_display(&bus, devfn(1, 0))?;
     c.network(Some(&bus), "e1000")?;

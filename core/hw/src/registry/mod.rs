@@ -6,11 +6,14 @@ mod nvme;
 mod pci;
 mod scsi;
 mod virtio;
+mod usb;
 
 use crate::i386::chassis::{Chassis, Ends};
 use crate::machine::{BuildError, DeviceSpec, Drive, MachineConfig, Named};
 use crate::pci::{Bus, CONFIG_BANK, devfn};
 use isa::plugged;
+use crate::usb::Bus as UsbBus;
+use crate::virtio;
 use orrery_system::board::{Board, BoardConfig};
 use orrery_system::ports::{CharPort, NetPort};
 use orrery_system::{DeviceId, IrqLine};
@@ -30,6 +33,7 @@ pub struct DeviceType {
     pub name: &'static str,
     /// The bus it goes on: `PCI`, `ISA`, `IDE`, `SCSI`, `nvme-bus`,
     /// `virtio-serial-bus` or `floppy-bus`.
+    /// The bus it goes on: `PCI`, `ISA`, `IDE`, `floppy-bus` or `usb-bus`.
     pub bus: &'static str,
     /// One line.
     pub description: &'static str,
@@ -41,7 +45,11 @@ pub struct DeviceType {
 impl DeviceType {
     /// Its properties, those of its bus among them.
     pub fn properties(&self) -> impl Iterator<Item = &'static Property> {
-        let of_bus: &[Property] = if self.bus == "PCI" { &[ADDR] } else { &[] };
+        let of_bus: &[Property] = match self.bus {
+            "PCI" => &[ADDR],
+            "usb-bus" => usb::OF_BUS,
+            _ => &[],
+        };
         self.properties.iter().chain(of_bus)
     }
 
@@ -83,6 +91,7 @@ pub fn devices() -> impl Iterator<Item = &'static DeviceType> {
         .chain(nvme::DEVICES)
         .chain(virtio::DEVICES)
         .chain(net::DEVICES)
+    isa::DEVICES.iter().chain(pci::DEVICES).chain(net::DEVICES).chain(usb::DEVICES)
 }
 
 /// A device type by name.
@@ -237,6 +246,7 @@ pub(crate) fn build(
             "id" => None,
             "bus" if is_drive(kind.name) || kind.buses().contains(&value.as_str()) => None,
             "bus" if behind.is_some() => None,
+            "bus" if kind.bus == "usb-bus" => None,
             "bus" => Some(format!("there is no bus '{value}' for it")),
             _ if kind.properties().any(|p| p.name == name) => None,
             _ => Some(format!("there is no property '{name}'")),
@@ -265,12 +275,17 @@ pub struct Plugged {
     pub nets: Vec<(String, NetPort)>,
     /// Its character devices.
     pub chars: Vec<(String, CharPort)>,
+    /// Every USB bus there is by then.
+    pub usb: Vec<UsbBus>,
+    /// What takes input, in the order they are asked, before what was there.
+    pub inputs: Vec<DeviceId>,
 }
 
-/// Puts a device on the PCI bus of a machine that runs.
+/// Puts a device on a bus of a machine that runs.
 pub fn plug(
     board: &mut Board,
-    bus: &Bus,
+    bus: Option<&Bus>,
+    usb: &[UsbBus],
     spec: &DeviceSpec,
     drives: Vec<Drive>,
 ) -> Result<Plugged, BuildError> {
@@ -278,10 +293,11 @@ pub fn plug(
     let settings = BoardConfig { ram_capacity: 0, ..BoardConfig::default() };
     let open = std::mem::replace(board, Board::new(settings));
     let mut chassis = Chassis::reopen(&config, open);
-    let result = build(&mut chassis, Some(bus), spec);
-    let Ends { named, nets, chars, .. } = std::mem::take(&mut chassis.built);
+    chassis.built.usb = usb.to_vec();
+    let result = build(&mut chassis, bus, spec);
+    let Ends { named, nets, chars, usb, inputs, .. } = std::mem::take(&mut chassis.built);
     *board = chassis.board;
-    result.map(|()| Plugged { named, nets, chars })
+    result.map(|()| Plugged { named, nets, chars, usb, inputs })
 }
 
 /// Takes a function off the PCI bus of a machine that runs.
@@ -292,6 +308,15 @@ pub fn unplug(board: &mut Board, bus: &Bus, place: u8, device: DeviceId) {
     }
     // The windows and bus mastering go with the command register.
     board.device_write(device, CONFIG_BANK, 4, 2, 0);
+    drop(board.detach(device));
+    board.settle();
+}
+
+/// Takes a device off a USB bus of a machine that runs.
+pub fn unplug_usb(board: &mut Board, bus: &UsbBus, device: DeviceId) {
+    if let Some(position) = bus.place_of(device) {
+        bus.unplug(&position.socket);
+    }
     drop(board.detach(device));
     board.settle();
 }

@@ -1,0 +1,212 @@
+//! USB: controllers, which are on a PCI bus, and devices.
+
+use super::{DeviceType, Place, Property, property};
+use crate::machine::BuildError;
+use crate::usb::{self, Socket, ehci, hid, hub, uhci};
+
+const PORT: Property = property("port", "place on the bus: 2, or 1.3 for the third of a hub");
+const SERIAL: Property = property("serial", "serial number");
+const VERSION: Property =
+    property("usb_version", "1: the device knows full speed, 2: high speed too (2)");
+
+const MULTIFUNCTION: Property = property("multifunction", "the device has more functions (off)");
+
+/// Properties of every USB device.
+pub(super) const OF_BUS: &[Property] = &[PORT, SERIAL];
+
+/// Settings of controllers that share a bus.
+const COMPANION: &[Property] = &[
+    property("masterbus", "bus of the faster controller that it is a companion of"),
+    property("firstport", "the first of its ports there, from 0 (0)"),
+    MULTIFUNCTION,
+];
+
+impl Place<'_, '_> {
+    /// The name of the bus that a controller makes.
+    fn bus_name(&self) -> String {
+        match self.get("id") {
+            Some(id) => format!("{id}.0"),
+            None => {
+                let taken =
+                    self.chassis.built.usb.iter().filter(|b| b.name().starts_with("usb-bus."));
+                format!("usb-bus.{}", taken.count())
+            }
+        }
+    }
+
+    /// The bus that `bus=` names, or the first with room, and the place on it.
+    fn socket(&mut self) -> Result<(usb::Bus, Socket), BuildError> {
+        let buses = &self.chassis.built.usb;
+        let named = self.get("bus");
+        let free = |bus: &usb::Bus| bus.positions().into_iter().filter(|p| p.socket.id().is_none());
+        let bus = match named {
+            Some(name) => buses.iter().find(|b| b.name() == name),
+            None => buses.iter().find(|b| free(b).next().is_some()).or(buses.first()),
+        };
+        let Some(bus) = bus.cloned() else {
+            return match named {
+                Some(name) => self.wrong(&format!("there is no bus '{name}' for it")),
+                None => self.wrong("there is no USB bus: a controller or -usb makes one"),
+            };
+        };
+        if let Some(path) = self.get("port") {
+            let position = free(&bus).find(|p| p.path == path);
+            return match position {
+                Some(position) => Ok((bus, position.socket)),
+                None => {
+                    let name = bus.name();
+                    self.wrong(&format!("usb port {path} (bus {name}) not found (in use?)"))
+                }
+            };
+        }
+        let mut places: Vec<_> = free(&bus).collect();
+        if places.len() == 1 && self.spec.kind != "usb-hub" {
+            // The last place gets a hub, so that there are more.
+            let config = hub::Config::default();
+            bus.plug(&mut self.chassis.board, &places[0].socket, |_, _| hub::Hub::new(config));
+            places = free(&bus).collect();
+        }
+        match places.into_iter().next() {
+            Some(position) => Ok((bus, position.socket)),
+            None => self.wrong("the bus has no free ports"),
+        }
+    }
+
+    /// The serial number, if one is given.
+    fn serial(&self) -> Option<String> {
+        self.get("serial").map(str::to_owned)
+    }
+
+    fn hid<K: hid::Kind + 'static>(&mut self) -> Result<(), BuildError> {
+        let high_speed = match self.number("usb_version", 2)? {
+            1 => false,
+            2 => true,
+            _ => return self.wrong("usb_version is 1 or 2"),
+        };
+        let (bus, socket) = self.socket()?;
+        let config = hid::Config { serial: self.serial(), high_speed };
+        let id = bus.plug(&mut self.chassis.board, &socket, |board, id| {
+            hid::Hid::<K>::new(config, hid::Wires::new(board, id))
+        });
+        // The latest is asked first, and those of the board last.
+        self.chassis.built.inputs.insert(0, id);
+        Ok(())
+    }
+
+    fn ehci(&mut self, model: ehci::Model) -> Result<(), BuildError> {
+        let (pci, devfn) = self.slot()?;
+        let bus = ehci::bus(&self.chassis.board, &self.bus_name());
+        self.chassis.built.usb.push(bus.clone());
+        ehci::build(&mut self.chassis.board, &pci, devfn, model, bus);
+        Ok(())
+    }
+
+    fn uhci(&mut self, model: usb::UhciModel) -> Result<(), BuildError> {
+        let (pci, devfn) = self.slot()?;
+        let (bus, companion) = match self.spec.props.iter().rev().find(|p| p.0 == "masterbus") {
+            None => {
+                let name = self.bus_name();
+                let bus = uhci::bus(&self.chassis.board, &name);
+                self.chassis.built.usb.push(bus.clone());
+                (bus, None)
+            }
+            Some((_, name)) => {
+                let Some(bus) = self.chassis.built.usb.iter().find(|b| b.name() == name).cloned()
+                else {
+                    return self.wrong(&format!("there is no bus '{name}' to be a companion on"));
+                };
+                let first = self.number("firstport", 0)? as usize;
+                if first + uhci::PORTS > bus.sockets().len() {
+                    return self.wrong("firstport is past the last port of the bus");
+                }
+                bus.add_companion();
+                (bus, Some(first))
+            }
+        };
+        let config = uhci::Config { model, companion };
+        usb::build_uhci(&mut self.chassis.board, &pci, devfn, config, bus);
+        Ok(())
+    }
+}
+
+/// A row for an EHCI controller.
+macro_rules! ehci {
+    ($index:literal) => {
+        DeviceType {
+            name: ehci::MODELS[$index].name,
+            bus: "PCI",
+            description: "a USB 2.0 controller (EHCI)",
+            properties: &[MULTIFUNCTION],
+            build: |p| p.ehci(ehci::MODELS[$index]),
+        }
+    };
+}
+
+/// A row for a UHCI controller.
+macro_rules! uhci {
+    ($index:literal) => {
+        DeviceType {
+            name: uhci::MODELS[$index].name,
+            bus: "PCI",
+            description: "a USB 1.1 controller (UHCI)",
+            properties: COMPANION,
+            build: |p| p.uhci(uhci::MODELS[$index]),
+        }
+    };
+}
+
+pub(super) const DEVICES: &[DeviceType] = &[
+    uhci!(0),
+    uhci!(1),
+    uhci!(2),
+    uhci!(3),
+    uhci!(4),
+    uhci!(5),
+    uhci!(6),
+    uhci!(7),
+    uhci!(8),
+    ehci!(0),
+    ehci!(1),
+    ehci!(2),
+    DeviceType {
+        name: "usb-kbd",
+        bus: "usb-bus",
+        description: "a keyboard",
+        properties: &[VERSION],
+        build: |p| p.hid::<hid::Keyboard>(),
+    },
+    DeviceType {
+        name: "usb-mouse",
+        bus: "usb-bus",
+        description: "a mouse",
+        properties: &[VERSION],
+        build: |p| p.hid::<hid::Mouse>(),
+    },
+    DeviceType {
+        name: "usb-tablet",
+        bus: "usb-bus",
+        description: "a pointer that is where the host's is",
+        properties: &[VERSION],
+        build: |p| p.hid::<hid::Tablet>(),
+    },
+    DeviceType {
+        name: "usb-hub",
+        bus: "usb-bus",
+        description: "a hub",
+        properties: &[
+            property("ports", "places of the hub, to 8 (8)"),
+            property("port-power", "software switches their power (off)"),
+        ],
+        build: |p| {
+            let ports = match p.number("ports", hub::SOCKETS as u64)? {
+                n @ 1..=8 => n as usize,
+                _ => return p.wrong("ports is 1 to 8"),
+            };
+            let port_power = p.switch("port-power", false)?;
+            let config = hub::Config { ports, port_power, serial: p.serial() };
+            let (bus, socket) = p.socket()?;
+            bus.plug(&mut p.chassis.board, &socket, |_, _| hub::Hub::new(config));
+            Ok(())
+        },
+    },
+];
