@@ -25,6 +25,7 @@ mod picture;
 mod program;
 mod sound;
 mod time_travel;
+mod usb;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::process::ExitCode;
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
     tests.extend(disks::tests());
     tests.extend(controllers::tests());
     tests.extend(sound::tests());
+    tests.extend(usb::tests());
     tests.extend(guides::tests());
     tests.extend(time_travel::tests());
     tests.extend(debugger::tests());

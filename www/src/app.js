@@ -50,6 +50,11 @@ async function start(launch, { id = crypto.randomUUID(), title, snapshot } = {})
     standing(false);
   });
   mine.on("error", ({ text }) => say(text, true));
+  // A guest that uses a tablet wants places.
+  mine.on("pointer", ({ absolute }) => {
+    setPointer(absolute);
+    if (absolute && document.pointerLockElement) document.exitPointerLock();
+  });
   mine.on("progress", ({ what, done, total }) => progress(what, done, total));
   mine.on("network", ({ id: net, text, bad }) => say(`Network ${net}: ${text}.`, bad));
   say("Starting…");
@@ -405,15 +410,18 @@ on("record", "click", async () => {
   save(film, film.type.includes("mp4") ? "orrery.mp4" : "orrery.webm");
   say(`The film was saved: ${bytes(film.size)}.`);
 });
+/** Whether the pointer's place goes to the machine, or its movement once it is captured. */
+function setPointer(absolute) {
+  screen.tablet = absolute;
+  screen.capture = !absolute;
+  $("pointer").value = absolute ? "tablet" : "mouse";
+}
 on("full", "click", () => screen.fullScreen());
 on("scale", "change", (e) => {
   localStorage.setItem("orrery-scale", e.target.value);
   screen.setScale(e.target.value);
 });
-on("pointer", "change", (e) => {
-  screen.tablet = e.target.value === "tablet";
-  screen.capture = !screen.tablet;
-});
+on("pointer", "change", (e) => setPointer(e.target.value === "tablet"));
 on("keyboard", "click", () => {
   const keys = $("keys");
   if (!keys.childElementCount) onScreenKeyboard(keys, screen);

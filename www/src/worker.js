@@ -77,12 +77,17 @@ function turn() {
   else schedule(next === 0 ? 0 : Math.min(next, FRAME));
 }
 
+/** Whether the machine wants the pointer's place, as it was last told. */
+let absolute = false;
+
 /** After input: do not wait for the timer. */
 function wake() {
   if (waiting) schedule(0);
 }
 
 function draw() {
+  const now = session.absolute_pointer();
+  if (now !== absolute) post("pointer", { absolute: (absolute = now) });
   if (!session.render()) return;
   const pixels = session.pixels();
   post("frame", { width: session.width(), height: session.height(), pixels }, [pixels.buffer]);

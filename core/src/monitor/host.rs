@@ -110,6 +110,7 @@ impl Desk<'_> {
 
     pub(super) fn input_send_event(&mut self, args: InputEvents) -> Answer<Nothing> {
         let mut out = Vec::new();
+        let mut pointer = self.state.pointer;
         for event in &args.events {
             let data = event.get("data").unwrap_or(&Value::Null);
             let down = data.get("down").and_then(Value::as_bool).unwrap_or(false);
@@ -151,14 +152,20 @@ impl Desk<'_> {
                 "abs" => {
                     let place = value.clamp(0, 32767) as u16;
                     match axis {
-                        "x" => InputEvent::Position { x: place, y: 0 },
-                        "y" => InputEvent::Position { x: 0, y: place },
+                        "x" => pointer.0 = place,
+                        "y" => pointer.1 = place,
                         other => return Err(invalid("axis", other)),
                     }
+                    // Both axes of one place are one movement.
+                    if let Some(InputEvent::Position { .. }) = out.last() {
+                        out.pop();
+                    }
+                    InputEvent::Position { x: pointer.0, y: pointer.1 }
                 }
                 other => return Err(invalid("type", other)),
             });
         }
+        self.state.pointer = pointer;
         out.into_iter().for_each(|event| self.machine.input(event));
         Ok(Nothing {})
     }

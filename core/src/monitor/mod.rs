@@ -168,6 +168,8 @@ pub(crate) struct State {
     pub(crate) held: u32,
     /// Keys on their way.
     pub(crate) input: VecDeque<(VmTime, InputEvent)>,
+    /// Where the pointer was last said to be.
+    pub(crate) pointer: (u16, u16),
     /// CPU that HMP looks at.
     pub(crate) cpu: usize,
     /// Work that jobs have left for between two slices.

@@ -231,6 +231,7 @@ fn has_desktop() -> bool {
 #[cfg(feature = "window")]
 fn in_window(options: &Options, mut runner: Runner, sender: Sender<Event>) -> Result<Stop> {
     use crate::window::{Tell, show};
+    use std::sync::atomic::Ordering;
     let title = options.name.clone().unwrap_or_else(|| "Orrery".into());
     show(&title, sender, move |screen| {
         let ours = screen.clone();
@@ -240,6 +241,7 @@ fn in_window(options: &Options, mut runner: Runner, sender: Sender<Event>) -> Re
             if surface.dirty.take().is_some() {
                 ours.tell(Tell::Redraw);
             }
+            ours.absolute.store(machine.absolute_pointer(), Ordering::Relaxed);
         }));
         runner.run()
     })?

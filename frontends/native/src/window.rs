@@ -11,6 +11,7 @@ use orrery_system::input::InputEvent;
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use winit::application::ApplicationHandler;
@@ -36,6 +37,8 @@ pub(crate) enum Tell {
 pub(crate) struct Screen {
     /// The newest picture.
     pub surface: Arc<Mutex<Surface>>,
+    /// The machine wants to be told where the pointer is, not how far it moved.
+    pub absolute: Arc<AtomicBool>,
     proxy: EventLoopProxy<Tell>,
 }
 
@@ -71,7 +74,11 @@ pub(crate) fn show<T: Send + 'static>(
     let event_loop = EventLoop::<Tell>::with_user_event()
         .build()
         .context("no window can be opened here; use -nographic or -display none")?;
-    let screen = Screen { surface: Arc::default(), proxy: event_loop.create_proxy() };
+    let screen = Screen {
+        surface: Arc::default(),
+        absolute: Arc::default(),
+        proxy: event_loop.create_proxy(),
+    };
     let theirs = screen.clone();
     let machine = std::thread::Builder::new().name("machine".into()).spawn(move || {
         let result = run(theirs.clone());
@@ -106,6 +113,22 @@ impl App {
         let pixels = softbuffer::Surface::new(&context, window.clone())
             .map_err(|e| anyhow::anyhow!("{e}"))?;
         Ok(View { window, pixels })
+    }
+
+    fn absolute(&self) -> bool {
+        self.screen.absolute.load(Ordering::Relaxed)
+    }
+
+    /// Tells where the pointer is on the picture.
+    fn place(&self, x: f64, y: f64) {
+        let Some(view) = &self.view else { return };
+        let inner = view.window.inner_size();
+        let fit = fit(self.size, (inner.width, inner.height));
+        let on = |at: f64, from: u64, len: u64| {
+            ((at - from as f64) / len.max(1) as f64 * 32768.0).clamp(0.0, 32767.0) as u16
+        };
+        let (x, y) = (on(x, fit.x, fit.width), on(y, fit.y, fit.height));
+        self.send(InputEvent::Position { x, y });
     }
 
     fn grab(&mut self, on: bool) {
@@ -170,18 +193,32 @@ impl App {
     }
 }
 
+/// Where the picture is in the window.
+struct Fit {
+    x: u64,
+    y: u64,
+    width: u64,
+    height: u64,
+}
+
+/// Fits a picture into the middle of a window. Whole factors keep pixels square and crisp; smaller windows shrink as
+/// they must.
+fn fit((w, h): (u32, u32), (ow, oh): (u32, u32)) -> Fit {
+    let (w, h) = (u64::from(w.max(1)), u64::from(h.max(1)));
+    let (ow, oh) = (u64::from(ow), u64::from(oh));
+    let (width, height) = match (ow / w).min(oh / h) {
+        0 if ow * h < oh * w => (ow, (ow * h / w).max(1)),
+        0 => ((oh * w / h).max(1), oh),
+        factor => (w * factor, h * factor),
+    };
+    Fit { x: ow.saturating_sub(width) / 2, y: oh.saturating_sub(height) / 2, width, height }
+}
+
 /// Puts the picture in the middle of `out`, as large as fits, nearest pixel.
 fn scale(picture: &Surface, out: &mut [u32], ow: u32, oh: u32) {
     let (w, h) = (u64::from(picture.width), u64::from(picture.height));
-    // Whole factors keep pixels square and crisp; smaller windows shrink as they must.
-    let (sw, sh) = match (u64::from(ow) / w).min(u64::from(oh) / h) {
-        0 if u64::from(ow) * h < u64::from(oh) * w => {
-            (u64::from(ow), (u64::from(ow) * h / w).max(1))
-        }
-        0 => ((u64::from(oh) * w / h).max(1), u64::from(oh)),
-        factor => (w * factor, h * factor),
-    };
-    let (x0, y0) = ((u64::from(ow) - sw) / 2, (u64::from(oh) - sh) / 2);
+    let Fit { x: x0, y: y0, width: sw, height: sh } =
+        fit((picture.width, picture.height), (ow, oh));
     out.fill(0);
     for y in 0..sh {
         let from = &picture.pixels[(y * h / sh * w) as usize..][..w as usize];
@@ -238,7 +275,11 @@ impl ApplicationHandler<Tell> for App {
             WindowEvent::KeyboardInput { event, is_synthetic: false, .. } => self.key(&event),
             WindowEvent::MouseInput { state, button, .. } => {
                 let down = state == ElementState::Pressed;
-                if !self.grabbed {
+                if self.absolute() {
+                    if self.grabbed {
+                        self.grab(false);
+                    }
+                } else if !self.grabbed {
                     if down {
                         self.grab(true);
                     }
@@ -251,6 +292,9 @@ impl ApplicationHandler<Tell> for App {
                     _ => return,
                 };
                 self.send(InputEvent::Button { index, down });
+            }
+            WindowEvent::CursorMoved { position, .. } if self.absolute() => {
+                self.place(position.x, position.y);
             }
             WindowEvent::MouseWheel { delta, .. } => {
                 let dz = match delta {
@@ -265,7 +309,7 @@ impl ApplicationHandler<Tell> for App {
 
     fn device_event(&mut self, _: &ActiveEventLoop, _: winit::event::DeviceId, event: DeviceEvent) {
         if let DeviceEvent::MouseMotion { delta: (dx, dy) } = event {
-            if self.grabbed {
+            if self.grabbed && !self.absolute() {
                 self.send(InputEvent::Motion { dx: dx as i32, dy: dy as i32 });
             }
         }

@@ -220,6 +220,11 @@ impl Session {
         self.machine.input(InputEvent::Position { x, y });
     }
 
+    /// Whether the machine wants the pointer's place, not its movement.
+    pub fn absolute_pointer(&mut self) -> bool {
+        self.machine.absolute_pointer()
+    }
+
     /// A pointer button: 0 left, 1 middle, 2 right.
     pub fn button(&mut self, index: u8, down: bool) {
         self.machine.input(InputEvent::Button { index, down });
