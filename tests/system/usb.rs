@@ -16,8 +16,18 @@ const CONTROLLERS: &[(&str, &str, &[&str], &str, &str)] = &[
 ];
 
 /// Kernel modules in the order in which they need each other.
-const MODULES: &[&str] =
-    &["usb-common", "usbcore", "ehci-hcd", "ehci-pci", "uhci-hcd", "hid", "usbhid", "hid-generic"];
+const MODULES: &[&str] = &[
+    "usb-common",
+    "usbcore",
+    "ehci-hcd",
+    "ehci-pci",
+    "uhci-hcd",
+    "xhci-hcd",
+    "xhci-pci",
+    "hid",
+    "usbhid",
+    "hid-generic",
+];
 
 /// What the guest does: there is no other keyboard, for the PS/2 driver is not loaded.
 const INIT: &str = r#"#!/bin/busybox sh

@@ -108,6 +108,8 @@ const GUESTS: &[Guest] = &[
             ("*/ehci-hcd.ko", "ehci-hcd.ko"),
             ("*/ehci-pci.ko", "ehci-pci.ko"),
             ("*/uhci-hcd.ko", "uhci-hcd.ko"),
+            ("*/xhci-hcd.ko", "xhci-hcd.ko"),
+            ("*/xhci-pci.ko", "xhci-pci.ko"),
             ("*/hid.ko", "hid.ko"),
             ("*/usbhid.ko", "usbhid.ko"),
             ("*/hid-generic.ko", "hid-generic.ko"),

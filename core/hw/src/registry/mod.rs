@@ -399,6 +399,8 @@ mod tests {
                     .into_iter()
                     .chain(holder)
                     .collect(),
+                devices: vec![DeviceSpec { kind: kind.name.into(), props }],
+                props: vec![("usb".into(), "on".into())],
                 ..MachineConfig::default()
             };
             let machine = MACHINES.iter().find(|m| m.name == board).unwrap();

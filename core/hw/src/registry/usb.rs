@@ -2,7 +2,7 @@
 
 use super::{DeviceType, Place, Property, property};
 use crate::machine::BuildError;
-use crate::usb::{self, Socket, ehci, hid, hub, uhci};
+use crate::usb::{self, Socket, ehci, hid, hub, uhci, xhci};
 
 const PORT: Property = property("port", "place on the bus: 2, or 1.3 for the third of a hub");
 const SERIAL: Property = property("serial", "serial number");
@@ -101,6 +101,14 @@ impl Place<'_, '_> {
         Ok(())
     }
 
+    fn xhci(&mut self, model: xhci::Model) -> Result<(), BuildError> {
+        let (pci, devfn) = self.slot()?;
+        let bus = xhci::bus(&self.chassis.board, &self.bus_name());
+        self.chassis.built.usb.push(bus.clone());
+        xhci::build(&mut self.chassis.board, &pci, devfn, model, bus);
+        Ok(())
+    }
+
     fn uhci(&mut self, model: usb::UhciModel) -> Result<(), BuildError> {
         let (pci, devfn) = self.slot()?;
         let (bus, companion) = match self.spec.props.iter().rev().find(|p| p.0 == "masterbus") {
@@ -142,6 +150,19 @@ macro_rules! ehci {
     };
 }
 
+/// A row for an xHCI controller.
+macro_rules! xhci {
+    ($index:literal) => {
+        DeviceType {
+            name: xhci::MODELS[$index].name,
+            bus: "PCI",
+            description: "a USB 3 controller (xHCI)",
+            properties: &[MULTIFUNCTION],
+            build: |p| p.xhci(xhci::MODELS[$index]),
+        }
+    };
+}
+
 /// A row for a UHCI controller.
 macro_rules! uhci {
     ($index:literal) => {
@@ -168,6 +189,8 @@ pub(super) const DEVICES: &[DeviceType] = &[
     ehci!(0),
     ehci!(1),
     ehci!(2),
+    xhci!(0),
+    xhci!(1),
     DeviceType {
         name: "usb-kbd",
         bus: "usb-bus",

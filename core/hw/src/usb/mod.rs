@@ -14,6 +14,7 @@ pub mod ehci;
 pub mod hid;
 pub mod hub;
 pub mod uhci;
+pub mod xhci;
 
 pub use bus::{Bus, Position, Socket};
 pub use descriptor::{Configuration, Description, Endpoint, Interface, Layout, Speed, Transfer};

@@ -3,7 +3,6 @@ use crate::pci::Card;
 use crate::usb::hid::{self, Hid, Keyboard};
 use crate::usb::hub::{self, Hub};
 use orrery_system::input::{InputEvent, Key};
-use orrery_system::{Device as _, Registers as _};
 
 /// A controller as a driver sees it, on a board.
 struct Bench {
