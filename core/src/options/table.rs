@@ -388,7 +388,7 @@ pub(super) const TABLE: &[Row] = &[
     }),
     row(
         "usbdevice",
-        Some("tablet|mouse|keyboard|braille|wacom-tablet"),
+        Some("tablet|mouse|keyboard"),
         "a USB controller and a device on it",
         usb_device,
     ),
@@ -409,10 +409,10 @@ fn set<T>(slot: &mut Option<T>, value: T) -> Result<(), OptionError> {
 
 fn usb_device(o: &mut Options, v: &str) -> Result<(), OptionError> {
     let kind = match v {
-        "tablet" | "mouse" | "wacom-tablet" | "braille" => format!("usb-{v}"),
+        "tablet" | "mouse" => format!("usb-{v}"),
         "keyboard" => "usb-kbd".into(),
         _ => {
-            let wants = "tablet, mouse, keyboard, braille or wacom-tablet";
+            let wants = "tablet, mouse or keyboard";
             return Err(OptionError::value("-usbdevice", "device", v, wants));
         }
     };
