@@ -109,7 +109,7 @@ impl Place<'_, '_> {
         Ok(())
     }
 
-    fn uhci(&mut self, model: usb::UhciModel) -> Result<(), BuildError> {
+    fn uhci(&mut self, model: uhci::Model) -> Result<(), BuildError> {
         let (pci, devfn) = self.slot()?;
         let (bus, companion) = match self.spec.props.iter().rev().find(|p| p.0 == "masterbus") {
             None => {
@@ -132,7 +132,7 @@ impl Place<'_, '_> {
             }
         };
         let config = uhci::Config { model, companion };
-        usb::build_uhci(&mut self.chassis.board, &pci, devfn, config, bus);
+        uhci::build(&mut self.chassis.board, &pci, devfn, config, bus);
         Ok(())
     }
 }

@@ -28,25 +28,25 @@ impl Speed {
 }
 
 /// Descriptor types, tables 9-5 of both.
-pub mod kind {
+mod kind {
     /// Device.
-    pub const DEVICE: u8 = 1;
+    pub(super) const DEVICE: u8 = 1;
     /// Configuration.
-    pub const CONFIGURATION: u8 = 2;
+    pub(super) const CONFIGURATION: u8 = 2;
     /// String.
-    pub const STRING: u8 = 3;
+    pub(super) const STRING: u8 = 3;
     /// Interface.
-    pub const INTERFACE: u8 = 4;
+    pub(super) const INTERFACE: u8 = 4;
     /// Endpoint.
-    pub const ENDPOINT: u8 = 5;
+    pub(super) const ENDPOINT: u8 = 5;
     /// What the device would be at the other of full and high speed.
-    pub const QUALIFIER: u8 = 6;
+    pub(super) const QUALIFIER: u8 = 6;
     /// Configuration at the other speed.
-    pub const OTHER_SPEED: u8 = 7;
+    pub(super) const OTHER_SPEED: u8 = 7;
     /// Binary object store.
-    pub const BOS: u8 = 15;
+    pub(super) const BOS: u8 = 15;
     /// Endpoint companion of `SuperSpeed`.
-    pub const COMPANION: u8 = 48;
+    pub(super) const COMPANION: u8 = 48;
 }
 
 /// Everything a device says of itself.

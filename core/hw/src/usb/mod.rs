@@ -19,4 +19,3 @@ pub mod xhci;
 pub use bus::{Bus, Position, Socket};
 pub use descriptor::{Configuration, Description, Endpoint, Interface, Layout, Speed, Transfer};
 pub use device::{Attached, Function, Handle, In, Out, Peripheral, Seat, Setup};
-pub use uhci::{Model as UhciModel, build as build_uhci};

@@ -128,7 +128,7 @@ impl State {
         // A key that repeats keeps its place.
         if down && self.down.len() == before && before < EVENTS {
             self.down.push(usage);
-        } else if down {
+        } else if down && self.down.len() < before {
             self.down.insert(before.saturating_sub(1), usage);
         }
     }

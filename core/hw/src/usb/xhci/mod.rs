@@ -197,6 +197,8 @@ mod link {
 
 /// Bank of the registers.
 pub const REGISTERS: u32 = 0;
+/// Bytes of the register window.
+const WINDOW: u64 = 0x4000;
 /// First port.
 const PORTS_AT: u64 = 0x440;
 /// First doorbell.
@@ -311,7 +313,7 @@ fn function(board: &Board, bus: &pci::Bus, devfn: u8, id: DeviceId, model: Model
         subsystem: pci::Identity::SUBSYSTEM,
         pin: 1,
     };
-    let registers = board.regions().device("xhci", 0x4000, id, REGISTERS);
+    let registers = board.regions().device("xhci", WINDOW, id, REGISTERS);
     pci::Builder::new(board, bus, id, identity)
         .bar(0, pci::BarKind::Memory64, &registers)
         .register(0x60, 1, 0x30, 0)
@@ -756,7 +758,12 @@ impl Xhci {
         if doorbell_at(offset).is_some() {
             return Ok(0);
         }
-        Ok(self.read_register(Reg::decode(offset, 4)?.0))
+        match Reg::decode(offset, 4) {
+            Ok((reg, _)) => Ok(self.read_register(reg)),
+            // What is reserved reads as zero.
+            Err(BusError::NoRegister) if offset < WINDOW => Ok(0),
+            Err(e) => Err(e),
+        }
     }
 }
 
