@@ -414,7 +414,7 @@ on("record", "click", async () => {
 function setPointer(absolute) {
   screen.tablet = absolute;
   screen.capture = !absolute;
-  $("pointer").value = absolute ? "tablet" : "mouse";
+  $("pointer").value = absolute ? "tablet" : "lock";
 }
 on("full", "click", () => screen.fullScreen());
 on("scale", "change", (e) => {

@@ -1,5 +1,5 @@
 // The machine's thread. Messages in: `start`, input, and requests by number; messages out: ready, frame, serial, monitor,
-// stopped, running, progress, error, event, reply. `machine.js` is the other end.
+// pointer, stopped, running, progress, error, event, reply. `machine.js` is the other end.
 
 import init, * as core from "./pkg/orrery_web.js";
 import { connect, takeNetworks } from "./network.js";
