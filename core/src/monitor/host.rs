@@ -118,7 +118,7 @@ impl Desk<'_> {
             let axis = data.get("axis").and_then(Value::as_str).unwrap_or_default();
             let value = data.get("value").and_then(Value::as_i64).unwrap_or(0);
             let value32 = value.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
-            out.push(match kind {
+            let event = match kind {
                 "key" => {
                     let key = data
                         .get("key")
@@ -163,7 +163,8 @@ impl Desk<'_> {
                     InputEvent::Position { x: pointer.0, y: pointer.1 }
                 }
                 other => return Err(invalid("type", other)),
-            });
+            };
+            out.push(event);
         }
         self.state.pointer = pointer;
         out.into_iter().for_each(|event| self.machine.input(event));

@@ -187,6 +187,32 @@ fn words(value: &Value) -> &str {
 }
 
 impl Desk<'_> {
+    /// `info usb`: a line for each device.
+    fn info_usb(&self) -> String {
+        let handles = self.handles();
+        if handles.usb.is_empty() {
+            return "USB support not enabled\n".into();
+        }
+        let mut out = String::new();
+        for (n, bus) in handles.usb.iter().enumerate() {
+            for position in bus.positions() {
+                let Some(device) = position.socket.device() else { continue };
+                let device = device.lock().expect("no panic while held");
+                let id = handles.named.iter().find(|d| Some(d.device) == position.socket.id());
+                let id = id.map(|d| d.id.as_str()).filter(|id| !id.is_empty());
+                out += &format!(
+                    "  Device {n}.{}, Port {}, Speed {} Mb/s, Product {}{}\n",
+                    device.address(),
+                    position.path,
+                    device.speed().megabits(),
+                    device.description().string(2).unwrap_or_default(),
+                    id.map(|id| format!(", ID: {id}")).unwrap_or_default(),
+                );
+            }
+        }
+        out
+    }
+
     pub(super) fn info(&mut self, line: &str) -> Reply {
         let (topic, rest) = line.split_once(' ').unwrap_or((line, ""));
         if topic.is_empty() {

@@ -165,7 +165,7 @@ impl Session {
                 Stop::Panicked => -13.0,
                 Stop::Limit => -14.0,
                 Stop::IoError => -15.0,
-                Stop::Debug => -10.0,
+                Stop::Debug | Stop::ReplayEnd | Stop::ReplayBegin => -10.0,
                 Stop::Exit(n) => -100.0 - f64::from(n),
                 Stop::Script(n) => -100.0 - f64::from(n),
             },

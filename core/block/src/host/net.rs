@@ -115,7 +115,7 @@ impl ByteStream for Pipe {
                 if state.bytes.len() >= n {
                     return Some(Ok(state.bytes.drain(..n).collect::<Vec<u8>>()));
                 }
-                state.closed.then(|| Err(crate::BlockError::Host("connection closed".into())))
+                state.closed.then(|| Err(BlockError::Host("connection closed".into())))
             };
             let bytes = lane.changed.until(take).await?;
             buf.copy_from_slice(&bytes);
@@ -127,7 +127,7 @@ impl ByteStream for Pipe {
         {
             let mut state = crate::sync::lock(&self.to.state);
             if state.closed {
-                return Op::err(crate::BlockError::Host("connection closed".into()));
+                return Op::err(BlockError::Host("connection closed".into()));
             }
             bufs.iter().for_each(|buf| state.bytes.extend(buf.iter()));
         }

@@ -5,15 +5,14 @@ mod net;
 mod nvme;
 mod pci;
 mod scsi;
-mod virtio;
 mod usb;
+mod virtio;
 
 use crate::i386::chassis::{Chassis, Ends};
 use crate::machine::{BuildError, DeviceSpec, Drive, MachineConfig, Named};
 use crate::pci::{Bus, CONFIG_BANK, devfn};
-use isa::plugged;
 use crate::usb::Bus as UsbBus;
-use crate::virtio;
+use isa::plugged;
 use orrery_system::board::{Board, BoardConfig};
 use orrery_system::ports::{CharPort, NetPort};
 use orrery_system::{DeviceId, IrqLine};
@@ -91,7 +90,7 @@ pub fn devices() -> impl Iterator<Item = &'static DeviceType> {
         .chain(nvme::DEVICES)
         .chain(virtio::DEVICES)
         .chain(net::DEVICES)
-    isa::DEVICES.iter().chain(pci::DEVICES).chain(net::DEVICES).chain(usb::DEVICES)
+        .chain(usb::DEVICES)
 }
 
 /// A device type by name.
@@ -399,7 +398,6 @@ mod tests {
                     .into_iter()
                     .chain(holder)
                     .collect(),
-                devices: vec![DeviceSpec { kind: kind.name.into(), props }],
                 props: vec![("usb".into(), "on".into())],
                 ..MachineConfig::default()
             };

@@ -507,10 +507,10 @@ mod tests {
     use crate::pci::{CONFIG_BANK, Card};
     use crate::scsi::{Kind, sbc};
     use orrery_block::backend::BlockBackend;
+    use orrery_system::IrqInput;
     use orrery_system::bus::Registers;
     use orrery_system::device::HostIo;
     use orrery_system::time::Latency;
-    use orrery_system::{Device, IrqInput};
 
     const RINGS: u64 = 0x1000;
     const REQUESTS: u64 = 0x2000;

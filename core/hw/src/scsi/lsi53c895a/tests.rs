@@ -5,7 +5,7 @@ use orrery_block::backend::BlockBackend;
 use orrery_system::bus::Registers;
 use orrery_system::device::HostIo;
 use orrery_system::time::Latency;
-use orrery_system::{Device, Dma, IrqInput};
+use orrery_system::{Dma, IrqInput};
 
 const SCRIPT: u64 = 0x1000;
 const DATA: u64 = 0x4000;
