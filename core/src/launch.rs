@@ -400,7 +400,7 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     }
     match (&options.replay, recording) {
         (Some(_), Some((name, file))) => {
-            let replay = Replay::replay(&file, &head, scratches).map_err(|e| refused(name, &e))?;
+            let replay = Replay::of_file(&file, &head, scratches).map_err(|e| refused(name, &e))?;
             launched.machine.set_replay(replay);
         }
         (Some(_), None) => launched.machine.set_replay(Replay::record(head, scratches)),

@@ -73,7 +73,7 @@ impl Replay {
     }
 
     /// The replay of a file by a machine that `here` describes.
-    pub fn replay(file: &[u8], here: &Head, scratches: Vec<Scratch>) -> Result<Self, LogError> {
+    pub fn of_file(file: &[u8], here: &Head, scratches: Vec<Scratch>) -> Result<Self, LogError> {
         let (head, notes) = log::read(file)?;
         head.check(here)?;
         Ok(Self::new(Mode::Replay, head, notes, scratches))

@@ -84,10 +84,9 @@ async fn record(files: &Files, (format, options): &Shape, steps: usize) -> Resul
                 continue;
             }
         };
-        for i in first as usize..(first + count) as usize {
-            now[i] = tag;
-            changes.push(Change { at, sector: i, tag });
-        }
+        let written = first as usize..(first + count) as usize;
+        now[written.clone()].fill(tag);
+        changes.extend(written.map(|sector| Change { at, sector, tag }));
     }
     node.close().await?;
     let log = log.lock().unwrap().clone();

@@ -102,7 +102,7 @@ impl Nvme {
         if !(2..=MOST_ENTRIES).contains(&size) {
             return Err(refused::QUEUE_SIZE);
         }
-        if c.long(6) % self.page() != 0 {
+        if !c.long(6).is_multiple_of(self.page()) {
             return Err(0x13 | status::DNR);
         }
         // Only contiguous queues.

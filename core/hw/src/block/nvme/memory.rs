@@ -27,7 +27,7 @@ pub(super) fn pieces(dma: &Dma, command: &Command, len: u64, page: u64) -> Resul
 fn by_pages(dma: &Dma, command: &Command, len: u64, page: u64) -> Result<Pieces, u16> {
     let mut pieces = Pieces::default();
     let first = command.long(6);
-    if first % 4 != 0 {
+    if !first.is_multiple_of(4) {
         return Err(PRP_OFFSET);
     }
     let n = len.min(page - first % page);

@@ -207,8 +207,8 @@ impl Nvme {
             && cq > 0
             && s.cc >> 7 & 15 <= 4
             && s.cc >> 4 & 7 == 0
-            && s.asq % page == 0
-            && s.acq % page == 0;
+            && s.asq.is_multiple_of(page)
+            && s.acq.is_multiple_of(page);
         if !fine {
             s.csts = CSTS_CFS;
             return;
@@ -394,7 +394,7 @@ impl pci::Chip for Nvme {
             self.write(slot, bank, offset, 4, value & 0xffff_ffff)?;
             return self.write(slot, bank, offset + 4, 4, value >> 32);
         }
-        if width != 4 || offset % 4 != 0 {
+        if width != 4 || !offset.is_multiple_of(4) {
             return Err(BusError::Width);
         }
         let v = value as u32;
