@@ -1,6 +1,6 @@
 //! A disk's commands: SBC-3 on SPC-3.
 //!
-//! Like [`super::mmc`] it knows nothing of how commands and data travel: [`Disk::execute`] says what a command comes to.
+//! Like [`super::mmc`] it knows nothing of how commands and data travel: `Disk::execute` says what a command comes to.
 //!
 //! Not modelled: protection information, persistent reservations, long reads and writes, compare and write.
 
