@@ -248,6 +248,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_snapshot_has_the_flags_and_not_the_operation_they_are_from() {
+        let blob = |op: u64, dst: u64, src: u64| {
+            let mut cpu = crate::x86::bench::Bench::real().cpu;
+            let ints = &mut cpu.frame.ints;
+            (ints[var::CC_OP], ints[var::CC_DST], ints[var::CC_SRC]) = (op, dst, src);
+            orrery_system::StateBlob::encode(&cpu)
+        };
+        // 5 - 5 and 7 - 7.
+        let equal = blob(Kind::Sub.op(4), 5, 5);
+        assert_eq!(equal, blob(Kind::Sub.op(4), 7, 7));
+        assert_eq!(equal, blob(Kind::Flags.op(1), 3, flag::ZF | flag::PF));
+        assert_ne!(equal, blob(Kind::Sub.op(4), 5, 6));
+    }
+
+    #[test]
     fn addition_sets_flags_as_the_manual_says() {
         // 7F + 01 = 80.
         assert_eq!(arith(Kind::Add.op(1), 0x80, 1, 0), flag::OF | flag::SF | flag::AF);

@@ -4,9 +4,10 @@
 //! through helper functions lives here. Segment bases and limits are held twice: the descriptor
 //! cache ([`Segment`]) is the truth, its copy in the frame is what lifted code reads.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::cpuid::Model;
+use super::flags;
 use super::x87::X87;
 use crate::frame::Frame;
 
@@ -589,10 +590,21 @@ pub struct Sys {
     pub yielding: bool,
 }
 
+/// The variables with the flags in their places. What operation they are from depends on how code was cut into blocks:
+/// a rotation, say, keeps those of the operation before it where that is in its block. A snapshot does not.
+fn settled<S: Serializer>(frame: &Frame, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut frame = frame.clone();
+    let now = flags::read(&frame);
+    flags::write(&mut frame, now);
+    (frame.ints[var::CC_DST], frame.ints[var::CC_SRC2]) = (0, 0);
+    frame.serialize(serializer)
+}
+
 /// One x86 processor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct X86 {
     /// Variables that lifted code reads and writes.
+    #[serde(serialize_with = "settled")]
     pub frame: Frame,
     /// System-level state.
     pub sys: Sys,
