@@ -116,7 +116,7 @@ export class Screen {
     }
     canvas.addEventListener("contextmenu", (e) => e.preventDefault());
     canvas.addEventListener("wheel", (e) => {
-      if (!locked()) return;
+      if (!locked() && !this.tablet) return;
       this.machine?.send("wheel", { dz: -Math.sign(e.deltaY) });
       e.preventDefault();
     }, { passive: false });
