@@ -31,8 +31,7 @@ pub struct DeviceType {
     /// Name.
     pub name: &'static str,
     /// The bus it goes on: `PCI`, `ISA`, `IDE`, `SCSI`, `nvme-bus`,
-    /// `virtio-serial-bus` or `floppy-bus`.
-    /// The bus it goes on: `PCI`, `ISA`, `IDE`, `floppy-bus` or `usb-bus`.
+    /// `virtio-serial-bus`, `usb-bus` or `floppy-bus`.
     pub bus: &'static str,
     /// One line.
     pub description: &'static str,
