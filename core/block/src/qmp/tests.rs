@@ -119,7 +119,7 @@ fn write(drive: &BlockBackend, offset: u64, byte: u8) {
 fn a_conversation_begins_with_capabilities_and_takes_single_quotes() {
     let graph = BlockGraph::new();
     let mut session = Session::new(&Monitor::new(&graph));
-    assert!(session.greeting().starts_with("{\"QMP\":{\"version\""));
+    assert!(session.greeting().starts_with("{\"QMP\": {\"version\""));
     let mut say = |text: &str| {
         let commands = session.feed(text.as_bytes());
         let answers: Vec<String> = commands

@@ -136,6 +136,7 @@ mod tests {
         assert_eq!(seg_at(&mut b.cpu, 4, 0x13, 0, 0), base + 0x10);
         let behind = u64::from(b.cpu.sys.gdtr.limit) + 1;
         assert_eq!(seg_at(&mut b.cpu, 4, behind & 0xfff8, 0, 0), DECLINED);
+        b.cpu.sys.ldtr.attr = 0;
         assert_eq!(seg_at(&mut b.cpu, 4, 0x14, 0, 0), DECLINED, "no local table");
         assert_eq!(seg_at(&mut b.cpu, 4 | what::SMAP, 0x10, 0, 0), DECLINED, "other rights");
     }

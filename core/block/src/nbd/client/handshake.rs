@@ -199,6 +199,11 @@ async fn info(
                     reply::UNKNOWN => format!("Requested export not available: {text}"),
                     reply::TLS_REQUIRED => format!("Server requires TLS: {text}"),
                     reply::POLICY => format!("Server policy refuses the export: {text}"),
+                    reply::UNSUPPORTED => {
+                        return Ok(Err(BlockError::unsupported(
+                            "the server does not tell of exports",
+                        )));
+                    }
                     _ => format!("server refuses the export ({}): {text}", kind & !reply::ERROR),
                 };
                 return Ok(Err(BlockError::Host(why)));
@@ -221,7 +226,9 @@ pub(super) async fn handshake(stream: &Arc<dyn ByteStream>, wish: &Wish) -> Resu
     };
     let info = match info(stream, option::GO, &wish.export).await? {
         Ok(info) => info,
-        Err(error) if structured => return Err(error),
+        Err(error) if structured || !matches!(error, BlockError::Unsupported(_)) => {
+            return Err(error);
+        }
         Err(_) => {
             // An old server knows only this way.
             ask(stream, option::EXPORT_NAME, wish.export.as_bytes()).await?;

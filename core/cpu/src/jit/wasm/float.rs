@@ -83,21 +83,22 @@ impl Func<'_> {
         let result = self.scratch(0, ValType::V128);
         let fine = self.scratch(8, ValType::I32);
         self.compute(op, a, b, fall.imm, result, fine);
-        if op.guarded() {
-            // Which of the two it is stays the same for long.
-            self.i().local_get(GUARD).i32_eqz();
-            self.plain_if(BlockType::Empty);
-            self.exact(op, a, b, fine);
-            self.i().local_set(fine);
-            self.end();
-        }
-        self.i().local_get(fine);
+        self.check_guard(op, fine);
         self.if_(BlockType::Empty, true);
         let d = self.vec(fall.v);
         self.i().local_get(result).local_set(d);
         self.else_();
+        let exact = self.exact(op, a, b, fine);
+        if exact {
+            self.if_(BlockType::Empty, true);
+            self.i().local_get(result).local_set(d);
+            self.else_();
+        }
         self.fall_back(a, b, fall);
         self.load_vec(fall.v);
+        if exact {
+            self.end();
+        }
         self.end();
         self.vclean &= !(1 << fall.v.0);
     }
@@ -109,9 +110,11 @@ impl Func<'_> {
         let result = self.scratch(9, ty.val_type());
         match op {
             FloatOp::Order(shape, _) => {
-                self.plain_lane(shape, a);
-                self.plain_lane(shape, b);
-                self.i().i32_and().local_set(fine);
+                self.plain(shape, a);
+                self.plain(shape, b);
+                self.i().v128_and();
+                self.lanes_hold(shape);
+                self.i().local_set(fine);
                 self.lane_pair(shape, a, b);
                 by_shape!(self, shape, f32_lt, f64_lt);
                 self.lane_pair(shape, a, b);
@@ -145,58 +148,47 @@ impl Func<'_> {
         }
     }
 
-    /// Leaves whether the result is fine, known to be exact, and may be used then: never for operations of which that
-    /// is not known.
-    fn exact(&mut self, op: FloatOp, a: VecVar, b: VecVar, fine: u32) {
+    /// Leaves whether the result is known to be exact and may be used then; nothing, and false, for
+    /// operations of which that is never known.
+    fn exact(&mut self, op: FloatOp, a: VecVar, b: VecVar, fine: u32) -> bool {
         let FloatOp::Arith(op @ (Arith::Add | Arith::Sub | Arith::Mul), shape) = op else {
-            self.i().i32_const(0);
-            return;
+            return false;
         };
-        let scalar = is_scalar(shape);
-        match op {
-            Arith::Mul if scalar => self.short(shape),
-            Arith::Mul => {
-                let low = if is_double(shape) {
-                    1i128 << 64 | 1
-                } else {
-                    (1i128 << 64 | 1) * (1 << 32 | 1)
-                };
-                let half = if is_double(shape) { (1 << 27) - 1 } else { (1 << 12) - 1 };
-                self.get_vec(a);
-                self.get_vec(b);
-                self.i().v128_or().v128_const(low * half).v128_and().v128_const(0);
-                by_shape!(self, shape, i32x4_eq, i64x2_eq);
+        if op == Arith::Mul {
+            let low =
+                if is_double(shape) { 1i128 << 64 | 1 } else { (1i128 << 64 | 1) * (1 << 32 | 1) };
+            let half = if is_double(shape) { (1 << 27) - 1 } else { (1 << 12) - 1 };
+            self.get_vec(a);
+            self.get_vec(b);
+            self.i().v128_or().v128_const(low * half).v128_and().v128_const(0);
+            by_shape!(self, shape, i32x4_eq, i64x2_eq);
+        } else {
+            let (sum, part) = (self.scratch(3, ValType::V128), self.scratch(1, ValType::V128));
+            self.get_vec(a);
+            self.get_vec(b);
+            match op {
+                Arith::Add => by_shape!(self, shape, f32x4_add, f64x2_add),
+                _ => by_shape!(self, shape, f32x4_sub, f64x2_sub),
             }
-            op if scalar => self.no_error(op, shape),
-            op => {
-                let (sum, part) = (self.scratch(3, ValType::V128), self.scratch(1, ValType::V128));
-                self.get_vec(a);
-                self.get_vec(b);
-                match op {
-                    Arith::Add => by_shape!(self, shape, f32x4_add, f64x2_add),
-                    _ => by_shape!(self, shape, f32x4_sub, f64x2_sub),
-                }
-                self.i().local_tee(sum);
-                self.get_vec(a);
-                by_shape!(self, shape, f32x4_sub, f64x2_sub);
-                self.i().local_set(part);
-                self.get_vec(a);
-                self.i().local_get(sum).local_get(part);
-                by_shape!(self, shape, f32x4_sub, f64x2_sub);
-                by_shape!(self, shape, f32x4_sub, f64x2_sub);
-                self.i().local_get(part);
-                self.get_vec(b);
-                match op {
-                    Arith::Add => by_shape!(self, shape, f32x4_sub, f64x2_sub),
-                    _ => by_shape!(self, shape, f32x4_add, f64x2_add),
-                }
-                by_shape!(self, shape, f32x4_eq, f64x2_eq);
+            self.i().local_tee(sum);
+            self.get_vec(a);
+            by_shape!(self, shape, f32x4_sub, f64x2_sub);
+            self.i().local_set(part);
+            self.get_vec(a);
+            self.i().local_get(sum).local_get(part);
+            by_shape!(self, shape, f32x4_sub, f64x2_sub);
+            by_shape!(self, shape, f32x4_sub, f64x2_sub);
+            self.i().local_get(part);
+            self.get_vec(b);
+            match op {
+                Arith::Add => by_shape!(self, shape, f32x4_sub, f64x2_sub),
+                _ => by_shape!(self, shape, f32x4_add, f64x2_add),
             }
+            by_shape!(self, shape, f32x4_eq, f64x2_eq);
         }
-        if !scalar {
-            self.lanes_hold(shape);
-        }
+        self.lanes_hold(shape);
         self.i().local_get(fine).i32_and().local_get(EXACT).i32_and();
+        true
     }
 
     fn i_never(&mut self, fine: u32) {
@@ -226,148 +218,6 @@ impl Func<'_> {
         self.read_guard();
         let (var, ..) = self.guard();
         self.load_int(usize::from(var.0));
-    }
-
-    // The first lane alone. Constants of vectors are dear, those of integers are not.
-
-    /// Locals of the operands and the result of a scalar operation, as numbers and as their bits shifted left by one.
-    fn lanes(&mut self, shape: Shape) -> ([u32; 3], [u32; 3]) {
-        let (float, int) = if is_double(shape) {
-            (ValType::F64, ValType::I64)
-        } else {
-            (ValType::F32, ValType::I32)
-        };
-        let floats = [1, 2, 3].map(|n| self.scratch(n, float));
-        (floats, [10, 11, 12].map(|n| self.scratch(n, int)))
-    }
-
-    /// Leaves the bits of the number on the stack, shifted left by one.
-    fn bits_up(&mut self, shape: Shape) {
-        if is_double(shape) {
-            self.i().i64_reinterpret_f64().i64_const(1).i64_shl();
-        } else {
-            self.i().i32_reinterpret_f32().i32_const(1).i32_shl();
-        }
-    }
-
-    /// The exponent from bits shifted left by one on the stack; `before` is taken off them first, `after` off it.
-    fn exponent(&mut self, shape: Shape, before: u32, after: u32) {
-        if is_double(shape) {
-            if before > 0 {
-                self.i().i64_const(before.into()).i64_sub();
-            }
-            self.i().i64_const(53).i64_shr_u().i32_wrap_i64();
-        } else {
-            if before > 0 {
-                self.i().i32_const(before as i32).i32_sub();
-            }
-            self.i().i32_const(24).i32_shr_u();
-        }
-        if after > 0 {
-            self.i().i32_const(after as i32).i32_sub();
-        }
-    }
-
-    /// The greatest exponent of finite numbers.
-    fn most(shape: Shape) -> i32 {
-        if is_double(shape) { 0x7fe } else { 0xfe }
-    }
-
-    fn is_zero(&mut self, shape: Shape, local: u32) {
-        self.i().local_get(local);
-        by_shape!(self, shape, i32_eqz, i64_eqz);
-    }
-
-    /// Leaves whether the first lane is zero or normal.
-    fn plain_lane(&mut self, shape: Shape, v: VecVar) {
-        let (_, [u, ..]) = self.lanes(shape);
-        self.get_vec(v);
-        self.first_lane(shape);
-        self.bits_up(shape);
-        self.i().local_tee(u);
-        self.exponent(shape, 0, 1);
-        self.i().i32_const(Self::most(shape)).i32_lt_u();
-        self.is_zero(shape, u);
-        self.i().i32_or();
-    }
-
-    /// Addition, subtraction, multiplication and division of the first lanes. Not fine: denormal operands (and the smallest
-    /// normal ones), results that are not well inside but for zeros that no rounding made. A NaN or an infinity
-    /// does not give such results, but for a quotient of zero, which is right.
-    fn arith_lane(&mut self, op: Arith, shape: Shape, a: VecVar, b: VecVar, out: (u32, u32)) {
-        let (result, fine) = out;
-        let ([x, y, r], [u, v, w]) = self.lanes(shape);
-        self.get_vec(a);
-        self.get_vec(a);
-        self.first_lane(shape);
-        self.i().local_tee(x);
-        self.get_vec(b);
-        self.first_lane(shape);
-        self.i().local_tee(y);
-        match op {
-            Arith::Add => by_shape!(self, shape, f32_add, f64_add),
-            Arith::Sub => by_shape!(self, shape, f32_sub, f64_sub),
-            Arith::Mul => by_shape!(self, shape, f32_mul, f64_mul),
-            _ => by_shape!(self, shape, f32_div, f64_div),
-        }
-        self.i().local_tee(r);
-        self.put_lane(shape);
-        self.i().local_set(result);
-        for (number, bits) in [(x, u), (y, v)] {
-            self.i().local_get(number);
-            self.bits_up(shape);
-            self.i().local_tee(bits);
-            self.exponent(shape, 1, 0);
-            self.i().i32_eqz();
-        }
-        self.i().i32_or().i32_eqz();
-        self.i().local_get(r);
-        self.bits_up(shape);
-        self.i().local_tee(w);
-        self.exponent(shape, 0, 2);
-        self.i().i32_const(Self::most(shape) - 1).i32_lt_u();
-        self.is_zero(shape, w);
-        match op {
-            Arith::Mul => {
-                self.is_zero(shape, u);
-                self.is_zero(shape, v);
-                self.i().i32_or().i32_and();
-            }
-            Arith::Div => {
-                self.is_zero(shape, u);
-                self.i().i32_and();
-            }
-            _ => {}
-        }
-        self.i().i32_or().i32_and().local_set(fine);
-    }
-
-    /// Leaves whether the operands of a scalar product are so short that it is exact.
-    fn short(&mut self, shape: Shape) {
-        let (_, [u, v, _]) = self.lanes(shape);
-        self.i().local_get(u).local_get(v);
-        if is_double(shape) {
-            self.i().i64_or().i64_const((1 << 28) - 1).i64_and().i64_eqz();
-        } else {
-            self.i().i32_or().i32_const((1 << 13) - 1).i32_and().i32_eqz();
-        }
-    }
-
-    /// Leaves whether the error of a scalar sum or difference is zero.
-    fn no_error(&mut self, op: Arith, shape: Shape) {
-        let ([x, y, r], _) = self.lanes(shape);
-        let part = self.scratch(4, if is_double(shape) { ValType::F64 } else { ValType::F32 });
-        self.i().local_get(x).local_get(r).local_get(r).local_get(x);
-        by_shape!(self, shape, f32_sub, f64_sub);
-        self.i().local_tee(part);
-        by_shape!(self, shape, f32_sub, f64_sub);
-        by_shape!(self, shape, f32_sub, f64_sub);
-        self.i().local_get(part).local_get(y);
-        match op {
-            Arith::Add => by_shape!(self, shape, f32_sub, f64_sub),
-            _ => by_shape!(self, shape, f32_add, f64_add),
-        }
-        by_shape!(self, shape, f32_eq, f64_eq);
     }
 
     fn get_vec(&mut self, v: VecVar) {
@@ -508,7 +358,8 @@ impl Func<'_> {
                 self.i().local_set(result).i32_const(1).local_set(fine);
             }
             FloatOp::Convert(Shape::D1) => {
-                self.plain_lane(Shape::S1, b);
+                self.plain(Shape::S1, b);
+                self.lanes_hold(Shape::S1);
                 self.i().local_set(fine);
                 self.get_vec(a);
                 self.get_vec(b);
@@ -533,9 +384,6 @@ impl Func<'_> {
     }
 
     fn arith(&mut self, op: Arith, shape: Shape, a: VecVar, b: VecVar, result: u32, fine: u32) {
-        if is_scalar(shape) && matches!(op, Arith::Add | Arith::Sub | Arith::Mul | Arith::Div) {
-            return self.arith_lane(op, shape, a, b, (result, fine));
-        }
         let whole = self.scratch(2, ValType::V128);
         match op {
             Arith::Sqrt => {
@@ -629,7 +477,8 @@ impl Func<'_> {
             (_, false) => self.i().i32_trunc_sat_f32_s(),
         };
         self.i().local_set(result);
-        self.plain_lane(shape, b);
+        self.plain(shape, b);
+        self.lanes_hold(shape);
         let limit = if w == Width::W64 { 9_223_372_036_854_775_808.0 } else { 2_147_483_648.0 };
         self.i().local_get(whole);
         if double {
