@@ -75,8 +75,8 @@ impl Kind {
     /// Where memory is looked at: whatever a sequence can write to.
     fn watched(self) -> Vec<(u64, u64)> {
         match self {
-            // Segments begin at 0 and at 10.
-            Self::Real => vec![(0, 0x2_0000 - PAGE)],
+            // Segments begin at 0 and at 10, but can be loaded.
+            Self::Real => vec![(0, 0x11_0000)],
             _ => vec![
                 (GDT, PAGE),
                 (KERNEL_STACK - PAGE, 2 * PAGE),
