@@ -13,7 +13,6 @@
 )]
 
 mod bad_input;
-mod controllers;
 mod cpio;
 mod debugger;
 mod determinism;
@@ -25,7 +24,6 @@ mod picture;
 mod program;
 mod sound;
 mod time_travel;
-mod usb;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::process::ExitCode;
@@ -98,9 +96,7 @@ fn main() -> ExitCode {
     tests.extend(determinism::tests());
     tests.extend(bad_input::tests());
     tests.extend(disks::tests());
-    tests.extend(controllers::tests());
     tests.extend(sound::tests());
-    tests.extend(usb::tests());
     tests.extend(guides::tests());
     tests.extend(time_travel::tests());
     tests.extend(debugger::tests());
