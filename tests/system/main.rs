@@ -14,7 +14,6 @@
 
 mod bad_input;
 mod cpio;
-mod debugger;
 mod determinism;
 mod disks;
 mod guides;
@@ -99,7 +98,6 @@ fn main() -> ExitCode {
     tests.extend(sound::tests());
     tests.extend(guides::tests());
     tests.extend(time_travel::tests());
-    tests.extend(debugger::tests());
     if std::env::var_os("ORRERY_FAST").is_some() {
         tests.retain(|t| !t.slow);
     }
