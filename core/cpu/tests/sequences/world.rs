@@ -75,7 +75,7 @@ impl Kind {
     /// Where memory is looked at: whatever a sequence can write to.
     fn watched(self) -> Vec<(u64, u64)> {
         match self {
-            // Segments begin at 0 and at 10; where they can be loaded, the second range counts.
+            // Segments begin at 0 and at 10; where one was loaded, the second range counts.
             Self::Real => vec![(0, 0x1_f000), (0x1_f000, 0x11_0000 - 0x1_f000)],
             _ => vec![
                 (GDT, PAGE),
@@ -284,10 +284,8 @@ impl World {
             }
         }
         let mut memory = Vec::new();
-        // MOV, POP, LES and LDS, LSS, LFS and LGS.
-        let loads = |b: &u8| matches!(b, 0x8e | 0x07 | 0x17 | 0x1f | 0xc4 | 0xc5 | 0x0f);
         let moved = m.cpu().sys.seg.iter().any(|s| s.base > 0x10);
-        let far = sequence.kind != Kind::Real || moved || code.iter().any(loads);
+        let far = sequence.kind != Kind::Real || moved;
         let ram = m.board.ram();
         for (start, words) in &self.watched[..if far { self.watched.len() } else { 1 }] {
             for (at, &word) in (*start as usize..).step_by(8).zip(words) {
