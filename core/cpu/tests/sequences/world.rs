@@ -7,10 +7,12 @@ use orrery_cpu::x86::state::{
 };
 use orrery_cpu::x86::x87::X87;
 use orrery_cpu::x86::{X86, flags};
+use orrery_system::PAGE_SIZE;
+use orrery_system::ram::Ram;
 
 use super::generate::{Rng, Sequence};
 use crate::engines::{self, Engine};
-use crate::machine::{CODE, Machine};
+use crate::machine::{CODE, Machine, RAM};
 
 /// Data of protected and long mode: two pages, one that is not there, and one of the supervisor.
 /// The page before them may only be read.
@@ -70,21 +72,6 @@ impl Kind {
 
     fn last_table(self) -> u64 {
         TABLES + if self.code() == CodeSize::Bits64 { 3 * PAGE } else { PAGE }
-    }
-
-    /// Where memory is looked at: whatever a sequence can write to.
-    fn watched(self) -> Vec<(u64, u64)> {
-        match self {
-            // Segments begin at 0 and at 10; where one was loaded, the second range counts.
-            Self::Real => vec![(0, 0x1_f000), (0x1_f000, 0x11_0000 - 0x1_f000)],
-            _ => vec![
-                (GDT, PAGE),
-                (KERNEL_STACK - PAGE, 2 * PAGE),
-                (CODE, 2 * PAGE),
-                (DATA - PAGE, 5 * PAGE),
-                (self.last_table(), PAGE),
-            ],
-        }
     }
 
     fn machine(self) -> Machine {
@@ -242,7 +229,8 @@ pub(crate) struct World {
     /// Each instruction in a run of its own.
     steps: bool,
     fresh: X86,
-    watched: Vec<(u64, Vec<u64>)>,
+    /// All of memory, as each sequence finds it.
+    memory: Vec<u64>,
 }
 
 impl World {
@@ -250,13 +238,13 @@ impl World {
         let mut machine = kind.machine();
         engine.lend(&mut machine.cluster);
         let fresh = machine.cpu().clone();
-        let mut read = |(at, len): (u64, u64)| {
-            let mut bytes = vec![0; len as usize];
-            machine.read_all(at, &mut bytes);
-            (at, bytes.as_chunks().0.iter().map(|w| u64::from_le_bytes(*w)).collect())
-        };
-        let watched = kind.watched().into_iter().map(&mut read).collect();
-        Self { machine, engine, steps, fresh, watched }
+        let mut bytes = vec![0; RAM];
+        machine.read_all(0, &mut bytes);
+        let memory = bytes.as_chunks().0.iter().map(|w| u64::from_le_bytes(*w)).collect();
+        for page in 0..RAM / PAGE_SIZE {
+            machine.board.ram().clear_page_flags(page, Ram::DIRTY_SNAPSHOT);
+        }
+        Self { machine, engine, steps, fresh, memory }
     }
 
     /// What it is called.
@@ -284,17 +272,19 @@ impl World {
             }
         }
         let mut memory = Vec::new();
-        let moved = m.cpu().sys.seg.iter().any(|s| s.base > 0x10);
-        let far = sequence.kind != Kind::Real || moved;
         let ram = m.board.ram();
-        for (start, words) in &self.watched[..if far { self.watched.len() } else { 1 }] {
-            for (at, &word) in (*start as usize..).step_by(8).zip(words) {
-                let now = ram.read_u64(at);
+        for page in 0..RAM / PAGE_SIZE {
+            if ram.page_flags(page) & Ram::DIRTY_SNAPSHOT == 0 {
+                continue;
+            }
+            for at in (page * PAGE_SIZE..(page + 1) * PAGE_SIZE).step_by(8) {
+                let (now, word) = (ram.read_u64(at), self.memory[at / 8]);
                 if now != word {
                     memory.push((at as u64, now));
                     ram.write_u64(at, word);
                 }
             }
+            ram.clear_page_flags(page, Ram::DIRTY_SNAPSHOT);
         }
         let cpu = m.cpu();
         let mut ints = cpu.frame.ints[..=var::RIP].to_vec();
