@@ -7,6 +7,7 @@
 //! what lies in one page stays together whatever the page tables say.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
@@ -51,7 +52,9 @@ pub(crate) struct Block {
 /// A region of which a block is the entry.
 pub(crate) struct Slot {
     pub(crate) block: u32,
-    pub(crate) pages: Vec<RPage>,
+    /// Its pages, and which of them the block is in.
+    pub(crate) pages: Arc<[RPage]>,
+    pub(crate) own: usize,
     /// The compiled code, once it is there.
     pub(crate) code: Option<Code>,
     /// What it replaced at the start of the block.
@@ -61,6 +64,8 @@ pub(crate) struct Slot {
     pub(crate) best: bool,
     /// How often it was found running.
     pub(crate) heat: u8,
+    /// The block is not the first of the region.
+    gate: bool,
     /// For this CPU in this epoch, all its pages were found in place.
     pub(crate) checked: Cell<(usize, u64)>,
 }
@@ -298,18 +303,38 @@ impl CodeCache {
     }
 
     /// Enters a region formed at a block, without code as yet.
-    pub(crate) fn add_region(&mut self, block: u32, pages: Vec<RPage>, best: bool) -> u32 {
-        let region = self.slots.len() as u32;
+    pub(crate) fn add_region(&mut self, block: u32, pages: Arc<[RPage]>, best: bool) -> u32 {
         for (at, len) in pages.iter().flat_map(|p| p.bytes.iter().copied()) {
+            self.map.page(at / PAGE).cover(at, len);
+        }
+        self.add_slot(block, pages, 0, best, false)
+    }
+
+    /// Enters a block, in page `own`, at which a region that was entered may be entered, too.
+    pub(crate) fn add_gate(&mut self, region: u32, block: u32, own: usize) -> u32 {
+        let Slot { ref pages, best, .. } = self.slots[region as usize];
+        self.blocks[block as usize].formed = true;
+        self.add_slot(block, pages.clone(), own, best, true)
+    }
+
+    fn add_slot(
+        &mut self,
+        block: u32,
+        pages: Arc<[RPage]>,
+        own: usize,
+        best: bool,
+        gate: bool,
+    ) -> u32 {
+        let region = self.slots.len() as u32;
+        for &(at, _) in pages.iter().flat_map(|p| &p.bytes) {
             let page = self.map.page(at / PAGE);
             if page.regions.last() != Some(&region) {
                 page.regions.push(region);
             }
-            page.cover(at, len);
         }
         let (first, checked) = (Uop::Enter { region, len: 0 }, Cell::new((usize::MAX, 0)));
         let (code, alive, heat) = (None, true, 0);
-        self.slots.push(Slot { block, pages, code, first, alive, best, heat, checked });
+        self.slots.push(Slot { block, pages, own, code, first, alive, best, heat, gate, checked });
         region
     }
 
@@ -324,7 +349,8 @@ impl CodeCache {
         let (best, start, pc) = (slot.best, block.start as usize, block.key.pc);
         let (mut first, mut before) = (self.code[start], None);
         if let Uop::Enter { region: old, .. } = first {
-            let loser = if self.slots[old as usize].best && !best { region } else { old };
+            let keeps = slot.gate || self.slots[old as usize].best && !best;
+            let loser = if keeps { region } else { old };
             let slot = &mut self.slots[loser as usize];
             slot.alive = false;
             self.dead.push(loser);
@@ -487,7 +513,7 @@ impl CodeCache {
             code.cover(at, len);
         }
         for i in 0..code.regions.len() {
-            for p in &self.slots[code.regions[i] as usize].pages {
+            for p in &*self.slots[code.regions[i] as usize].pages {
                 for &(at, len) in p.bytes.iter().filter(|(at, _)| at / PAGE == page) {
                     code.cover(at, len);
                 }

@@ -4,7 +4,7 @@ use orrery_system::board::Board;
 use orrery_system::ram::Ram;
 use orrery_system::{RestoreError, StateBlob};
 
-use crate::cache::{CodeCache, Key};
+use crate::cache::{CodeCache, Key, Slot};
 use crate::cpus::{Cpus, Ran};
 use crate::debug::{DebugCpu, Debugger, Hit};
 use crate::env::Env;
@@ -15,7 +15,7 @@ use crate::jit::{
     Compiler, HotSpot, JitStats, Policy, SAMPLE, SAMPLE_COMPILED, TRIP, Tier, abi, runtime,
 };
 use crate::lower::lower;
-use crate::region::{Chunk, RPage, Region};
+use crate::region::{Chunk, Region};
 use crate::uop::Uop;
 
 const PAGE: u64 = 4096;
@@ -376,14 +376,16 @@ impl<I: Isa> Cluster<I> {
                 let pages = if slot.checked.get() == (index, epoch) {
                     u32::MAX
                 } else {
-                    let pages = in_place(core, &slot.pages);
+                    let pages = in_place(core, slot);
                     if pages == u32::MAX {
                         slot.checked.set((index, epoch));
                     }
                     pages
                 };
+                // Code knows what pages are in place by the first block's.
+                let there = if slot.own == 0 { pages & 1 != 0 } else { pages == u32::MAX };
                 if let Some(code) = slot.code
-                    && pages & 1 != 0
+                    && there
                 {
                     let cache = &self.cache;
                     let budget = *left + i64::from(len);
@@ -627,7 +629,7 @@ impl<I: Isa> Cluster<I> {
             Some(Chunk { linear: window.linear, at, bytes })
         };
         let limits = if best { tier.policy.limits } else { tier.policy.quick };
-        let Some(region) =
+        let Some(mut region) =
             Region::form::<I>(&core.cpu, mode, start, &limits, &mut self.builder, fetch)
         else {
             let block = self.cache.block_mut(id);
@@ -641,10 +643,20 @@ impl<I: Isa> Cluster<I> {
             .map(|p| p.offset / PAGE as usize)
             .collect();
         let stays = !best && tier.policy.choosy && !region.is_arithmetic(I::MXCSR.is_some());
-        let number = self.cache.add_region(id, region.pages.clone(), best);
+        let number = self.cache.add_region(id, region.pages.clone().into(), best);
         if stays {
             self.cache.set_best(number);
         }
+        let cache = &mut self.cache;
+        let Region { blocks, pages: places, gates, .. } = &mut region;
+        gates.retain(|&gate| {
+            let (pc, own) = (blocks[gate].pc, usize::from(blocks[gate].page));
+            let p = &places[own];
+            let linear = p.linear.wrapping_add(pc.wrapping_sub(p.pc));
+            let key = Key { at: p.offset + (linear % PAGE) as usize, pc, mode, single: false };
+            let block = cache.find(&key).filter(|&id| !cache.block(id).formed);
+            block.map(|id| cache.add_gate(number, id, own)).is_some()
+        });
         tier.submit(number, region, best);
         for page in pages {
             self.mark_code(board, page);
@@ -848,16 +860,16 @@ pub(crate) fn epoch<I: Isa>(core: &Core<I>, cache: &CodeCache, mode: u64) -> u64
     core.tlb.epoch(I::fetch_mmu(mode)).wrapping_add(cache.epoch())
 }
 
-/// Which pages of a region are where they were when it was formed, a bit each; all ones for all. The
-/// first is: its block was about to run.
-fn in_place<I: Isa>(core: &Core<I>, pages: &[RPage]) -> u32 {
+/// Which pages of a region are where they were when it was formed, a bit each; all ones for all. That of
+/// the block is: it was about to run.
+fn in_place<I: Isa>(core: &Core<I>, slot: &Slot) -> u32 {
     let mut bits = u32::MAX;
-    for (n, p) in pages.iter().enumerate() {
+    for (n, p) in slot.pages.iter().enumerate() {
         let there = I::code_window(&core.cpu, p.pc).is_ok_and(|w| {
             let entry = || core.tlb.entry(w.linear, Access::Exec, w.mmu);
             w.linear == p.linear
                 && w.len >= p.reach
-                && (n == 0 || entry().is_some_and(|e| e.offset == Some(p.offset)))
+                && (n == slot.own || entry().is_some_and(|e| e.offset == Some(p.offset)))
         });
         if !there {
             bits &= !(1 << n);

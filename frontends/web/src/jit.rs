@@ -18,8 +18,8 @@ use wasm_bindgen_futures::{JsFuture, spawn_local};
 
 use crate::host::report;
 
-/// Slots that the table grows by.
-const GROW: u32 = 256;
+/// Slots that the table grows by. Every module there is hears of it.
+const GROW: u32 = 4096;
 /// Most modules being compiled at a time.
 const MAX_FLYING: usize = 4;
 /// Guest instructions from which on a module is not made larger: making one takes the machine's
@@ -43,13 +43,15 @@ struct State {
     live: BTreeMap<u64, u32>,
     /// Regions not wanted any more that are being compiled.
     cancelled: BTreeSet<u64>,
+    /// Gates of regions that were not made, still to be released.
+    unmade: BTreeSet<u64>,
     free: Vec<u32>,
     /// Slots to be emptied.
     stale: Vec<u32>,
 }
 
-/// Regions of a module, by the numbers of their jobs, and the slots that they go to.
-type Placed = Vec<(u64, u32)>;
+/// Regions of a module: the number of the job and the slots that its first block and its gates go to.
+type Placed = Vec<(u64, Vec<u32>)>;
 
 /// What is handed to the engine.
 struct Lent(Jit);
@@ -77,6 +79,7 @@ impl Jit {
             pending: 0,
             live: BTreeMap::new(),
             cancelled: BTreeSet::new(),
+            unmade: BTreeSet::new(),
             free: Vec::new(),
             stale: Vec::new(),
         };
@@ -152,12 +155,13 @@ impl State {
         };
         let n = self.queue.iter().position(fit).map_or(self.queue.len(), |last| last + 1);
         let jobs: Vec<Job> = self.queue.drain(..n).collect();
-        let mut slots = Vec::with_capacity(jobs.len());
+        let mut slots: Placed = Vec::with_capacity(jobs.len());
         for job in &jobs {
-            slots.push((job.id, self.slot()?));
+            let ways = 0..=job.region.gates.len();
+            slots.push((job.id, ways.map(|_| self.slot()).collect::<Option<_>>()?));
         }
         let regions: Vec<_> =
-            jobs.iter().zip(&slots).map(|(job, &(_, slot))| (&job.region, slot)).collect();
+            jobs.iter().zip(&slots).map(|(job, (_, slots))| (&job.region, &**slots)).collect();
         Some((wasm::module(&regions, &self.shims), slots))
     }
 
@@ -166,19 +170,21 @@ impl State {
             report(&format!("orrery: generated code: {e:?}"));
         }
         let bytes = bytes / slots.len().max(1);
-        for (id, slot) in slots {
+        for (first, slots) in slots {
             self.pending -= 1;
-            if self.cancelled.remove(&id) || made.is_err() {
-                self.stale.push(slot);
-                continue;
+            for (id, slot) in (first..).zip(slots) {
+                if self.cancelled.remove(&id) || made.is_err() {
+                    self.stale.push(slot);
+                    continue;
+                }
+                self.live.insert(id, slot);
+                self.done.push(Done {
+                    id,
+                    code: Some(Code::called(wasm::entry(slot))),
+                    bytes: if id == first { bytes } else { 0 },
+                    nanos: 0,
+                });
             }
-            self.live.insert(id, slot);
-            self.done.push(Done {
-                id,
-                code: Some(Code::called(wasm::entry(slot))),
-                bytes,
-                nanos: 0,
-            });
         }
     }
 }
@@ -207,9 +213,11 @@ impl Compiler for Lent {
         if let Some(slot) = s.live.remove(&id) {
             s.stale.push(slot);
         } else if let Some(at) = s.queue.iter().position(|job| job.id == id) {
-            s.queue.remove(at);
+            let job = s.queue.remove(at);
             s.pending -= 1;
-        } else {
+            // Its gates go, too, and are named each.
+            s.unmade.extend((id..).take(1 + job.region.gates.len()).skip(1));
+        } else if !s.unmade.remove(&id) {
             s.cancelled.insert(id);
         }
     }
@@ -225,5 +233,6 @@ impl Compiler for Lent {
         s.done.clear();
         s.pending -= s.queue.len();
         s.queue.clear();
+        s.unmade.clear();
     }
 }

@@ -21,7 +21,8 @@ use abi::Code;
 /// A region to compile.
 #[derive(Debug)]
 pub struct Job {
-    /// What [`Done::id`] and [`Compiler::release`] call it.
+    /// What [`Done::id`] and [`Compiler::release`] call it. Those behind it stand for its gates, in order: each has code of
+    /// its own, and is released on its own.
     pub id: u64,
     /// The region.
     pub region: Region,
@@ -84,7 +85,9 @@ impl Default for Policy {
     fn default() -> Self {
         // The browser's compiler takes part of the machine's own thread.
         let (heat, best) = if cfg!(target_arch = "wasm32") { (32, None) } else { (2, Some(60)) };
-        let limits = Limits { resumes: cfg!(target_arch = "wasm32"), ..Limits::default() };
+        let wasm = cfg!(target_arch = "wasm32");
+        let limits =
+            Limits { resumes: wasm, gates: if wasm { 12 } else { 0 }, ..Limits::default() };
         let quick = Limits { blocks: 32, insns: 300, ..limits };
         Self { heat, eager: false, best, choosy: true, limits, quick, bytes: 64 << 20 }
     }
@@ -269,7 +272,8 @@ impl Tier {
             if done.id >> 32 != u64::from(self.generation) {
                 self.compiler.release(done.id);
             } else if let Some(code) = done.code {
-                self.stats.compiled += 1;
+                // Gates come without bytes.
+                self.stats.compiled += u64::from(done.bytes > 0);
                 self.live += done.bytes;
                 self.sizes.insert(done.id as u32, done.bytes);
                 ready.push((done.id as u32, code));
@@ -281,8 +285,9 @@ impl Tier {
     }
 
     pub(crate) fn release(&mut self, region: u32) {
-        self.stats.dropped += 1;
-        self.live -= self.sizes.remove(&region).unwrap_or(0);
+        let bytes = self.sizes.remove(&region).unwrap_or(0);
+        self.stats.dropped += u64::from(bytes > 0);
+        self.live -= bytes;
         self.compiler.release(self.id(region));
     }
 

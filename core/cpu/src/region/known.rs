@@ -60,6 +60,7 @@ fn walk<'a>(
 pub(super) fn fill_in(region: &mut Region) {
     let mut blocks: Vec<Option<Known>> = vec![None; region.blocks.len()];
     blocks[0] = Some(NOTHING);
+    region.gates.iter().for_each(|&gate| blocks[gate] = Some(NOTHING));
     let mut again = true;
     while again {
         again = false;

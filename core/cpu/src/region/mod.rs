@@ -67,6 +67,8 @@ pub struct Region {
     pub returns: Vec<usize>,
     /// At most so many low bits of each guest variable are not zero where a block starts.
     pub bits: [u8; FIRST_TEMP as usize],
+    /// Blocks other than the first that it may be entered at ([`Limits::gates`]).
+    pub gates: Vec<usize>,
     /// When floating-point ops may be done on the host ([`Isa::FLOAT_GUARD`]).
     pub guard: (Var, u64, u64),
     /// Bits of the guard that may be missing where a result is exact ([`Isa::FLOAT_INEXACT`]).
@@ -100,11 +102,13 @@ pub struct Limits {
     /// Whether it goes on behind an [`Op::Leave`] to a known place: for back ends that call the shim
     /// [`resume`](crate::jit::abi::Shims::resume).
     pub resumes: bool,
+    /// Most places besides its first block that it can be entered at: for back ends that can do that.
+    pub gates: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { blocks: 64, insns: 1000, block_insns: 64, pages: 8, resumes: false }
+        Self { blocks: 64, insns: 1000, block_insns: 64, pages: 8, resumes: false, gates: 0 }
     }
 }
 
@@ -125,6 +129,13 @@ impl Region {
     /// The block that begins at `pc`.
     pub fn block_at(&self, pc: u64) -> Option<usize> {
         self.starts.get(&pc).copied()
+    }
+
+    /// Which of the gates begins at `pc`.
+    #[cfg(test)]
+    pub(crate) fn gate_at(&self, pc: u64) -> Option<usize> {
+        let block = self.block_at(pc)?;
+        self.gates.iter().position(|&gate| gate == block)
     }
 
     /// Where a way out of block `from` to `pc` leads: a block of the region, and the page it is
@@ -183,6 +194,7 @@ impl Region {
             blocks,
             pages,
             returns,
+            gates: Vec::new(),
             bits,
             guard,
             inexact,
@@ -219,6 +231,7 @@ impl Region {
             blocks: Vec::new(),
             pages: Vec::new(),
             returns: Vec::new(),
+            gates: Vec::new(),
             bits,
             guard: I::FLOAT_GUARD,
             inexact: I::FLOAT_INEXACT,
@@ -230,7 +243,7 @@ impl Region {
             across: BTreeMap::new(),
         };
         let mut queue = VecDeque::from([pc]);
-        let mut back = Vec::new();
+        let (mut back, mut resumed) = (Vec::new(), Vec::new());
         while let Some(pc) = queue.pop_front() {
             if region.starts.contains_key(&pc)
                 || region.blocks.len() >= limits.blocks
@@ -246,7 +259,10 @@ impl Region {
             for op in &block.ops {
                 match *op {
                     Op::ExitIf { pc, .. } | Op::Goto { pc } => queue.push_back(pc),
-                    Op::Leave { pc: Val::Imm(pc) } if limits.resumes => queue.push_back(pc),
+                    Op::Leave { pc: Val::Imm(pc) } if limits.resumes => {
+                        resumed.push(pc);
+                        queue.push_back(pc);
+                    }
                     _ => {}
                 }
             }
@@ -266,6 +282,7 @@ impl Region {
                 region.returns.push(n);
             }
         }
+        region.find_gates(&resumed, limits.gates);
         known::fill_in(&mut region);
         for block in &mut region.blocks {
             block.ops = expand::<I>(&block.ops);
@@ -274,6 +291,25 @@ impl Region {
         }
         flow::dirty(&mut region);
         Some(region)
+    }
+
+    /// Chooses where it may be entered besides: behind calls and instructions that may have led elsewhere, and where
+    /// loops begin.
+    fn find_gates(&mut self, resumed: &[u64], most: usize) {
+        if most == 0 {
+            return;
+        }
+        let looks = flow::budget(self).look;
+        let resumed = resumed.iter().filter_map(|&pc| self.block_at(pc));
+        let loops = (0..self.blocks.len()).filter(|&n| looks[n]);
+        let mut gates = Vec::new();
+        for n in self.returns.iter().copied().chain(resumed).chain(loops) {
+            if n != 0 && !self.across.contains_key(&n) && !gates.contains(&n) && gates.len() < most
+            {
+                gates.push(n);
+            }
+        }
+        self.gates = gates;
     }
 
     /// The number of the page that a chunk is in, entered if new.

@@ -25,6 +25,38 @@ pub(super) fn body(region: &Region, shims: &Slots) -> (Function, Vec<BranchHint>
     f.finish()
 }
 
+/// The bodies of the ways into a region with gates, whose function is `body`: at its first block, then at each gate. The
+/// place is told in [`Context::status`].
+pub(super) fn ways_in(region: &Region, body: u32, shims: &Slots) -> Vec<Function> {
+    let need = flow::budget(region).need;
+    let way = |(state, block): (usize, usize)| {
+        let mut f = Function::new([]);
+        f.instructions()
+            .local_get(CTX)
+            .i64_load(field(Context::LEFT, 3))
+            .i64_const(need[block].into())
+            .i64_lt_s()
+            .if_(BlockType::Empty)
+            .local_get(CTX)
+            .i64_const(region.blocks[block].pc as i64)
+            .i64_store(field(Context::PC, 3))
+            .i32_const(stop::LOOKUP as i32)
+            .return_()
+            .end()
+            .local_get(CTX)
+            .i32_const(state as i32)
+            .i32_store(field(Context::STATUS, 2))
+            .local_get(CTX);
+        if shims.tail_calls {
+            f.instructions().return_call(body).end();
+        } else {
+            f.instructions().call(body).end();
+        }
+        f
+    };
+    [0].into_iter().chain(region.gates.iter().copied()).enumerate().map(way).collect()
+}
+
 /// The body of the function that goes on at a program counter: in the region that is linked there, or
 /// in the runtime.
 pub(super) fn go_on() -> Function {
@@ -196,7 +228,7 @@ impl<'a> Func<'a> {
         let mut f = Self {
             region,
             shims,
-            graph: Graph::new(&succs),
+            graph: Graph::new(&succs, &region.gates),
             budget: flow::budget(region),
             code: Vec::with_capacity(4096),
             hints: Vec::new(),
@@ -595,7 +627,12 @@ impl<'a> Func<'a> {
             self.read_guard();
         }
         self.open(Scope::Cold);
-        self.enough(0);
+        if self.region.gates.is_empty() {
+            self.enough(0);
+        } else {
+            // The way in has looked at the budget.
+            self.i().local_get(CTX).i32_load(field(Context::STATUS, 2)).local_set(STATE);
+        }
     }
 
     fn leave(&mut self) {
@@ -717,7 +754,7 @@ impl<'a> Func<'a> {
         }
         match self.way(to) {
             Some(scope) => {
-                if let Some(state) = self.graph.dispatched.iter().position(|&b| b == to) {
+                if let Some(state) = self.graph.state(to) {
                     self.i().i32_const(state as i32).local_set(STATE);
                 }
                 self.br(scope);
@@ -835,9 +872,7 @@ impl<'a> Func<'a> {
                 let back = self.insns() - self.k;
                 let direct = match self.region.edge(self.block, pc) {
                     Some((to, None))
-                        if back == 0
-                            && !self.budget.look[to]
-                            && !self.graph.dispatched.contains(&to) =>
+                        if back == 0 && !self.budget.look[to] && self.graph.state(to).is_none() =>
                     {
                         self.way(to)
                     }

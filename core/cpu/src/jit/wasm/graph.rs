@@ -2,16 +2,18 @@
 //!
 //! WebAssembly has structured control flow only. Blocks are nested by the dominator tree: a block
 //! with one way in stands where that way is taken, one with several stands behind a `block` that the ways leave,
-//! a loop's first block stands in a `loop`. Where a cycle can be entered at several places
-//! those places are reached through one more node, the dispatcher, which is then the first block of a loop
-//! around everything.
+//! a loop's first block stands in a `loop`. Where a region can be entered at several places, and where a cycle can,
+//! one more node leads to them, the dispatcher. Ways inside the region that close such a cycle go through it; it is then the first
+//! block of a loop around everything.
 
 /// The nodes of a region in the order and nesting that they are written in.
 pub(super) struct Graph {
     /// For each node: its successors in forward direction and otherwise.
     succs: Vec<Vec<usize>>,
-    /// Nodes that are reached through the dispatcher, in the order of its table. Empty: there is none.
+    /// Nodes that the dispatcher leads to, in the order of its table. Empty: there is none.
     pub(super) dispatched: Vec<usize>,
+    /// Those of them that every way leads to through it.
+    strays: Vec<usize>,
     /// Position in reverse postorder; `usize::MAX` for nodes that are not reached.
     order: Vec<usize>,
     /// The nodes each node dominates immediately that several ways lead to, last in order first.
@@ -23,35 +25,40 @@ pub(super) struct Graph {
 }
 
 impl Graph {
-    /// The graph of blocks with these ways out of each; block 0 is the entry. `succs` may
+    /// The graph of blocks with these ways out of each; block 0 is the entry, `gates` are others. `succs` may
     /// name a block more than once.
-    pub(super) fn new(succs: &[Vec<usize>]) -> Self {
-        let mut dispatched = Vec::new();
+    pub(super) fn new(succs: &[Vec<usize>], gates: &[usize]) -> Self {
+        // The entry is the first of the dispatcher's ways, then come the gates.
+        let mut dispatched: Vec<usize> = Vec::new();
+        if !gates.is_empty() {
+            dispatched.push(0);
+            dispatched.extend(gates);
+        }
+        let mut strays = Vec::new();
         loop {
-            let mut g = Self::with_dispatcher(succs, &dispatched);
+            let mut g = Self::with_dispatcher(succs, &dispatched, &strays);
             let idom = g.dominators();
-            match g.stray(&idom) {
-                Some(node) => dispatched.push(node),
-                None => {
-                    g.classify(&idom);
-                    return g;
+            let Some(node) = g.stray(&idom) else {
+                g.classify(&idom);
+                return g;
+            };
+            strays.push(node);
+            for node in [0, node] {
+                if !dispatched.contains(&node) {
+                    dispatched.push(node);
                 }
-            }
-            // The entry must be among them: it is one of the dispatcher's ways.
-            if !dispatched.contains(&0) {
-                dispatched.insert(0, 0);
             }
         }
     }
 
-    fn with_dispatcher(blocks: &[Vec<usize>], dispatched: &[usize]) -> Self {
+    fn with_dispatcher(blocks: &[Vec<usize>], dispatched: &[usize], strays: &[usize]) -> Self {
         let n = blocks.len();
         let mut succs = blocks.to_vec();
         let root = if dispatched.is_empty() {
             0
         } else {
             for to in succs.iter_mut().flatten() {
-                if dispatched.contains(to) {
+                if strays.contains(to) {
                     *to = n;
                 }
             }
@@ -64,6 +71,7 @@ impl Graph {
             is_merge: vec![false; succs.len()],
             is_loop: vec![false; succs.len()],
             dispatched: dispatched.to_vec(),
+            strays: strays.to_vec(),
             succs,
             root,
         };
@@ -78,7 +86,13 @@ impl Graph {
 
     /// The node that a way to block `to` leads to.
     pub(super) fn node(&self, to: usize) -> usize {
-        if self.dispatched.contains(&to) { self.root } else { to }
+        if self.strays.contains(&to) { self.root } else { to }
+    }
+
+    /// What tells the dispatcher to go on at this block, if ways to it go through it.
+    pub(super) fn state(&self, to: usize) -> Option<usize> {
+        let at = |&b: &usize| b == to;
+        self.strays.iter().find(|&b| at(b)).and_then(|_| self.dispatched.iter().position(at))
     }
 
     /// Whether several ways lead forward to the node.

@@ -113,8 +113,9 @@ pub fn entry(slot: u32) -> super::abi::Entry {
 /// The name that memory and table are imported under.
 pub const IMPORTS: &str = "e";
 
-/// A module with a function for each region, to be put into the slot beside it.
-pub fn module(regions: &[(&Region, u32)], shims: &Slots) -> Vec<u8> {
+/// A module with a function for each region, to be put into the slot beside it: the first for its first block, one more for each
+/// of its gates.
+pub fn module(regions: &[(&Region, &[u32])], shims: &Slots) -> Vec<u8> {
     use ValType::{I32, I64};
     let mut types = TypeSection::new();
     types.ty().function([I32], [I32]);
@@ -151,25 +152,37 @@ pub fn module(regions: &[(&Region, u32)], shims: &Slots) -> Vec<u8> {
     let mut code = CodeSection::new();
     // What profilers show.
     let mut names = NameMap::new();
-    let first = u32::from(shims.tail_calls);
+    let mut count = 0;
     if shims.tail_calls {
         functions.function(Type::GoOn as u32);
         code.function(&func::go_on());
         names.append(0, "go_on");
+        count = 1;
     }
-    for (i, &(region, slot)) in regions.iter().enumerate() {
-        let i = i as u32 + first;
+    for &(region, slots) in regions {
+        let i = count;
         functions.function(Type::Entry as u32);
         names.append(i, &format!("guest_{:x}", region.pc()));
-        elements.active(
-            None,
-            &ConstExpr::i32_const(slot as i32),
-            Elements::Functions(Cow::Owned(vec![i])),
-        );
         let (body, seldom) = func::body(region, shims);
         code.function(&body);
         if !seldom.is_empty() {
             hints.function_hints(i, seldom);
+        }
+        count += 1;
+        let mut ways = vec![i];
+        if !region.gates.is_empty() {
+            ways.clear();
+            for way in func::ways_in(region, i, shims) {
+                functions.function(Type::Entry as u32);
+                names.append(count, &format!("enter_{:x}", region.pc()));
+                code.function(&way);
+                ways.push(count);
+                count += 1;
+            }
+        }
+        for (&slot, way) in slots.iter().zip(ways) {
+            let (at, what) = (ConstExpr::i32_const(slot as i32), vec![way]);
+            elements.active(None, &at, Elements::Functions(Cow::Owned(what)));
         }
     }
     let mut module = Module::new();

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use wasmi::{
-    Caller, Config, Engine, Func, Linker, Memory, MemoryType, Nullable, Ref, RefType, Store, Table,
-    TableType,
+    Caller, Config, Engine, Func, Linker, Memory, MemoryType, Ref, Store, Table, TableType, ValType,
 };
 
 use super::{IMPORTS, Slots, module};
@@ -47,6 +46,7 @@ const SLOTS: Slots = Slots {
     tail_calls: true,
 };
 const REGION: u32 = 13;
+const MOST_GATES: usize = 7;
 /// The quick function of these tests, which is in slot 10 ([`Region::of_blocks`]).
 const QUICK: u16 = 9;
 
@@ -130,8 +130,9 @@ impl Wasm {
         let mut store = Store::new(&engine, None);
         let memory = Memory::new(&mut store, MemoryType::new(20, None)).unwrap();
         *store.data_mut() = Some(Host { memory });
-        let null = Ref::Func(Nullable::Null);
-        let table = Table::new(&mut store, TableType::new(RefType::Func, 16, None), null).unwrap();
+        let null = wasmi::Val::FuncRef(Ref::Null);
+        let table =
+            Table::new(&mut store, TableType::new(ValType::FuncRef, 32, None), null).unwrap();
         let load = |mut c: C<'_>, _: i32, linear: i64, a: i32| -> i64 {
             let bytes = a as u64 & 0xffff;
             if !status(&mut c, linear as u64, bytes) {
@@ -216,7 +217,7 @@ impl Wasm {
             Func::wrap(&mut *s, resume),
         ];
         for (i, f) in shims.into_iter().enumerate() {
-            table.set(&mut store, i as u64 + 1, Ref::Func(Nullable::Val(f))).unwrap();
+            table.set(&mut store, i as u64 + 1, wasmi::Val::FuncRef(Ref::Val(f))).unwrap();
         }
         Self { store, memory, table }
     }
@@ -227,8 +228,16 @@ impl Wasm {
         // As they are compiled; the reference runs all that they do.
         let mut pruned: Vec<Region> = regions.iter().map(|&r| r.clone()).collect();
         pruned.iter_mut().for_each(flow::prune);
-        let all: Vec<(&Region, u32)> = pruned.iter().zip(REGION..).collect();
-        let bytes = module(&all, &SLOTS);
+        let all: Vec<(&Region, u32)> =
+            pruned.iter().zip((REGION..).step_by(MOST_GATES + 1)).collect();
+        let slots: Vec<Vec<u32>> = all
+            .iter()
+            .map(|&(region, first)| (first..).take(1 + region.gates.len()).collect())
+            .collect();
+        let placed: Vec<(&Region, &[u32])> =
+            all.iter().zip(&slots).map(|(&(region, _), slots)| (region, &**slots)).collect();
+        let entry = REGION + pruned[0].gate_at(state.pc).map_or(0, |n| n as u32 + 1);
+        let bytes = module(&placed, &SLOTS);
         wasmparser::validate(&bytes).unwrap_or_else(|e| panic!("{e}: {:#x?}", regions[0].blocks));
         let module = wasmi::Module::new(self.store.engine(), &bytes).unwrap();
         let mut linker = Linker::new(self.store.engine());
@@ -268,7 +277,8 @@ impl Wasm {
             put(at + Link::CODE as usize, &slot.to_le_bytes());
         }
 
-        let Some(Ref::Func(Nullable::Val(f))) = self.table.get(&self.store, REGION.into()) else {
+        let Some(wasmi::Val::FuncRef(Ref::Val(f))) = self.table.get(&self.store, entry.into())
+        else {
             panic!("the region is in its slot");
         };
         let f = f.typed::<i32, i32>(&self.store).unwrap();
@@ -476,7 +486,7 @@ impl State {
     /// Runs a region as it is meant.
     fn run(&mut self, region: &Region) -> u32 {
         let budget = flow::budget(region);
-        let mut at = 0;
+        let mut at = region.gate_at(self.pc).map_or(0, |n| region.gates[n]);
         let mut look = true;
         'block: loop {
             let block = &region.blocks[at];
@@ -938,7 +948,15 @@ fn compare_all(wasm: &mut Wasm, regions: &[&Region], before: &State) {
     assert_eq!((stopped, got.pc, got.left), (why, want.pc, want.left), "{}", ops());
     let guest = usize::from(FIRST_TEMP);
     for v in 0..guest {
-        assert_eq!(got.ints[v], want.ints[v], "v{v}, {:x?}\n{}", &before.ints[..8], ops());
+        assert_eq!(
+            got.ints[v],
+            want.ints[v],
+            "v{v}, from {:x} of {:?}, {:x?}\n{}",
+            before.pc,
+            regions[0].gates,
+            &before.ints[..8],
+            ops()
+        );
     }
     for v in 0..usize::from(FIRST_VTEMP) {
         let kinds = &regions[0].kinds;
@@ -1034,6 +1052,25 @@ fn random_regions_end_in_the_state_that_a_plain_reading_of_their_ops_gives() {
     }
     // All kinds of stops were among them.
     assert!(stops.len() >= 3, "{stops:?}");
+}
+
+#[test]
+fn regions_entered_at_any_of_their_gates_end_in_the_same_state() {
+    let mut wasm = Wasm::new();
+    let mut several = 0;
+    for seed in 1..1500u64 {
+        let mut r = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut region = random_region(&mut r, 0, 0x4000);
+        region.gates = (1..region.blocks.len()).filter(|_| r.below(2) == 0).collect();
+        several += usize::from(region.gates.len() > 1);
+        let mut s = state(&mut r);
+        s.ints[7] &= !r.below(64);
+        for n in 0..region.blocks.len() {
+            s.pc = region.blocks[n].pc;
+            compare(&mut wasm, &region, &s);
+        }
+    }
+    assert!(several > 300, "{several}");
 }
 
 #[test]
