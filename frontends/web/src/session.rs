@@ -378,12 +378,20 @@ impl Session {
         let part = slice_ms / f64::from(PARTS);
         let mut now = now_ms;
         for n in 1.. {
-            let outcome = self.machine.run((now * 1e6) as u64, (part * 1e6) as u64);
+            // A script and a recording act at the same instruction on every host.
+            let next = self.script.as_ref().and_then(Script::next);
+            let next = next.into_iter().chain(self.control.next_input()).min();
+            let left = next.map_or(u64::MAX, |t| t.since(self.machine.board.now()));
+            if left == 0 && n > 1 {
+                return Outcome::Busy;
+            }
+            let most = ((part * 1e6) as u64).min(left.max(1));
+            let outcome = self.machine.run((now * 1e6) as u64, most);
             if n == PARTS || outcome != Outcome::Busy {
                 return outcome;
             }
             now = host::clock().max(now);
-            if now - now_ms >= slice_ms {
+            if self.script.is_none() && now - now_ms >= slice_ms {
                 return outcome;
             }
         }

@@ -285,9 +285,11 @@ impl Region {
         region.find_gates(&resumed, limits.gates);
         known::fill_in(&mut region);
         for block in &mut region.blocks {
-            block.ops = expand::<I>(&block.ops);
-            // The functions read more than the operations in their place.
-            opt::optimise(&mut block.ops, |v| I::var_bits(mode, v));
+            if let Some(ops) = expand::<I>(&block.ops) {
+                block.ops = ops;
+                // The functions read more than the operations in their place.
+                opt::optimise(&mut block.ops, |v| I::var_bits(mode, v));
+            }
         }
         flow::dirty(&mut region);
         Some(region)
@@ -445,20 +447,22 @@ fn leave_behind_helpers(ops: &mut [Op]) {
     }
 }
 
-/// The ops of a block, with operations for the pure functions that have some.
-fn expand<I: Isa>(ops: &[Op]) -> Vec<Op> {
+/// The ops of a block, with operations for the pure functions that have some; nothing if none has.
+fn expand<I: Isa>(ops: &[Op]) -> Option<Vec<Op>> {
+    ops.iter().position(|op| matches!(op, Op::Pure { .. }))?;
     let mut first = FIRST_TEMP;
     for op in ops {
         first = first.max(opt::dest(op).map_or(0, |d| d.0 + 1));
     }
-    let mut out = Vec::with_capacity(ops.len());
+    let mut out = Vec::with_capacity(ops.len() + 16);
+    let mut any = false;
     for op in ops {
         match op {
-            Op::Pure { f, d, args } if I::expand(*f, *d, args, first, &mut out) => {}
+            Op::Pure { f, d, args } if I::expand(*f, *d, args, first, &mut out) => any = true,
             op => out.push(*op),
         }
     }
-    out
+    any.then_some(out)
 }
 
 /// Where the call that ends a block comes back to: the address behind the block, stored by its

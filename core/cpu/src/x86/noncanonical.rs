@@ -29,7 +29,7 @@ pub(super) fn resolve(env: &mut Env<'_, X86Isa>, fault: Fault) -> Fault {
 fn through_stack(env: &mut Env<'_, X86Isa>, linear: u64) -> Option<bool> {
     let pc = X86Isa::pc(env.cpu);
     let window = X86Isa::code_window(env.cpu, pc).ok()?;
-    let mode = lift::mode(env.cpu.mode_key(), lift::features(&env.cpu.model));
+    let mode = lift::mode(env.cpu.mode_key(), env.cpu.features.of(&env.cpu.model));
     let mut at = window.linear;
     let insn = decode(mode, &mut || {
         let map = env.mapping(at, Access::Exec, window.mmu).map_err(drop)?;

@@ -2,7 +2,9 @@
 
 use super::cpuid::Model;
 use super::sse::Mxcsr;
-use super::state::{Activity, Msrs, Segment, Sys, TableReg, X86, cr0, flag, seg, var};
+use super::state::{
+    Activity, FoundFeatures, Msrs, Segment, Sys, TableReg, X86, cr0, flag, seg, var,
+};
 use super::x87::X87;
 use crate::frame::Frame;
 
@@ -64,6 +66,7 @@ impl X86 {
             x87: X87::new(),
             model,
             index,
+            features: FoundFeatures::default(),
             reset_request: false,
             watch: Default::default(),
         };

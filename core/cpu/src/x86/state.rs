@@ -4,10 +4,13 @@
 //! through helper functions lives here. Segment bases and limits are held twice: the descriptor
 //! cache ([`Segment`]) is the truth, its copy in the frame is what lifted code reads.
 
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::cpuid::Model;
 use super::flags;
+use super::insn::Features;
 use super::x87::X87;
 use crate::frame::Frame;
 
@@ -600,6 +603,23 @@ fn settled<S: Serializer>(frame: &Frame, serializer: S) -> Result<S::Ok, S::Erro
     frame.serialize(serializer)
 }
 
+/// The instructions of a processor's model, found when they are first asked for. No part of its state.
+#[derive(Clone, Debug, Default)]
+pub struct FoundFeatures(OnceLock<Features>);
+
+impl FoundFeatures {
+    /// Those of the model, which is always the same one.
+    pub fn of(&self, model: &Model) -> Features {
+        *self.0.get_or_init(|| super::lift::features(model))
+    }
+}
+
+impl PartialEq for FoundFeatures {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
 /// One x86 processor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct X86 {
@@ -612,6 +632,9 @@ pub struct X86 {
     pub x87: X87,
     /// Fixed at build: which processor this is.
     pub model: Model,
+    /// What it has of what lifting asks for.
+    #[serde(skip)]
+    pub features: FoundFeatures,
     /// Number of this processor in the machine (selects its pins; also the initial APIC ID).
     pub index: usize,
     /// A triple fault asks the machine for a reset; the run loop takes it.

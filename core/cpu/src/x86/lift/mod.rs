@@ -105,8 +105,7 @@ pub fn mode(block_key: u64, features: Features) -> Mode {
 
 /// Emits the instruction at `pc`, whose bytes are at the start of `code`.
 pub fn lift(cpu: &X86, block_key: u64, pc: u64, code: &[u8], b: &mut Builder) -> Lift {
-    let features = features(&cpu.model);
-    let mode = mode(block_key, features);
+    let mode = mode(block_key, cpu.features.of(&cpu.model));
     let mut bytes = code.iter().copied();
     match decode(mode, &mut || bytes.next().ok_or(())) {
         Ok(insn) => {
