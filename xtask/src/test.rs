@@ -29,6 +29,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     all.check("system tests", || system(fast, &[]));
     all.check("page and wasm build", web::build);
     all.check("the wasm build in Node", node);
+    all.check("random sequences in compiled WebAssembly", sequences);
     all.check("the core's unit tests in Chromium", in_browser);
     all.check("the page in Chromium", page);
     all.verdict()
@@ -192,6 +193,17 @@ fn node() -> Result<()> {
     let words =
         "-- -m 32 -display none -serial stdio -icount 3 -script tests/node/diagnostic.script";
     web::node(&words.split(' ').map(String::from).collect::<Vec<_>>())
+}
+
+/// Random sequences of instructions, interpreted and in compiled WebAssembly, in Node.
+fn sequences() -> Result<()> {
+    if !shell::have("node") {
+        return Err(Skipped("no node (package nodejs)".into()).into());
+    }
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into());
+    let pkg = format!("{target}/node-test");
+    web::bind("orrery-node-test", &pkg)?;
+    shell::run("node", &["tests/node/sequences.mjs", &pkg])
 }
 
 /// The unit tests of the core's crates, in Chromium: what `wasm-pack test --headless --chrome` does,

@@ -10,16 +10,9 @@ const WASM_BINDGEN: &str = "0.2.130";
 /// Where the page is built to.
 pub(crate) const DIST: &str = "www/dist";
 
-/// Builds the wasm and its bindings into `to`.
+/// Builds the page's wasm and its bindings into `to`.
 fn bindings(to: &str) -> Result<()> {
-    let wasm = "wasm32-unknown-unknown";
-    shell::cargo(&["build", "--release", "--package", "orrery-web", "--target", wasm])?;
-    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into());
-    let module = format!("{target}/{wasm}/release/orrery_web.wasm");
-    let tool = bindgen(&target)?;
-    shell::run(&tool, &["--target", "web", "--no-typescript", "--out-dir", to, &module])?;
-    // Debian's Node (18) takes a `.js` file for a module only if it is told so.
-    fs::write(format!("{to}/package.json"), r#"{"type": "module"}"#)?;
+    bind("orrery-web", to)?;
     // Smaller and faster where binaryen is there; the page works without.
     if shell::have("wasm-opt") {
         let out = format!("{to}/orrery_web_bg.wasm");
@@ -39,6 +32,19 @@ fn bindings(to: &str) -> Result<()> {
             ],
         )?;
     }
+    Ok(())
+}
+
+/// Builds a package for wasm, and its bindings into `to`.
+pub(crate) fn bind(package: &str, to: &str) -> Result<()> {
+    let wasm = "wasm32-unknown-unknown";
+    shell::cargo(&["build", "--release", "--package", package, "--target", wasm])?;
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into());
+    let module = format!("{target}/{wasm}/release/{}.wasm", package.replace('-', "_"));
+    let tool = bindgen(&target)?;
+    shell::run(&tool, &["--target", "web", "--no-typescript", "--out-dir", to, &module])?;
+    // Debian's Node (18) takes a `.js` file for a module only if it is told so.
+    fs::write(format!("{to}/package.json"), r#"{"type": "module"}"#)?;
     Ok(())
 }
 

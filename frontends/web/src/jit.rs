@@ -19,7 +19,7 @@ use wasm_bindgen_futures::{JsFuture, spawn_local};
 use crate::host::report;
 
 /// Slots that the table grows by. Every module there is hears of it.
-const GROW: u32 = 4096;
+const GROW: u32 = 1024;
 /// Most modules being compiled at a time.
 const MAX_FLYING: usize = 4;
 /// Guest instructions from which on a module is not made larger: making one takes the machine's

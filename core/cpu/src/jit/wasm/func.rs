@@ -1012,8 +1012,16 @@ impl<'a> Func<'a> {
     fn helper(&mut self, f: u16, d: Option<Var>, args: &Args, fx: Fx) {
         self.put_args(args);
         let looks = fx.has(Fx::READS) || fx.has(Fx::WRITES);
+        let temporaries: Vec<VecVar> = (FIRST_VTEMP..VECS as u8).map(VecVar).collect();
         if looks {
             self.write_back(self.dirty & self.written, self.vwritten);
+            // Operands in memory come through these.
+            for &v in &temporaries {
+                if self.vecs[usize::from(v.0)].is_some() && self.vclean >> v.0 & 1 == 0 {
+                    self.store_vec(v);
+                    self.vclean |= 1 << v.0;
+                }
+            }
         }
         self.put_left();
         let rest = self.rest();
@@ -1029,6 +1037,11 @@ impl<'a> Func<'a> {
         }
         if fx.has(Fx::WRITES) {
             self.load_variables();
+            for &v in &temporaries {
+                if self.vecs[usize::from(v.0)].is_some() {
+                    self.load_vec(v);
+                }
+            }
             if self.floats {
                 self.read_guard();
             }
