@@ -242,6 +242,8 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     }
     let mut scratches = Vec::new();
     let blocks = host.graph();
+    // Another program has the disks until its machine is here.
+    blocks.context().set_awaits(options.incoming.is_some());
     let (serials, parallels) = char_targets(options);
     for text in &options.objects {
         blocks.add_object_argument(text).map_err(|source| wrong("-object", text, source))?;
@@ -560,7 +562,7 @@ fn assemble(
     if options.accel.qtest || is_empty(kind) {
         machine.set_qtest();
     }
-    if options.paused || options.preconfig {
+    if options.paused || options.preconfig || options.incoming.is_some() {
         machine.pause();
     }
     Launched { machine, lines, warnings }

@@ -80,10 +80,19 @@ struct Block {
 impl Machine {
     /// The machine's state as a file.
     pub fn save(&self) -> Vec<u8> {
+        self.save_with(true)
+    }
+
+    /// The same without the content of memory.
+    pub fn save_devices(&self) -> Vec<u8> {
+        self.save_with(false)
+    }
+
+    fn save_with(&self, memory: bool) -> Vec<u8> {
         let (board, devices) = self.board.save();
         let ram = self.board.ram();
         let pack = |b: orrery_system::ram::NamedBlock| {
-            let pages = b.block.len.div_ceil(PAGE_SIZE);
+            let pages = if memory { b.block.len.div_ceil(PAGE_SIZE) } else { 0 };
             let mut present = vec![0u8; pages.div_ceil(8)];
             let mut bytes = Vec::new();
             let mut page = [0u8; PAGE_SIZE];
@@ -120,6 +129,15 @@ impl Machine {
     /// Replaces the machine's state. On an error after the checks of form the machine must be
     /// reset or restored again before it runs.
     pub fn restore(&mut self, file: &[u8]) -> Result<(), SnapshotError> {
+        self.restore_with(file, true)
+    }
+
+    /// Replaces the state of everything but memory by what [`Machine::save_devices`] gave.
+    pub fn restore_devices(&mut self, file: &[u8]) -> Result<(), SnapshotError> {
+        self.restore_with(file, false)
+    }
+
+    fn restore_with(&mut self, file: &[u8], memory: bool) -> Result<(), SnapshotError> {
         let (head, body) = file.split_at_checked(28).ok_or(SnapshotError::Magic)?;
         if &head[..8] != MAGIC {
             return Err(SnapshotError::Magic);
@@ -148,7 +166,7 @@ impl Machine {
                 return Err(SnapshotError::Memory { name, found, expected });
             }
         }
-        for (have, saved) in blocks.iter().zip(&body.memory) {
+        for (have, saved) in blocks.iter().zip(&body.memory).filter(|_| memory) {
             self.unpack(have.block, saved)?;
         }
         self.board.restore(&body.board, &body.devices)?;

@@ -19,6 +19,7 @@ mod disks;
 mod guides;
 mod machines;
 mod media;
+mod migration;
 mod picture;
 mod program;
 mod sound;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
     tests.extend(sound::tests());
     tests.extend(guides::tests());
     tests.extend(time_travel::tests());
+    tests.extend(migration::tests());
     if std::env::var_os("ORRERY_FAST").is_some() {
         tests.retain(|t| !t.slow);
     }

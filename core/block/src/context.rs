@@ -5,6 +5,7 @@ use crate::host::{HostClock, HostFs, HostNet};
 use crate::sync::lock;
 use crate::{BlockError, Result};
 use serde_json::Value;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// Something that happened, as the monitor reports it.
@@ -32,6 +33,7 @@ struct Inner {
     fs: OnceLock<Arc<dyn HostFs>>,
     net: OnceLock<Arc<dyn HostNet>>,
     events: Mutex<Vec<EventHook>>,
+    awaits: AtomicBool,
 }
 
 impl Context {
@@ -87,6 +89,17 @@ impl Context {
             Some(clock) => drop(clock.sleep(ns).await),
             None => crate::exec::yield_now().await,
         }
+    }
+
+    /// Another program has the disks: files are opened without locks, until
+    /// [`reload`](crate::graph::BlockGraph::reload).
+    pub fn set_awaits(&self, on: bool) {
+        self.0.awaits.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether another program has the disks.
+    pub fn awaits(&self) -> bool {
+        self.0.awaits.load(Ordering::Relaxed)
     }
 
     /// Has `hook` hear every event.

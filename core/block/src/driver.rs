@@ -126,6 +126,12 @@ pub(crate) trait Driver: Send + Sync + 'static {
         false
     }
 
+    /// Keeps other programs from the bytes, or lets them have them.
+    fn claim(&self, on: bool) -> Result<()> {
+        let _ = on;
+        Ok(())
+    }
+
     /// A driver for the same bytes that may write or may not.
     fn reopen(
         self: Arc<Self>,

@@ -258,7 +258,9 @@ impl BlockGraph {
         write: bool,
     ) -> Result<Arc<Node>> {
         let file = fs.open(name, write).await?;
-        file.lock(if write { LockMode::Write } else { LockMode::Read })?;
+        if !self.context().awaits() {
+            file.lock(if write { LockMode::Write } else { LockMode::Read })?;
+        }
         self.open_file(None, name, file)
     }
 

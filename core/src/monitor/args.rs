@@ -142,7 +142,34 @@ qapi_types! {
     }
     struct RingbufRead { device: String, size: u64, format: Option<String> }
     struct RingbufWrite { device: String, data: String, format: Option<String> }
-    struct Migrate { uri: Option<String>, detach: Option<bool> }
+    struct Migrate { uri: Option<String>, channels: Option<Vec<Value>>, detach: Option<bool> }
+    struct Capability { capability: String, state: bool }
+    struct NewCapabilities { capabilities: Vec<Capability> }
+    struct MigrationParameters {
+        announce_initial: Option<u64>,
+        announce_max: Option<u64>,
+        announce_rounds: Option<u64>,
+        announce_step: Option<u64>,
+        throttle_trigger_threshold: Option<u64>,
+        cpu_throttle_initial: Option<u64>,
+        cpu_throttle_increment: Option<u64>,
+        cpu_throttle_tailslow: Option<bool>,
+        max_cpu_throttle: Option<u64>,
+        tls_creds: Option<String>,
+        tls_hostname: Option<String>,
+        tls_authz: Option<String>,
+        max_bandwidth: Option<u64>,
+        avail_switchover_bandwidth: Option<u64>,
+        max_postcopy_bandwidth: Option<u64>,
+        downtime_limit: Option<u64>,
+        multifd_channels: Option<u64>,
+        xbzrle_cache_size: Option<u64>,
+    }
+    struct AudioInfo { id: String, driver: String }
+    struct DirtyRate { calc_time_unit: Option<String> }
+    struct Stats { target: String, vcpus: Option<Vec<String>>, providers: Option<Vec<Value>> }
+    struct Provider { provider: Option<String> }
+    struct WatchdogAction { action: String }
     struct ReplayIcount { icount: u64 }
     struct Oob { run_oob: Option<bool> }
 
@@ -151,6 +178,8 @@ qapi_types! {
     struct PanickedEvent { action: String }
     struct WatchdogEvent { action: String }
     struct RtcEvent { offset: i64, qom_path: String }
+    struct MigrationEvent { status: String }
+    struct PassEvent { pass: u64 }
     struct TrayEvent { device: String, id: String, tray_open: bool }
 }
 
@@ -165,6 +194,8 @@ pub(super) fn events(registry: &mut Registry) -> Vec<Value> {
         event("GUEST_PANICKED", PanickedEvent::define(registry)),
         event("WATCHDOG", WatchdogEvent::define(registry)),
         event("DEVICE_TRAY_MOVED", TrayEvent::define(registry)),
+        event("MIGRATION", MigrationEvent::define(registry)),
+        event("MIGRATION_PASS", PassEvent::define(registry)),
         event("RTC_CHANGE", RtcEvent::define(registry)),
     ];
     for name in ["STOP", "RESUME", "POWERDOWN", "SUSPEND", "WAKEUP", "GUEST_PVSHUTDOWN"] {

@@ -153,9 +153,38 @@ pub(crate) const COMMANDS: &[Command] = &[
     row(&["memsave"], "addr size file", "save to disk virtual memory dump", |d, a| {
         d.dump_memory("memsave", a)
     }),
-    row(&["migrate"], "[-d] uri", "migrate to URI ('file:NAME' writes a snapshot file)", |d, a| {
-        let (_, uri) = flag(a, "-d");
-        d.quiet("migrate", json!({"uri": uri}))
+    row(
+        &["migrate"],
+        "[-d] uri",
+        "migrate to URI (tcp:HOST:PORT, unix:PATH, file:NAME)",
+        |d, a| {
+            let (_, uri) = flag(a, "-d");
+            d.quiet("migrate", json!({"uri": uri}))
+        },
+    ),
+    row(&["migrate_cancel"], "", "cancel the current VM migration", |d, _| {
+        d.quiet("migrate_cancel", json!({}))
+    }),
+    row(&["migrate_incoming"], "uri", "continue an incoming migration using uri", |d, a| {
+        d.quiet("migrate-incoming", json!({"uri": a}))
+    }),
+    row(
+        &["migrate_set_capability"],
+        "capability state",
+        "enable or disable a capability",
+        |d, a| {
+            let (name, state) = pair(a);
+            let one = json!({"capability": name, "state": state.trim() == "on"});
+            d.quiet("migrate-set-capabilities", json!({"capabilities": [one]}))
+        },
+    ),
+    row(&["migrate_set_parameter"], "parameter value", "set a parameter of migration", |d, a| {
+        let (name, value) = pair(a);
+        let value = value.trim();
+        let value = value.parse::<u64>().map_or_else(|_| Value::from(value), Value::from);
+        let mut map = Map::new();
+        map.insert(name.into(), value);
+        d.quiet("migrate-set-parameters", Value::Object(map))
     }),
     row(&["mouse_button"], "state", "change mouse button state (1=L, 2=M, 4=R)", |d, a| {
         let bits = number(a).unwrap_or(0);

@@ -91,6 +91,26 @@ const TOPICS: &[(&str, &str, Show)] = &[
             list.iter().map(|m| format!("* Mouse #{}: {}\n", m.index, m.name)).collect()
         })
     }),
+    ("migrate", "show migration status", |d, _| d.info_migrate()),
+    ("migrate_capabilities", "show current migration capabilities", |d, _| {
+        let reply = d.query_capabilities(Nothing {});
+        let on = |state| if state { "on" } else { "off" };
+        text(reply, |list| {
+            list.iter().map(|c| format!("{}: {}\n", c.capability, on(c.state))).collect()
+        })
+    }),
+    ("migrate_parameters", "show current migration parameters", |d, _| {
+        let reply = d.query_parameters(Nothing {});
+        text(reply, |all| {
+            let all = orrery_block::qapi::to_value(&all);
+            let one = |(name, value): (&String, &Value)| match value {
+                Value::String(text) => format!("{name}: '{text}'\n"),
+                Value::Bool(on) => format!("{name}: {}\n", if *on { "on" } else { "off" }),
+                value => format!("{name}: {value}\n"),
+            };
+            all.as_object().into_iter().flatten().map(one).collect()
+        })
+    }),
     ("mtree", "show memory tree (-f: flat view)", |d, a| d.info_mtree(a)),
     ("name", "show the current VM name", |d, _| {
         say(d.state.settings.name.clone().map(|n| n + "\n").unwrap_or_default())
@@ -392,6 +412,37 @@ impl Desk<'_> {
                     }
                 }
                 out.push_str(&format!("      id \"{}\"\n", words(&d["qdev_id"])));
+            }
+            out
+        })
+    }
+
+    fn info_migrate(&mut self) -> Reply {
+        let reply = self.query_migrate(Nothing {});
+        text(reply, |info| {
+            let Some(status) = info["status"].as_str() else { return String::new() };
+            let mut out = format!("Migration status: {status}");
+            if let Some(why) = info["error-desc"].as_str() {
+                out += &format!(" ({why})");
+            }
+            out.push('\n');
+            let rows = [
+                ("total time", &info["total-time"], 1, "ms"),
+                ("downtime", &info["downtime"], 1, "ms"),
+                ("setup", &info["setup-time"], 1, "ms"),
+                ("transferred ram", &info["ram"]["transferred"], 1024, "kbytes"),
+                ("remaining ram", &info["ram"]["remaining"], 1024, "kbytes"),
+                ("total ram", &info["ram"]["total"], 1024, "kbytes"),
+                ("duplicate", &info["ram"]["duplicate"], 1, "pages"),
+                ("normal", &info["ram"]["normal"], 1, "pages"),
+                ("normal bytes", &info["ram"]["normal-bytes"], 1024, "kbytes"),
+                ("dirty sync count", &info["ram"]["dirty-sync-count"], 1, ""),
+            ];
+            for (name, value, unit, word) in rows {
+                if let Some(n) = value.as_u64() {
+                    out += format!("{name}: {} {word}", n / unit).trim_end();
+                    out.push('\n');
+                }
             }
             out
         })

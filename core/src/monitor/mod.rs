@@ -10,7 +10,9 @@ mod devices;
 mod hmp;
 mod host;
 mod info;
+mod migrate;
 mod power;
+mod probe;
 mod qom;
 mod query;
 mod replay;
@@ -121,6 +123,12 @@ pub struct Settings {
     pub chardevs: Vec<Chardev>,
     /// Ring buffers by id: (what the guest sent, its capacity, where input goes).
     pub rings: BTreeMap<String, (Ring, usize)>,
+    /// There is a window.
+    pub window: bool,
+    /// `-audiodev`: ids and drivers.
+    pub audiodevs: Vec<(String, String)>,
+    /// The machine waits for another program to send its life (`-incoming`).
+    pub incoming: Option<String>,
     /// The file of `-icount rrfile=`.
     pub replay_file: Option<String>,
 }
@@ -164,6 +172,8 @@ struct Client {
 pub(crate) struct State {
     pub(crate) settings: Settings,
     pub(crate) quit: bool,
+    /// What it was started for cannot be.
+    pub(crate) failed: bool,
     /// The machine does not run while a command works on it.
     pub(crate) held: u32,
     /// Keys on their way.
@@ -174,6 +184,8 @@ pub(crate) struct State {
     pub(crate) cpu: usize,
     /// Work that jobs have left for between two slices.
     pub(crate) chores: snapshots::Chores,
+    /// The machine on its way to another program, or from one.
+    pub(crate) migration: migrate::Migration,
 }
 
 /// What a command works on.
@@ -271,6 +283,11 @@ impl Control {
         self.state.quit
     }
 
+    /// The program ends because what it was started for cannot be (`-incoming`).
+    pub fn has_failed(&self) -> bool {
+        self.state.failed
+    }
+
     /// The machine must not run now: a command works on it.
     pub fn holds(&self) -> bool {
         self.state.held > 0
@@ -331,6 +348,32 @@ impl Control {
                     .ok_or_else(|| QmpError::generic("it has to wait for the host"))??;
                 done(&mut Desk { machine, state: &mut self.state, blocks: &self.blocks })
             }
+        }
+    }
+
+    /// Begins to wait for the machine that `-incoming` announced.
+    pub fn await_machine(&mut self, machine: &mut Machine) {
+        let uri = self.state.settings.incoming.clone().filter(|uri| uri != "defer");
+        let Some(uri) = uri else { return };
+        let mut desk = Desk { machine, state: &mut self.state, blocks: &self.blocks };
+        let failed = match desk.call("migrate-incoming", json!({"uri": uri})) {
+            Reply::Now(answer) => answer.err(),
+            Reply::Later(work) => {
+                let chores = self.state.chores.clone();
+                machine.blocks.executor().spawn(async move {
+                    let done = work.await;
+                    lock(&chores).push(Box::new(move |desk: &mut Desk<'_>| {
+                        if let Err(error) = done.and_then(|done| done(desk)) {
+                            desk.cannot_come(&error.desc);
+                        }
+                    }));
+                });
+                None
+            }
+        };
+        if let Some(error) = failed {
+            let mut desk = Desk { machine, state: &mut self.state, blocks: &self.blocks };
+            desk.cannot_come(&error.desc);
         }
     }
 
@@ -484,6 +527,8 @@ impl Desk<'_> {
             Some(_) if self.machine.powered_off() => RunState::Shutdown,
             Some(_) if self.machine.waits() == Some(Waits::Panicked) => RunState::GuestPanicked,
             Some(_) if self.machine.waits() == Some(Waits::Watchdog) => RunState::Watchdog,
+            Some(Stop::Paused) if self.state.settings.incoming.is_some() => RunState::Inmigrate,
+            Some(Stop::Paused) if self.has_left() => RunState::Postmigrate,
             Some(Stop::Paused) if self.state.settings.prelaunch => RunState::Prelaunch,
             Some(Stop::Shutdown | Stop::Reset | Stop::Exit(_) | Stop::Script(_)) => {
                 RunState::Shutdown

@@ -49,7 +49,13 @@ impl Desk<'_> {
             RunState::Shutdown | RunState::InternalError | RunState::GuestPanicked => {
                 Err(QmpError::generic("Resetting the Virtual Machine is required"))
             }
+            // It runs as soon as it is there.
+            RunState::Inmigrate => {
+                self.state.settings.paused = false;
+                Ok(Nothing {})
+            }
             _ => {
+                self.come_back()?;
                 self.machine.resume();
                 Ok(Nothing {})
             }

@@ -274,7 +274,9 @@ impl Desk<'_> {
                 PropertyInfo { name: "type".into(), r#type: "string".into(), description: None };
             return Ok(vec![own]);
         }
-        self.device_list_properties(args)
+        let desc = format!("Class '{}' not found", args.typename);
+        let unknown = |_| QmpError { class: "DeviceNotFound", desc };
+        self.device_list_properties(args).map_err(unknown)
     }
 
     /// The tree as `info qom-tree` draws it.

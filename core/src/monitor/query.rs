@@ -194,10 +194,6 @@ impl Desk<'_> {
         Ok(threads.map(one).collect())
     }
 
-    pub(super) fn query_migrate(&mut self, _: Nothing) -> Answer<Value> {
-        Ok(json!({}))
-    }
-
     pub(super) fn query_dump(&mut self, _: Nothing) -> Answer<Value> {
         Ok(json!({"formats": []}))
     }

@@ -19,6 +19,7 @@ pub(super) const UNLOGGED: &[&str] = &[
     "blockdev-change-medium",
     "block_resize",
     "snapshot-load",
+    "migrate-incoming",
 ];
 
 impl Desk<'_> {

@@ -145,7 +145,7 @@ impl Desk<'_> {
     }
 
     /// Stops the machine while a snapshot is made; says whether it ran.
-    fn hold(&mut self) -> bool {
+    pub(super) fn hold(&mut self) -> bool {
         let ran = self.machine.stopped().is_none();
         if ran {
             self.machine.pause();
@@ -154,7 +154,7 @@ impl Desk<'_> {
         ran
     }
 
-    fn release(&mut self, ran: bool) {
+    pub(super) fn release(&mut self, ran: bool) {
         self.state.held = self.state.held.saturating_sub(1);
         if ran {
             self.machine.resume();
@@ -219,7 +219,7 @@ impl Desk<'_> {
         }
     }
 
-    fn run_chore<T: Send + 'static>(
+    pub(super) fn run_chore<T: Send + 'static>(
         chores: &Chores,
         work: impl FnOnce(&mut Desk<'_>) -> T + Send + 'static,
     ) -> impl Future<Output = Result<T, BlockError>> + Send + 'static {
@@ -278,19 +278,6 @@ impl Desk<'_> {
         let work = async move { drop_old(&nodes, &tag).await.map(drop) };
         self.machine.blocks.start_task(&args.job_id, JobKind::SnapshotDelete, work)?;
         Ok(Reply::Now(Ok(json!({}))))
-    }
-
-    /// `migrate file:NAME`: the machine's state as a portable file.
-    pub(super) fn migrate(&mut self, args: Migrate) -> Answer<Reply> {
-        let uri = args.uri.unwrap_or_default();
-        let Some(name) = uri.strip_prefix("file:") else {
-            return Err(QmpError::generic(format!("'{uri}': only 'file:NAME' is there so far")));
-        };
-        let ran = self.hold();
-        let state = self.machine.save();
-        let write = self.write_file(name.to_owned(), state);
-        self.release(ran);
-        Ok(write)
     }
 
     pub(super) fn info_snapshots(&mut self) -> Reply {

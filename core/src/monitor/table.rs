@@ -45,7 +45,8 @@ macro_rules! commands {
 }
 
 /// Commands that need not wait for others.
-pub(super) const OOB: &[&str] = &["query-status", "system_reset", "stop", "cont", "quit"];
+pub(super) const OOB: &[&str] =
+    &["query-status", "system_reset", "stop", "cont", "quit", "migrate-pause"];
 
 /// Commands that are allowed while the machine waits to be configured.
 pub(super) const PRECONFIG: &[&str] = &[
@@ -73,6 +74,7 @@ pub(super) const PRECONFIG: &[&str] = &[
     "object-del",
     "human-monitor-command",
     "x-exit-preconfig",
+    "migrate-incoming",
     "quit",
 ];
 
@@ -145,13 +147,36 @@ commands! {
     "query-pci" query_pci Nothing => Vec<Value>;
     "query-command-line-options" query_options OptionName => Vec<Value>;
     "query-migrate" query_migrate Nothing => Value;
-    "query-migrate-capabilities" query_none Nothing => Vec<Value>;
+    "query-migrate-capabilities" query_capabilities Nothing => Vec<Capability>;
+    "migrate-set-capabilities" migrate_capabilities NewCapabilities => Nothing;
+    "query-migrate-parameters" query_parameters Nothing => MigrationParameters;
+    "migrate-set-parameters" migrate_parameters MigrationParameters => Nothing;
+    "migrate_cancel" migrate_cancel Nothing => Nothing;
+    "migrate-pause" migrate_pause Nothing => Nothing;
     "query-tpm" query_none Nothing => Vec<Value>;
     "query-tpm-models" query_none Nothing => Vec<Value>;
     "query-tpm-types" query_none Nothing => Vec<Value>;
     "query-rx-filter" query_rx_filter RxFilter => Vec<Value>;
     "query-acpi-ospm-status" query_ospm Nothing => Vec<Value>;
     "query-dump-guest-memory-capability" query_dump Nothing => Value;
+    "query-display-options" query_display Nothing => Value;
+    "query-audiodevs" query_audiodevs Nothing => Vec<AudioInfo>;
+    "query-vnc" query_vnc Nothing => Value;
+    "query-vnc-servers" query_none Nothing => Vec<Value>;
+    "query-balloon" query_balloon Nothing => Value;
+    "query-vm-generation-id" query_generation Nothing => Value;
+    "query-sev" query_sev Nothing => Value;
+    "query-sev-capabilities" query_sev_capabilities Nothing => Value;
+    "query-sgx" query_sgx Nothing => Value;
+    "query-sgx-capabilities" query_sgx_capabilities Nothing => Value;
+    "query-dump" query_dump_state Nothing => Value;
+    "query-dirty-rate" query_dirty_rate DirtyRate => Value;
+    "query-stats" query_stats Stats => Vec<Value>;
+    "query-stats-schemas" query_stats_schemas Provider => Vec<Value>;
+    "query-fdsets" query_none Nothing => Vec<Value>;
+    "query-pr-managers" query_none Nothing => Vec<Value>;
+    "query-yank" query_none Nothing => Vec<Value>;
+    "watchdog-set-action" set_watchdog WatchdogAction => Nothing;
     "query-replay" query_replay Nothing => Value;
     "replay-break" replay_break ReplayIcount => Nothing;
     "replay-delete-break" replay_delete_break Nothing => Nothing;
@@ -183,6 +208,7 @@ commands! {
         "snapshot-load" snapshot_load SnapshotJob => Nothing;
         "snapshot-delete" snapshot_delete DeleteJob => Nothing;
         "migrate" migrate Migrate => Nothing;
+        "migrate-incoming" migrate_incoming Migrate => Nothing;
     }
 }
 

@@ -195,6 +195,17 @@ pub struct AudioOption {
     pub rate: u32,
 }
 
+impl AudioOption {
+    /// The name of its kind.
+    pub fn driver(&self) -> &'static str {
+        match self.target {
+            AudioTarget::None => "none",
+            AudioTarget::Wav(_) => "wav",
+            AudioTarget::Host => "alsa",
+        }
+    }
+}
+
 /// What a network card is connected to (`-netdev`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetdevOption {
@@ -357,6 +368,8 @@ pub struct Options {
     pub boot_menu: bool,
     /// `-icount`.
     pub icount: IcountOption,
+    /// `-incoming`.
+    pub incoming: Option<String>,
     /// `-icount rr=`.
     pub replay: Option<ReplayOption>,
     /// `-rtc base=`.

@@ -396,6 +396,15 @@ pub(super) const TABLE: &[Row] = &[
     row("name", Some("TEXT"), "name of the machine", |o, v| {
         set(&mut o.name, KeyVals::parse(v, Some("guest")).take("guest").unwrap_or_default())
     }),
+    row(
+        "incoming",
+        Some("tcp:HOST:PORT|unix:PATH|file:NAME|defer"),
+        "wait for a machine that another program migrates",
+        |o, v| {
+            o.incoming = Some(v.into());
+            Ok(())
+        },
+    ),
     row("loadvm", Some("FILE"), "start from a snapshot file", |o, v| set(&mut o.loadvm, v.into())),
     row("script", Some("FILE"), "drive the machine by a script (docs/scripts.md)", |o, v| {
         set(&mut o.script, v.into())

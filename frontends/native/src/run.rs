@@ -169,6 +169,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     monitors(options, &mut chars)?;
     control.settings().chardevs = chars.describe();
     control.settings().rings = chars.rings().collect();
+    control.await_machine(&mut machine);
     if let Some(name) = &options.pidfile {
         std::fs::write(name, format!("{}\n", std::process::id()))
             .with_context(|| format!("-pidfile: cannot write '{name}'"))?;
@@ -280,6 +281,9 @@ fn settings(options: &Options) -> Settings {
         prelaunch: options.paused || options.preconfig,
         preconfig: options.preconfig,
         paused: options.paused,
+        window: options.display == DisplayOption::Window,
+        audiodevs: options.audiodevs.iter().map(|a| (a.id.clone(), a.driver().into())).collect(),
+        incoming: options.incoming.clone(),
         replay_file: options.replay.as_ref().and_then(|r| r.file.clone()),
         ..Settings::default()
     }

@@ -106,7 +106,8 @@ impl Runner {
             self.recording.write(&recorded)?;
             self.serve();
             if self.control.wants_to_quit() {
-                return self.finish(Stop::Paused);
+                let failed = self.control.has_failed();
+                return self.finish(if failed { Stop::Script(1) } else { Stop::Paused });
             }
             for sound in &mut self.sounds {
                 sound.play(&mut self.machine)?;

@@ -357,12 +357,14 @@ impl BlockGraph {
             opened = fs.open(&options.filename, false).await;
         }
         let file = opened?;
-        if !settings.inherited.force_share
-            && options.locking != Some(crate::options::OnOffAuto::Off)
-        {
+        let shared = settings.inherited.force_share
+            || options.locking == Some(crate::options::OnOffAuto::Off);
+        if !shared && !self.context().awaits() {
             file.lock(if file.read_only() { LockMode::Read } else { LockMode::Write })?;
         }
-        self.open_file(name, &options.filename, file)
+        let node = self.open_file(name, &options.filename, file)?;
+        node.set_shared(shared);
+        Ok(node)
     }
 
     /// Puts a format on `file`, with what the image or the options name below it.

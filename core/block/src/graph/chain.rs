@@ -84,6 +84,45 @@ impl BlockGraph {
         None
     }
 
+    /// Another program has the disks from now on: nothing is written to them here. Everything was
+    /// flushed before.
+    pub fn give_away(&self) -> Result<()> {
+        for node in self.nodes() {
+            node.set_active(false);
+            node.claim(false)?;
+        }
+        Ok(())
+    }
+
+    /// The other program did not want them.
+    pub fn take_back(&self) -> Result<()> {
+        for node in self.nodes() {
+            node.claim(true)?;
+            node.set_active(true);
+        }
+        Ok(())
+    }
+
+    /// Another program has written to the disks and left them: they are ours, and what is known of
+    /// them is read anew.
+    pub async fn reload(&self) -> Result<()> {
+        self.context().set_awaits(false);
+        for node in self.nodes() {
+            node.claim(true)?;
+        }
+        for node in self.nodes() {
+            let _drained = self.drain(&node).await;
+            // Only formats remember what they have read.
+            if node.image_handle().is_none() {
+                continue;
+            }
+            let driver = node.driver().reopen(self.context(), node.read_only()).await?;
+            drop(node.set_driver(driver));
+            node.refresh_grants()?;
+        }
+        Ok(())
+    }
+
     /// Lets a node be written, or forbids it again, with its file below. The caller has drained
     /// it.
     pub async fn set_read_only(&self, node: &Arc<Node>, read_only: bool) -> Result<()> {

@@ -88,6 +88,14 @@ impl Driver for FileDriver {
         self.file.flush()
     }
 
+    fn claim(&self, on: bool) -> Result<()> {
+        self.file.lock(match (on, self.file.read_only()) {
+            (false, _) => LockMode::Unlock,
+            (true, true) => LockMode::Read,
+            (true, false) => LockMode::Write,
+        })
+    }
+
     fn truncate(self: Arc<Self>, len: u64) -> Op<()> {
         self.file.set_len(len)
     }

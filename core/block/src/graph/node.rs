@@ -38,6 +38,8 @@ mod flags {
     pub(super) const NO_FLUSH: u32 = 16;
     /// Another program has the image: no requests.
     pub(super) const INACTIVE: u32 = 32;
+    /// Other programs may have the file at the same time.
+    pub(super) const SHARED: u32 = 64;
     /// Those that concern a write of data.
     pub(super) const WRITE: u32 = WATCHED | ZEROES | ZEROES_UNMAP | INACTIVE;
 }
@@ -291,6 +293,15 @@ impl Node {
         !self.flag(flags::INACTIVE)
     }
 
+    pub(crate) fn set_shared(&self, on: bool) {
+        self.set_flag(flags::SHARED, on);
+    }
+
+    /// Keeps other programs from the file below, or lets them have it.
+    pub(crate) fn claim(&self, on: bool) -> Result<()> {
+        if self.flag(flags::SHARED) { Ok(()) } else { self.driver().claim(on) }
+    }
+
     pub(crate) fn set_active(&self, on: bool) {
         self.set_flag(flags::INACTIVE, !on);
     }
@@ -513,7 +524,11 @@ impl Node {
     pub fn close(&self) -> Op<()> {
         // All that storage has to do is a flush.
         let storage = self.no_flush() && self.children().is_empty();
-        if self.read_only() || storage { Op::ok(()) } else { self.driver().close() }
+        if self.read_only() || storage || !self.active() {
+            Op::ok(())
+        } else {
+            self.driver().close()
+        }
     }
 
     /// Tells this node, which a format stands on, of a step that it takes.
