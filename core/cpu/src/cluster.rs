@@ -217,9 +217,13 @@ impl<I: Isa> Cluster<I> {
             let mut single = one;
             // The exit that led here, to be linked.
             let mut via = None;
+            // The same instruction again, by another way: a debugger has been asked about it.
+            let mut again = false;
             loop {
                 let cpu = &self.cores[index].cpu;
-                if self.debugger.stops(index, || cpu.linear_pc(I::pc(cpu))) {
+                if !std::mem::take(&mut again)
+                    && self.debugger.stops(index, || cpu.linear_pc(I::pc(cpu)))
+                {
                     break 'outer;
                 }
                 let emptied = self.stats.emptied;
@@ -256,7 +260,7 @@ impl<I: Isa> Cluster<I> {
                     }
                 };
                 if !single && i64::from(insns) > left {
-                    single = true;
+                    (single, again) = (true, true);
                     continue;
                 }
                 if single {
@@ -329,7 +333,7 @@ impl<I: Isa> Cluster<I> {
                         if I::block_key(&self.cores[index].cpu) != mode {
                             continue 'outer;
                         }
-                        single = true;
+                        (single, again) = (true, true);
                         continue;
                     }
                     Stop::Enter(_) => unreachable!("entered where it started"),
