@@ -13,6 +13,7 @@
 )]
 
 mod bad_input;
+mod clients;
 mod cpio;
 mod determinism;
 mod disks;
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
     tests.extend(guides::tests());
     tests.extend(time_travel::tests());
     tests.extend(migration::tests());
+    tests.extend(clients::tests());
     if std::env::var_os("ORRERY_FAST").is_some() {
         tests.retain(|t| !t.slow);
     }

@@ -149,12 +149,18 @@ const GUESTS: &[Guest] = &[
     },
 ];
 
+/// No guest, but a program that drives one: QEMU's own client of the monitor, from PyPI.
+const CLIENT: &str = "qemu-qmp";
+const CLIENT_PACKAGE: &str = "qemu.qmp==0.0.6";
+
 /// Fetches the guests named, or all; those that are there already are left alone.
 pub(crate) fn fetch(names: &[String]) -> Result<()> {
-    if let Some(bad) = names.iter().find(|n| GUESTS.iter().all(|g| g.name != **n)) {
-        let all: Vec<&str> = GUESTS.iter().map(|g| g.name).collect();
+    let known = |name: &String| *name == CLIENT || GUESTS.iter().any(|g| g.name == *name);
+    if let Some(bad) = names.iter().find(|n| !known(n)) {
+        let all: Vec<&str> = GUESTS.iter().map(|g| g.name).chain([CLIENT]).collect();
         bail!("there is no guest '{bad}'; there are: {}", all.join(", "));
     }
+    fetch_client(names)?;
     let wanted = |g: &&Guest| names.is_empty() || names.iter().any(|n| n == g.name);
     let missing: Vec<&Guest> = GUESTS.iter().filter(wanted).filter(|g| !g.is_there()).collect();
     if missing.is_empty() {
@@ -172,6 +178,24 @@ pub(crate) fn fetch(names: &[String]) -> Result<()> {
         guest.fetch(&apt)?;
     }
     Ok(())
+}
+
+fn fetch_client(names: &[String]) -> Result<()> {
+    let folder = Path::new("guests").join(CLIENT);
+    let named = names.iter().any(|n| n == CLIENT);
+    if !(named || names.is_empty()) || folder.join("qemu/qmp/__init__.py").is_file() {
+        return Ok(());
+    }
+    if !shell::have("pip3") {
+        if named {
+            bail!("'pip3' is needed to fetch {CLIENT_PACKAGE}, and is not on this host");
+        }
+        println!("{CLIENT} is left out: 'pip3' is not on this host");
+        return Ok(());
+    }
+    println!("fetching {CLIENT} ({CLIENT_PACKAGE} from PyPI)");
+    let folder = folder.to_string_lossy();
+    shell::run("pip3", &["install", "--quiet", "--upgrade", "--target", &folder, CLIENT_PACKAGE])
 }
 
 impl Guest {
