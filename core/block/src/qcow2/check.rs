@@ -278,10 +278,8 @@ impl Qcow2 {
             result.say(|| "Rebuilding refcount structure".into());
             let base = self.count(&file, false).await?.counts;
             // What held the old structure is free afterwards.
-            for (c, have) in actual.iter().enumerate() {
-                let (now, was) = (base.get(c).copied().unwrap_or(0), counts.get(c).copied());
-                if now == 0 && was.is_some_and(|was| was > 0) {
-                    let had = was.map_or(*have, u64::from);
+            for (c, had) in counts.iter().enumerate().filter(|(_, had)| **had > 0) {
+                if base.get(c).copied().unwrap_or(0) == 0 {
                     result.say(|| format!("Repairing cluster {c} refcount={had} reference=0"));
                 }
             }
@@ -319,10 +317,12 @@ impl Qcow2 {
             }
         }
         if salvage.faults > 0 && repair == Repair::All {
-            // Refcounts are right by now, so that there is room for a table.
-            self.build_guard();
-            let list = lock(&self.snapshots).clone();
-            self.store_snapshots(list).await?;
+            if salvage.changed {
+                // Refcounts are right by now, so that there is room for a table.
+                self.build_guard();
+                let list = lock(&self.snapshots).clone();
+                self.store_snapshots(list).await?;
+            }
             result.corruptions_fixed += salvage.faults;
         }
         let known = super::autoclear::BITMAPS | super::autoclear::RAW_EXTERNAL;
@@ -367,8 +367,15 @@ impl Qcow2 {
                     let text = format!("{what} snapshot table entry {index} is incomplete");
                     salvage.messages.push(text);
                     salvage.faults += 1;
+                    salvage.changed = true;
                 }
             }
+        }
+        if fix && salvage.faults > 0 && !salvage.changed {
+            // It only ends earlier, and says so before anything is given back.
+            let len = lock(&self.snapshots).len() as u32;
+            file.write(field::SNAPSHOTS as u64, IoBuf::from(&len.to_be_bytes()[..])).await?;
+            file.flush().await?;
         }
         Ok(salvage)
     }

@@ -15,6 +15,7 @@ pub(super) mod field {
     pub(in crate::qcow2) const L1_SIZE: usize = 36;
     pub(in crate::qcow2) const L1_OFFSET: usize = 40;
     pub(in crate::qcow2) const REFTABLE_OFFSET: usize = 48;
+    pub(in crate::qcow2) const SNAPSHOTS: usize = 60;
     pub(in crate::qcow2) const INCOMPATIBLE: usize = 72;
     pub(in crate::qcow2) const AUTOCLEAR: usize = 88;
 }

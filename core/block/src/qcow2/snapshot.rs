@@ -74,6 +74,19 @@ pub(super) struct Salvage {
     pub(super) messages: Vec<String>,
     /// How many times something was left out.
     pub(super) faults: u64,
+    /// Entries are not what they were, so that the table has to be stored anew. Else it ends earlier.
+    pub(super) changed: bool,
+}
+
+/// Bytes of the file, which is zeros behind its end: the last entry may be padded by what is not there.
+async fn read_padded(file: &Node, at: u64, len: usize) -> Result<Vec<u8>> {
+    let there = file.len().saturating_sub(at).min(len as u64) as usize;
+    let mut out = match there {
+        0 => Vec::new(),
+        _ => file.read(at, IoBuf::zeroed(there)).await?.into_vec(),
+    };
+    out.resize(len, 0);
+    Ok(out)
 }
 
 /// Reads the table. Gives its length in the file as well. Without a `salvage` a table that is too
@@ -83,11 +96,12 @@ pub(super) async fn read_snapshots(
     header: &Header,
     mut salvage: Option<&mut Salvage>,
 ) -> Result<(Vec<Snapshot>, u64)> {
-    let bad = |text: &str| Err(BlockError::corrupt(format!("snapshot table: {text}")));
     let mut list = Vec::new();
     let mut at = header.snapshots_offset;
-    let end = file.len();
     let mut total = header.snapshots;
+    if total > 0 && at >= file.len().next_multiple_of(512) {
+        return Err(BlockError::corrupt("snapshot table: it is beyond the end of the file"));
+    }
     if total > MAX_SNAPSHOTS {
         let over = total - MAX_SNAPSHOTS;
         let Some(salvage) = salvage.as_deref_mut() else {
@@ -101,10 +115,7 @@ pub(super) async fn read_snapshots(
     let mut kept: u64 = 0;
     for index in 0..total {
         let start = at;
-        if at + FIXED as u64 > end.next_multiple_of(512) {
-            return bad("it is beyond the end of the file");
-        }
-        let fixed = file.read(at, IoBuf::zeroed(FIXED)).await?;
+        let fixed = read_padded(file, at, FIXED).await?;
         let lengths = be32(&fixed, 12);
         let (id_len, name_len) = ((lengths >> 16) as usize, (lengths & 0xffff) as usize);
         let stored_extra = be32(&fixed, 36) as usize;
@@ -124,16 +135,14 @@ pub(super) async fn read_snapshots(
         }
         let names_at = at + FIXED as u64 + stored_extra as u64;
         let stop = names_at + (id_len + name_len) as u64;
-        if stop > end.next_multiple_of(512) {
-            return bad("it is beyond the end of the file");
-        }
-        let extra = file.read(at + FIXED as u64, IoBuf::zeroed(extra_len)).await?;
-        let names = file.read(names_at, IoBuf::zeroed(id_len + name_len)).await?;
+        let extra = read_padded(file, at + FIXED as u64, extra_len).await?;
+        let names = read_padded(file, names_at, id_len + name_len).await?;
         kept = kept.next_multiple_of(8) + (FIXED + extra_len + id_len + name_len) as u64;
         at = stop.next_multiple_of(8);
         if let (Some(text), Some(salvage)) = (cut, salvage.as_deref_mut()) {
             salvage.messages.push(text);
             salvage.faults += 1;
+            salvage.changed = true;
         }
         if kept > MAX_TABLE || at - header.snapshots_offset > i32::MAX as u64 {
             let over = total - index;

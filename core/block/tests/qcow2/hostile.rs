@@ -2,6 +2,7 @@
 
 use crate::native::{beside, corpus};
 use crate::{Random, run};
+use orrery_block::formats::Change;
 use orrery_block::graph::BlockGraph;
 use orrery_block::host::{Gate, MemFile, MemFs};
 use orrery_block::qcow2::{CreateOptions, Repair};
@@ -224,4 +225,41 @@ fn features_that_are_not_known_are_refused_by_name() {
         error.to_string(),
         "image is corrupt: it is marked corrupt; it can only be opened read-only"
     );
+}
+
+#[test]
+fn a_table_of_snapshots_may_end_but_not_begin_behind_the_file() {
+    let graph = BlockGraph::new();
+    let file = Arc::new(MemFile::new());
+    let create = CreateOptions { size: 1 << 20, ..CreateOptions::default() };
+    run(img::create(&graph, file.clone(), Format::Qcow2, &create)).unwrap();
+    let fs = MemFs::new();
+    fs.add("disk", file.clone());
+    let options = OpenOptions { format: Some(Format::Qcow2), ..OpenOptions::default() };
+    let node = run(graph.open(&fs, "disk", &options)).unwrap();
+    let keep = Change::CreateSnapshot { name: "s".into(), date: (1, 0), vm_clock_nsec: 0 };
+    run(node.image_handle().unwrap().change(keep)).unwrap();
+    run(node.close()).unwrap();
+    let mut image = file.to_vec();
+    let table = be64(&image, 64) as usize;
+    // The same entry at the end, with room for data that is not there.
+    image.resize(image.len().next_multiple_of(65536), 0);
+    let end = image.len() as u64;
+    let entry = image[table..table + 72].to_vec();
+    image.extend(entry);
+    image[end as usize + 36..end as usize + 40].copy_from_slice(&1000u32.to_be_bytes());
+    image[64..72].copy_from_slice(&end.to_be_bytes());
+    let names = |image: &[u8]| {
+        let (fs, graph) = (MemFs::new(), BlockGraph::new());
+        fs.add("disk", Arc::new(MemFile::from_bytes(image)));
+        let options = OpenOptions { read_only: true, ..options.clone() };
+        run(graph.open(&fs, "disk", &options)).map(|node| {
+            let list = node.image_handle().unwrap().snapshots();
+            list.into_iter().map(|snapshot| snapshot.name).collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(names(&image).unwrap(), ["\0"], "what is not there is zeros");
+    image[64..72].copy_from_slice(&(end + (1 << 30)).to_be_bytes());
+    let error = names(&image).unwrap_err().to_string();
+    assert!(error.contains("beyond the end of the file"), "{error}");
 }

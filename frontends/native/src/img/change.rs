@@ -393,7 +393,8 @@ fn amend_qcow2(
     if bits.is_some() || newer.is_some() && size.is_some() {
         // Everything else is done in the new version, with refcounts of the new width.
         let bits = bits.map(|bits| bits as u32);
-        let amend = Amend { version: newer, refcount_bits: bits, ..Amend::default() };
+        let progress = progress.clone();
+        let amend = Amend { version: newer, refcount_bits: bits, progress, ..Amend::default() };
         change(session, image, Change::Amend(Box::new(amend)))?;
         session.run(image.node.close())?;
         *image = Image { handle: None, ..image.clone() };

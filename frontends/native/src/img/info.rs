@@ -111,6 +111,8 @@ pub(super) fn snapshot_table(list: &[Snapshot]) {
         "{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}",
         "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"
     ));
+    // A name ends where the text in it does.
+    let word = |name: &str| name.split('\0').next().unwrap_or_default().to_owned();
     for s in list {
         let clock = s.vm_clock_nsec / 1_000_000;
         let clock = format!(
@@ -123,8 +125,8 @@ pub(super) fn snapshot_table(list: &[Snapshot]) {
         let icount = s.icount.map_or(String::from("--"), |n| n.to_string());
         say(&format!(
             "{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}",
-            s.id,
-            s.name,
+            word(&s.id),
+            word(&s.name),
             human(s.vm_state_size),
             date(s.date_sec),
             clock,
