@@ -27,6 +27,19 @@ impl BlockGraph {
         Ok(())
     }
 
+    /// Has the bitmaps of a node and of those behind it there to look at, also where they are not
+    /// written to.
+    pub async fn show_bitmaps(&self, node: &Arc<Node>) -> Result<()> {
+        let mut next = Some(node.clone());
+        while let Some(node) = next {
+            if node.bitmaps().is_empty() {
+                self.load_bitmaps(&node).await?;
+            }
+            next = node.filtered().or_else(|| node.backing());
+        }
+        Ok(())
+    }
+
     /// Stores the bitmaps of a node where those in the image are out of date: the last change
     /// before it is closed.
     pub async fn keep_bitmaps(&self, node: &Arc<Node>) -> Result<()> {

@@ -55,6 +55,9 @@ impl NodeOptions {
             }
             None => return Err(BlockError::Invalid("Parameter 'driver' is missing".into())),
         };
+        if driver == "nbd" {
+            name::nbd_server(&mut map)?;
+        }
         let mut common = Map::new();
         for name in CommonOptions::NAMES {
             if let Some(value) = map.remove(name) {
@@ -146,6 +149,28 @@ mod tests {
         assert_eq!(NodeOptions::from_value(a.to_value()).unwrap(), a);
         let c = NodeOptions::from_filename(&format!("json:{}", a.to_value())).unwrap();
         assert_eq!(a, c);
+    }
+
+    #[test]
+    fn an_nbd_server_may_be_given_in_words_of_its_own() {
+        let typed = |text: &str| NodeOptions::from_argument(text).map(|o| o.to_value());
+        let server = |text: &str| typed(text).unwrap()["server"].clone();
+        assert_eq!(server("nbd,path=/s"), json!({"type": "unix", "path": "/s"}));
+        let inet = json!({"type": "inet", "host": "h", "port": "10809"});
+        assert_eq!(server("nbd,host=h"), inet);
+        let below = typed("raw,file.driver=nbd,file.host=h,file.port=10809,file.export=e").unwrap();
+        assert_eq!(below["file"]["server"], inet);
+        for (text, why) in [
+            ("nbd,path=/s,host=h", "path and host may not be used at the same time"),
+            ("nbd,path=/s,port=1", "port may not be used without host"),
+            ("nbd,port=1", "port may not be used without host"),
+            (
+                "nbd,host=h,server.type=unix,server.path=/s",
+                "'server' and path/host/port cannot be used at the same time",
+            ),
+        ] {
+            assert_eq!(typed(text).unwrap_err().to_string(), why, "{text}");
+        }
     }
 
     #[test]

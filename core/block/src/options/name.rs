@@ -1,7 +1,7 @@
 //! What file names stand for.
 
 use crate::{BlockError, Result};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Options of the protocol node that a name means.
 pub(crate) fn from_filename(name: &str) -> Result<Value> {
@@ -88,6 +88,27 @@ fn nbd(name: &str) -> Option<Value> {
     let (host, port) = rest.rsplit_once(':')?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     Some(with(json!({"type": "inet", "host": host, "port": port}), export))
+}
+
+/// Makes an address of its own of a server that was given by `host` and `port` or by `path`, as people
+/// type it.
+pub(super) fn nbd_server(options: &mut Map<String, Value>) -> Result<()> {
+    let mut take = |name: &str| options.remove(name);
+    let wrong = |text: &str| Err(BlockError::Invalid(text.into()));
+    let server = match (take("path"), take("host"), take("port")) {
+        (None, None, None) => return Ok(()),
+        (Some(_), Some(_), _) => return wrong("path and host may not be used at the same time"),
+        (_, None, Some(_)) => return wrong("port may not be used without host"),
+        (Some(path), None, None) => json!({"type": "unix", "path": path}),
+        (None, Some(host), port) => {
+            let port = port.unwrap_or_else(|| "10809".into());
+            json!({"type": "inet", "host": host, "port": port})
+        }
+    };
+    match options.insert("server".into(), server) {
+        None => Ok(()),
+        Some(_) => wrong("'server' and path/host/port cannot be used at the same time"),
+    }
 }
 
 #[cfg(test)]

@@ -229,7 +229,7 @@ fn run(name: &str, args: &[String]) -> Result<ExitCode, String> {
         return Err("Unix socket can't be used with port or bind address".into());
     }
     if job.fork && std::env::var_os(FORKED).is_none() {
-        return fork(args);
+        return fork(name, args);
     }
     serve(name, &job, file)
 }
@@ -240,11 +240,16 @@ fn print(text: &str) -> Result<ExitCode, String> {
 }
 
 /// Starts the server as another process and waits until it serves.
-fn fork(args: &[String]) -> Result<ExitCode, String> {
+fn fork(name: &str, args: &[String]) -> Result<ExitCode, String> {
     use std::os::unix::process::CommandExt;
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
-    let mut child = Command::new(program)
-        .arg("nbd")
+    let mut child = Command::new(program);
+    match name.strip_suffix(" nbd") {
+        Some(_) => child.arg("nbd"),
+        // Started under the name of the tool: its messages begin with that.
+        None => child.arg0(name),
+    };
+    let mut child = child
         .args(args)
         .env(FORKED, "1")
         .stdin(Stdio::null())
@@ -293,6 +298,12 @@ fn serve(name: &str, job: &Job, file: &str) -> Result<ExitCode, String> {
         let node = open(&host, job, file)
             .await
             .map_err(|e| format!("Failed to blk_new_open '{file}': {e}"))?;
+        let bitmaps = match job.snapshot {
+            true => Ok(()),
+            false => host.graph.follow_writes(&node).await,
+        };
+        bitmaps.map_err(|e| e.to_string())?;
+        host.graph.show_bitmaps(&node).await.map_err(|e| e.to_string())?;
         node.set_ignore_discard(job.discard.as_deref().is_some_and(|m| m != "unmap" && m != "on"));
         match job.detect_zeroes.as_deref() {
             None | Some("off") => {}
