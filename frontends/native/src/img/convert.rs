@@ -1,5 +1,6 @@
 //! `convert`, `compare`, `dd` and `bench`.
 
+use super::bitmap;
 use super::copy::{CHUNK, Copy};
 use super::create::{print_options, run as make, values, wants_help};
 use super::map::stored;
@@ -7,7 +8,6 @@ use super::{
     Args, Done, Fail, Image, Progress, Session, Spec, is_direct, prepare, reason, say, significant,
     size_argument, system_words, warn,
 };
-use orrery_block::formats::Specific;
 use orrery_block::formats::create::{FILE, options, parse_size};
 use orrery_block::{BlockError, Format, IoBuf, Op};
 use std::future::poll_fn;
@@ -21,20 +21,6 @@ pub(super) fn snapshot_name(text: &str) -> String {
         .or_else(|| text.strip_prefix("snapshot.name="))
         .unwrap_or(text)
         .to_owned()
-}
-
-/// Bytes that an image's bitmaps take in a copy with clusters of this size.
-pub(super) fn bitmaps_size(image: &Image, cluster: u64) -> Option<u64> {
-    let Some(Specific::Qcow2(info)) = image.handle.as_ref()?.facts().specific else { return None };
-    let mut sum = 0;
-    let mut directory = 0;
-    for bitmap in &info.bitmaps {
-        let bytes = image.node.len().div_ceil(u64::from(bitmap.granularity)).div_ceil(8);
-        let clusters = bytes.div_ceil(cluster);
-        sum += clusters * cluster + (clusters * 8).next_multiple_of(cluster);
-        directory += (24 + bitmap.name.len() as u64).next_multiple_of(8);
-    }
-    Some(sum + u64::from(info.version >= 3) * directory.next_multiple_of(cluster))
 }
 
 pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
@@ -147,6 +133,13 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
         starts.push(total);
         total += image.node.len();
     }
+    let bitmaps = match args.has("bitmaps") {
+        true => bitmap::to_copy(&sources, &format, args.has("skip-broken-bitmaps"))?,
+        false if args.has("skip-broken-bitmaps") => {
+            return Err(Fail::new("Use of --skip-broken-bitmaps requires --bitmaps"));
+        }
+        false => Vec::new(),
+    };
     if let Some(name) = args.get("B") {
         values.set("backing_file", name);
     }
@@ -240,6 +233,7 @@ pub(super) fn convert(session: &mut Session, args: &[String]) -> Done {
     let mut progress = Progress::new(args.has("p") && !args.has("q"));
     copy.run(&mut progress)?;
     progress.end();
+    bitmap::copy(session, &bitmaps, &copy.sources, &copy.target)?;
     let close = session.run(async {
         copy.target.node.flush().await?;
         copy.target.node.close().await

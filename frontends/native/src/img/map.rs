@@ -1,6 +1,5 @@
 //! `map` and `measure`, and how a range is stored in a chain.
 
-use super::convert::bitmaps_size;
 use super::create::{format_of, values};
 use super::info::output;
 use super::{Args, Done, Fail, Image, Session, Spec, prepare, reason, say, size_argument};
@@ -353,7 +352,7 @@ pub(super) fn measure(session: &mut Session, args: &[String]) -> Done {
                     required = metadata + data_in(session, image, cluster)?;
                 }
                 if !matches!(values.get("compat"), Some("0.10" | "v2")) {
-                    bitmaps = bitmaps_size(image, cluster);
+                    bitmaps = super::bitmap::size_of_all(image, cluster);
                 }
             } else if matches!(values.get("preallocation"), None | Some("off" | "metadata")) {
                 required = metadata;

@@ -1,6 +1,7 @@
 //! `orrery img`: the image tool, with the command line and the words of qemu-img.
 
 mod args;
+mod bitmap;
 mod change;
 mod convert;
 mod copy;
