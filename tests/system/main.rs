@@ -21,6 +21,7 @@ mod guides;
 mod machines;
 mod media;
 mod migration;
+mod nbd;
 mod picture;
 mod program;
 mod sound;
@@ -97,6 +98,7 @@ fn main() -> ExitCode {
     tests.extend(determinism::tests());
     tests.extend(bad_input::tests());
     tests.extend(disks::tests());
+    tests.extend(nbd::tests());
     tests.extend(sound::tests());
     tests.extend(guides::tests());
     tests.extend(time_travel::tests());
