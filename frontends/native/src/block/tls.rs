@@ -248,12 +248,16 @@ impl ByteStream for Secure {
             let written = bufs.iter().try_for_each(|buf| state.writer().write_all(buf));
             written.and_then(|()| Inner::outgoing(&mut state))
         };
-        let inner = self.0.clone();
         match out {
-            Ok(out) => Op::pending(async move {
-                inner.below.send(vec![out.into()]).await?;
-                Ok(bufs)
-            }),
+            Ok(out) => {
+                // Under way at once, also where nobody waits for it: a record that is left out makes
+                // nonsense of all behind it.
+                let sent = self.0.below.send(vec![out.into()]);
+                Op::pending(async move {
+                    sent.await?;
+                    Ok(bufs)
+                })
+            }
             Err(e) => Op::err(broken("connection", &e)),
         }
     }
