@@ -227,8 +227,16 @@ impl Copy<'_> {
 
     /// Reads a piece, in sectors where single ones are damaged and that is borne.
     fn read(&self, at: u64, len: u64) -> Result<IoBuf, Fail> {
+        self.read_into(at, len, IoBuf::default())
+    }
+
+    /// The same, to memory that was used before, where it fits.
+    fn read_into(&self, at: u64, len: u64, mut buf: IoBuf) -> Result<IoBuf, Fail> {
         let (image, within) = self.source_at(at);
-        match self.session.run(image.node.read(within, IoBuf::zeroed(len as usize))) {
+        if buf.len() as u64 != len {
+            buf = IoBuf::zeroed(len as usize);
+        }
+        match self.session.run(image.node.read(within, buf)) {
             Ok(buf) => Ok(buf),
             Err(_) if self.salvage => {
                 let mut out = IoBuf::zeroed(len as usize);
@@ -265,19 +273,20 @@ impl Copy<'_> {
             .map_err(|e| Self::write_error(at, &e))
     }
 
-    /// Writes what is not zero.
-    fn write(&self, at: u64, buf: &[u8]) -> Done {
-        for (range, zero) in parts(self.min_sparse, at, buf) {
+    /// Writes what is not zero, and gives the memory back.
+    fn write(&self, at: u64, mut buf: IoBuf) -> Result<IoBuf, Fail> {
+        for (range, zero) in parts(self.min_sparse, at, &buf) {
             let place = at + range.start as u64;
             if zero {
                 self.zero(place, range.len() as u64)?;
-            } else {
-                self.session
-                    .run(self.target.node.write(place, IoBuf::from(&buf[range])))
-                    .map_err(|e| Self::write_error(place, &e))?;
+                continue;
             }
+            let whole = buf.narrow(range);
+            let write = self.target.node.write(place, buf);
+            buf = self.session.run(write).map_err(|e| Self::write_error(place, &e))?;
+            buf.widen(whole);
         }
-        Ok(())
+        Ok(buf)
     }
 
     /// Packs clusters on all cores and stores them in order.
@@ -362,21 +371,8 @@ impl Copy<'_> {
             for work in work {
                 match work {
                     Work::Zero { at, len } => self.zero(at, len)?,
-                    Work::Data { at, mut buf } => {
-                        for (range, zero) in parts(self.min_sparse, at, &buf) {
-                            let place = at + range.start as u64;
-                            if zero {
-                                self.zero(place, range.len() as u64)?;
-                                continue;
-                            }
-                            let whole = buf.narrow(range);
-                            let write = self.target.node.write(place, buf);
-                            buf = self
-                                .session
-                                .run(write)
-                                .map_err(|e| Self::write_error(place, &e))?;
-                            buf.widen(whole);
-                        }
+                    Work::Data { at, buf } => {
+                        let buf = self.write(at, buf)?;
                         done += buf.len() as u64;
                         progress.show(done, all);
                         // The reader may be done already.
@@ -398,6 +394,8 @@ impl Copy<'_> {
     fn run_from(&self, start: u64, progress: &mut Progress) -> Done {
         let unit = self.compress.map_or(CHUNK, |cluster| CHUNK.max(cluster) * 4);
         let (mut at, mut done) = (start, start);
+        // Memory that is used again is not made anew by the host, page after page.
+        let mut spare = IoBuf::default();
         let all = if progress.is_on() || self.salvage { self.data()? } else { 0 };
         while at < self.total {
             let (piece, len) = self.piece(at)?;
@@ -408,8 +406,8 @@ impl Copy<'_> {
                 (Piece::Zero, None) if self.min_sparse != 0 => self.zero(at, len)?,
                 (Piece::Data | Piece::Zero, None) => {
                     len = len.min(unit - at % unit);
-                    let buf = self.read(at, len)?;
-                    self.write(at, &buf)?;
+                    let buf = self.read_into(at, len, std::mem::take(&mut spare))?;
+                    spare = self.write(at, buf)?;
                 }
                 (piece, Some(cluster)) => {
                     let whole = len / cluster * cluster;
