@@ -46,14 +46,16 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let work = std::env::temp_dir().join(format!("orrery-iotests-{}", std::process::id()));
     let build = work.join("build/tests/qemu-iotests");
     let scratch = work.join("scratch");
-    for folder in [&build, &scratch] {
+    // The suite's filters tell the two apart by their names.
+    let sockets = work.join("sockets");
+    for folder in [&build, &scratch, &sockets] {
         fs::create_dir_all(folder)?;
     }
     link(&suite, &build.join("check"))?;
     let mut variables = BTreeMap::from([
         ("PYTHON", PathBuf::from("python3")),
         ("TEST_DIR", scratch.clone()),
-        ("SOCK_DIR", scratch.clone()),
+        ("SOCK_DIR", sockets),
         ("QEMU_PROG", work.join("qemu")),
     ]);
     for (variable, name) in TOOLS {
