@@ -1,6 +1,7 @@
 //! The SCRIPTS processor: chapter 5 of the manual.
 
 use super::regs::{Reg, bits};
+use super::wire::Phase;
 use super::{BURST, Lsi, PAUSE_NS, Run};
 use crate::pci::Slot;
 
@@ -52,6 +53,11 @@ impl Lsi {
         let word = u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
         let arg = u32::from_le_bytes([b[4], b[5], b[6], b[7]]);
         let s = &mut self.state;
+        if word == 0 {
+            // A move of nothing is illegal on the chip. SeaBIOS leaves one, with no address behind it, where a command
+            // has no data, and expects both words to be passed over, each as an instruction.
+            return s.set_u32(Reg::Dsp, at.wrapping_add(4));
+        }
         s.set_u32(Reg::Dbc, word);
         s.set_u32(Reg::Dsps, arg);
         s.set_u32(Reg::Dsp, at.wrapping_add(8));
@@ -83,6 +89,9 @@ impl Lsi {
     // Block moves (5.3).
 
     fn block_move(&mut self, insn: Insn, slot: &mut Slot<'_>) {
+        if insn.word >> 24 & 7 == Phase::MessageOut as u32 {
+            self.state.wire.accept_messages();
+        }
         let Some(phase) = self.state.wire.phase() else {
             if self.state.wire.connected() {
                 return self.wait(insn);

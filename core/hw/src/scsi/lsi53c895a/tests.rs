@@ -106,6 +106,43 @@ fn a_write_goes_out_and_a_phase_that_was_not_expected_interrupts() {
 }
 
 #[test]
+fn a_message_is_taken_without_attention_and_empty_instructions_are_passed_over() {
+    let mut b = Bench::new();
+    b.dma.write(0x3000, &[0x80]).unwrap();
+    b.dma.write(0x3010, &[0; 16]).unwrap();
+    // As SeaBIOS asks a unit whether it is ready: no data, so nothing where the move of data would be.
+    let script = [
+        0x4002_0000,
+        0,
+        0x0600_0001,
+        0x3000,
+        0x0200_0010,
+        0x3010,
+        0x8782_0000,
+        0x18,
+        0x0700_0002,
+        0x3030,
+        0x5000_0000,
+        0,
+        0x0700_0002,
+        0x3030,
+        0,
+        0,
+        0x0300_0001,
+        0x3020,
+        0x0700_0001,
+        0x3021,
+        0x9808_0000,
+        0,
+    ];
+    for status in [2, 0] {
+        b.run(&script);
+        assert_eq!((b.reg(0x0c, 1), b.reg(0x42, 2)), (0x84, 0));
+        assert_eq!(b.dma.read_u16(0x3020), Ok(status), "its status, and that it is complete");
+    }
+}
+
+#[test]
 fn nobody_answers_at_an_empty_place() {
     let mut b = Bench::new();
     b.run(&[0x4105_0000, 0]);

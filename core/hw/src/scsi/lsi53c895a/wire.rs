@@ -90,6 +90,14 @@ impl Wire {
         *self = Self { want, target, attention, ..Self::default() };
     }
 
+    /// The script is about to send a message. One that selects without attention goes on with its command at once, but
+    /// SeaBIOS's identifies the unit all the same: the target takes that.
+    pub(super) fn accept_messages(&mut self) {
+        if self.want == Want::Command {
+            self.want = Want::Messages;
+        }
+    }
+
     pub(super) fn set_attention(&mut self, on: bool) {
         self.attention = on;
         if on && self.want == Want::Command {
