@@ -7,16 +7,17 @@ use crate::scsi::spc::Identity;
 use crate::scsi::{Address, Kind, UnitConfig, sbc};
 use orrery_block::backend::BlockBackend;
 
-/// A number, decimal or after `0x`.
+/// A number, decimal or after `0x`; `4k` is 4096.
 fn wide(spec: &DeviceSpec, name: &str) -> Result<Option<u64>, BuildError> {
     let Some(text) = property(spec, name) else { return Ok(None) };
-    let parsed = match text.strip_prefix("0x") {
-        Some(hex) => u64::from_str_radix(hex, 16),
-        None => text.parse(),
+    let parsed = match (text.strip_prefix("0x"), text.strip_suffix(['k', 'K'])) {
+        (Some(hex), _) => u64::from_str_radix(hex, 16).ok(),
+        (None, Some(kib)) => kib.parse::<u64>().ok().and_then(|n| n.checked_mul(1024)),
+        (None, None) => text.parse().ok(),
     };
     match parsed {
-        Ok(n) => Ok(Some(n)),
-        Err(_) => wrong(spec, format!("{name} is a number, not '{text}'")),
+        Some(n) => Ok(Some(n)),
+        None => wrong(spec, format!("{name} is a number, not '{text}'")),
     }
 }
 
@@ -134,7 +135,8 @@ impl Chassis<'_> {
         Ok(units)
     }
 
-    fn scsi_unit(
+    /// The unit that `spec` describes, with its drive.
+    pub(crate) fn scsi_unit(
         &mut self,
         spec: &DeviceSpec,
         drive: Drive,

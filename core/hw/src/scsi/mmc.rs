@@ -10,6 +10,9 @@ use super::spc::{self, Cdb, Identity, padded};
 use orrery_block::backend::BlockBackend;
 use serde::{Deserialize, Serialize};
 
+/// Versions of the standard that a drive on a SCSI bus claims.
+const SCSI_CLAIMS: [u8; 3] = [5, 0x12, 0x12];
+
 /// Bytes of user data in a block.
 pub const BLOCK: u64 = 2048;
 /// Bytes of a raw frame.
@@ -124,7 +127,7 @@ impl Cdrom {
 
     /// A drive on a SCSI bus: SPC-3, with tagged queueing.
     pub fn on_scsi(identity: Identity, backend: BlockBackend) -> Self {
-        Self::claiming([5, 0x12, 0x12], identity, backend)
+        Self::claiming(SCSI_CLAIMS, identity, backend)
     }
 
     fn claiming(claims: [u8; 3], identity: Identity, backend: BlockBackend) -> Self {
@@ -294,6 +297,8 @@ impl Cdrom {
             }
             op::READ_DISC_STRUCTURE => self.disc_structure(c[1], c[7]).map(|d| data(d, be16(8))),
             op::MECHANISM_STATUS => Ok(data(vec![0, 0, 0, 0, 0, 1, 0, 0], be16(8))),
+            // Writes of 10 and 12 bytes: the drive is known to the initiator as a unit like others, read-only.
+            0x2a | 0xaa if self.claims == SCSI_CLAIMS => Err(Sense::WRITE_PROTECTED),
             _ => Err(Sense::INVALID_OPCODE),
         }
     }

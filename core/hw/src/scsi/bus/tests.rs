@@ -140,7 +140,8 @@ fn the_cdrom_on_the_bus_reads_its_blocks() {
     assert_eq!(b.run(at, &[0x28, 0, 0, 0, 0, 3, 0, 0, 2], &[]).0, [5; 4096]);
     let raw = b.run(at, &[0xbe, 0, 0, 0, 0, 3, 0, 0, 2, 0xf8], &[]).0;
     assert_eq!(raw.len(), 2 * 2352);
-    assert_eq!(b.end(at, &[0x2a, 0, 0, 0, 0, 0, 0, 0, 1], &[0; 512]).1, Sense::INVALID_OPCODE);
+    // What cannot be written says so, rather than that it does not know the command.
+    assert_eq!(b.end(at, &[0x2a, 0, 0, 0, 0, 0, 0, 0, 1], &[0; 512]).1, Sense::WRITE_PROTECTED);
 }
 
 #[test]
