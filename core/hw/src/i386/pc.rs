@@ -56,6 +56,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     c.keyboard();
     if c.prop("usb", false)? {
         let usb = uhci::bus(&c.board, "usb-bus.0");
+        usb.set_path("/pci@i0cf8/usb@1,2".into());
         let config = uhci::Config { model: uhci::MODELS[0], companion: None };
         uhci::build(&mut c.board, &bus, devfn(1, 2), config, usb.clone());
         c.built.usb.push(usb);

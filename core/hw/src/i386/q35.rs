@@ -61,6 +61,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     c.keyboard();
     if c.prop("usb", false)? {
         let usb = ehci::bus(&c.board, "usb-bus.0");
+        usb.set_path("/pci@i0cf8/usb@1d,7".into());
         ehci::build(&mut c.board, &bus, devfn(29, 7), ehci::MODELS[1], usb.clone());
         for n in 0..3 {
             usb.add_companion();

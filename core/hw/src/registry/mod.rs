@@ -92,8 +92,22 @@ pub fn devices() -> impl Iterator<Item = &'static DeviceType> {
         .chain(usb::DEVICES)
 }
 
+/// Other names of types.
+const ALIASES: &[(&str, &str)] = &[
+    ("ahci", "ich9-ahci"),
+    ("virtio-blk", "virtio-blk-pci"),
+    ("virtio-keyboard", "virtio-keyboard-pci"),
+    ("virtio-mouse", "virtio-mouse-pci"),
+    ("virtio-net", "virtio-net-pci"),
+    ("virtio-rng", "virtio-rng-pci"),
+    ("virtio-scsi", "virtio-scsi-pci"),
+    ("virtio-serial", "virtio-serial-pci"),
+    ("virtio-tablet", "virtio-tablet-pci"),
+];
+
 /// A device type by name.
 pub fn find(name: &str) -> Option<&'static DeviceType> {
+    let name = ALIASES.iter().find(|a| a.0 == name).map_or(name, |a| a.1);
     devices().find(|d| d.name == name)
 }
 
@@ -140,11 +154,17 @@ impl Place<'_, '_> {
     /// the name firmware has for it.
     fn boots(&mut self, kind: &str, devfn: u8, rest: &str) -> Result<(), BuildError> {
         let index = self.given("bootindex")?;
-        let (device, function) = (devfn >> 3, devfn & 7);
-        let place =
-            if function == 0 { format!("{device:x}") } else { format!("{device:x},{function:x}") };
+        let path = self.firmware_path(kind, devfn) + rest;
+        self.chassis.boot_from(index, path)
+    }
+
+    /// What firmware calls a device at `devfn`.
+    fn firmware_path(&self, kind: &str, devfn: u8) -> String {
         let bus = self.bus_path();
-        self.chassis.boot_from(index, format!("{bus}/{kind}@{place}{rest}"))
+        match (devfn >> 3, devfn & 7) {
+            (device, 0) => format!("{bus}/{kind}@{device:x}"),
+            (device, function) => format!("{bus}/{kind}@{device:x},{function:x}"),
+        }
     }
 
     /// Firmware's name for the PCI bus.
@@ -355,6 +375,14 @@ mod tests {
     }
 
     #[test]
+    fn every_other_name_is_of_a_type_that_is_there() {
+        for (alias, name) in ALIASES {
+            assert!(devices().all(|d| d.name != *alias), "{alias}");
+            assert_eq!(find(alias).map(|d| d.name), Some(*name));
+        }
+    }
+
+    #[test]
     fn a_debug_console_prints_on_every_board() {
         for m in MACHINES.iter().filter(|m| m.name != "none") {
             let mut built = machine(m.name, "isa-debugcon", &[("iobase", "0x402")]).unwrap();
@@ -368,7 +396,9 @@ mod tests {
         for kind in devices() {
             let board = if kind.name == "isa-vga" { "isapc" } else { "pc" };
             let needs: &[_] = match kind.name {
-                "virtio-blk-pci" | "ide-hd" | "scsi-hd" | "nvme-ns" => &[("drive", "d")],
+                "virtio-blk-pci" | "ide-hd" | "scsi-hd" | "nvme-ns" | "usb-storage" => {
+                    &[("drive", "d")]
+                }
                 "nvme" => &[("serial", "s")],
                 "ide-cd" => &[("bus", "ide.1")],
                 _ => &[],

@@ -143,12 +143,7 @@ impl Place<'_, '_> {
         targets: usize,
         kind: &str,
     ) -> Result<Vec<UnitConfig>, BuildError> {
-        let (device, function) = (devfn >> 3, devfn & 7);
-        let place = match function {
-            0 => format!("{device:x}"),
-            _ => format!("{device:x},{function:x}"),
-        };
-        let path = format!("{}/scsi@{place}/{kind}", self.bus_path());
+        let path = format!("{}/{kind}", self.firmware_path("scsi", devfn));
         let id = self.get("id").map(str::to_owned);
         self.chassis.scsi_units(id.as_deref(), targets, &path)
     }
@@ -184,7 +179,7 @@ mod tests {
     #[test]
     fn units_go_to_the_bus_and_place_they_name() {
         let fits: &[&[&str]] = &[
-            &["lsi53c895a", "scsi-hd,drive=a", "scsi-hd,drive=b,scsi-id=6"],
+            &["lsi53c895a", "scsi-hd,drive=a,logical_block_size=4k", "scsi-hd,drive=b,scsi-id=6"],
             &["pvscsi,id=p", "lsi53c895a", "scsi-hd,drive=a,bus=p.0,lun=3", "scsi-cd,bus=scsi.0"],
             &["virtio-scsi-pci,id=v", "scsi-hd,drive=a,bus=v.0,scsi-id=200", "scsi-cd,scsi-id=200"],
             &["nvme,serial=s,id=n,drive=a", "nvme-ns,drive=b,nsid=7"],

@@ -1,8 +1,10 @@
 //! USB: controllers, which are on a PCI bus, and devices.
 
-use super::{DeviceType, Place, Property, property};
+use super::{BOOTINDEX, DeviceType, Place, Property, RERROR, WERROR, property};
 use crate::machine::BuildError;
-use crate::usb::{self, Socket, ehci, hid, hub, uhci, xhci};
+use crate::scsi::{self, Address};
+use crate::usb::{self, Position, ehci, hid, hub, ohci, storage, uas, uhci, xhci};
+use orrery_system::Board;
 
 const PORT: Property = property("port", "place on the bus: 2, or 1.3 for the third of a hub");
 const SERIAL: Property = property("serial", "serial number");
@@ -35,7 +37,7 @@ impl Place<'_, '_> {
     }
 
     /// The bus that `bus=` names, or the first with room, and the place on it.
-    fn socket(&mut self) -> Result<(usb::Bus, Socket), BuildError> {
+    fn socket(&mut self) -> Result<(usb::Bus, Position), BuildError> {
         let buses = &self.chassis.built.usb;
         let named = self.get("bus");
         let free = |bus: &usb::Bus| bus.positions().into_iter().filter(|p| p.socket.id().is_none());
@@ -52,7 +54,7 @@ impl Place<'_, '_> {
         if let Some(path) = self.get("port") {
             let position = free(&bus).find(|p| p.path == path);
             return match position {
-                Some(position) => Ok((bus, position.socket)),
+                Some(position) => Ok((bus, position)),
                 None => {
                     let name = bus.name();
                     self.wrong(&format!("usb port {path} (bus {name}) not found (in use?)"))
@@ -67,7 +69,7 @@ impl Place<'_, '_> {
             places = free(&bus).collect();
         }
         match places.into_iter().next() {
-            Some(position) => Ok((bus, position.socket)),
+            Some(position) => Ok((bus, position)),
             None => self.wrong("the bus has no free ports"),
         }
     }
@@ -83,9 +85,9 @@ impl Place<'_, '_> {
             2 => true,
             _ => return self.wrong("usb_version is 1 or 2"),
         };
-        let (bus, socket) = self.socket()?;
+        let (bus, place) = self.socket()?;
         let config = hid::Config { serial: self.serial(), high_speed };
-        let id = bus.plug(&mut self.chassis.board, &socket, |board, id| {
+        let id = bus.plug(&mut self.chassis.board, &place.socket, |board, id| {
             hid::Hid::<K>::new(config, hid::Wires::new(board, id))
         });
         // The latest is asked first, and those of the board last.
@@ -93,18 +95,51 @@ impl Place<'_, '_> {
         Ok(())
     }
 
+    /// The bus of a controller at `devfn`, which `make` makes.
+    fn new_bus(&mut self, devfn: u8, make: fn(&Board, &str) -> usb::Bus) -> usb::Bus {
+        let bus = make(&self.chassis.board, &self.bus_name());
+        bus.set_path(self.firmware_path("usb", devfn));
+        self.chassis.built.usb.push(bus.clone());
+        bus
+    }
+
+    /// A disk or CD-ROM drive on the bus.
+    fn storage(&mut self) -> Result<(), BuildError> {
+        let Some(name) = self.get("drive").map(str::to_owned) else {
+            return self.wrong("it needs drive=ID");
+        };
+        let (bus, place) = self.socket()?;
+        let Some(drive) = self.chassis.drive_named(&name) else {
+            return self.wrong(&format!("there is no free drive '{name}'"));
+        };
+        let path = bus.firmware_path(&place.path, "storage") + "/channel@0/disk";
+        let unit = self.chassis.scsi_unit(self.spec, drive, Address::new(0, 0), &path)?;
+        let config = storage::Config { serial: self.serial() };
+        bus.plug(&mut self.chassis.board, &place.socket, |board, id| {
+            storage::Storage::new(config, scsi::Bus::new(board, id, 0, vec![unit]))
+        });
+        Ok(())
+    }
+
+    /// Units of the SCSI bus that the device makes, named after its id.
+    fn storage_bus(&mut self) -> Result<StorageBus, BuildError> {
+        let (bus, place) = self.socket()?;
+        let path = bus.firmware_path(&place.path, "storage") + "/channel@0/disk";
+        let id = self.get("id").map(str::to_owned);
+        let units = self.chassis.scsi_units(id.as_deref(), 1, &path)?;
+        Ok(StorageBus { bus, place, units, config: storage::Config { serial: self.serial() } })
+    }
+
     fn ehci(&mut self, model: ehci::Model) -> Result<(), BuildError> {
         let (pci, devfn) = self.slot()?;
-        let bus = ehci::bus(&self.chassis.board, &self.bus_name());
-        self.chassis.built.usb.push(bus.clone());
+        let bus = self.new_bus(devfn, ehci::bus);
         ehci::build(&mut self.chassis.board, &pci, devfn, model, bus);
         Ok(())
     }
 
     fn xhci(&mut self, model: xhci::Model) -> Result<(), BuildError> {
         let (pci, devfn) = self.slot()?;
-        let bus = xhci::bus(&self.chassis.board, &self.bus_name());
-        self.chassis.built.usb.push(bus.clone());
+        let bus = self.new_bus(devfn, xhci::bus);
         xhci::build(&mut self.chassis.board, &pci, devfn, model, bus);
         Ok(())
     }
@@ -112,12 +147,7 @@ impl Place<'_, '_> {
     fn uhci(&mut self, model: uhci::Model) -> Result<(), BuildError> {
         let (pci, devfn) = self.slot()?;
         let (bus, companion) = match self.spec.props.iter().rev().find(|p| p.0 == "masterbus") {
-            None => {
-                let name = self.bus_name();
-                let bus = uhci::bus(&self.chassis.board, &name);
-                self.chassis.built.usb.push(bus.clone());
-                (bus, None)
-            }
+            None => (self.new_bus(devfn, uhci::bus), None),
             Some((_, name)) => {
                 let Some(bus) = self.chassis.built.usb.iter().find(|b| b.name() == name).cloned()
                 else {
@@ -135,6 +165,14 @@ impl Place<'_, '_> {
         uhci::build(&mut self.chassis.board, &pci, devfn, config, bus);
         Ok(())
     }
+}
+
+/// What a device with a SCSI bus is made of.
+struct StorageBus {
+    bus: usb::Bus,
+    place: Position,
+    units: Vec<scsi::UnitConfig>,
+    config: storage::Config,
 }
 
 /// A row for an EHCI controller.
@@ -192,6 +230,18 @@ pub(super) const DEVICES: &[DeviceType] = &[
     xhci!(0),
     xhci!(1),
     DeviceType {
+        name: ohci::NAME,
+        bus: "PCI",
+        description: "a USB 1.1 controller (OHCI)",
+        properties: &[MULTIFUNCTION],
+        build: |p| {
+            let (pci, devfn) = p.slot()?;
+            let bus = p.new_bus(devfn, ohci::bus);
+            ohci::build(&mut p.chassis.board, &pci, devfn, bus);
+            Ok(())
+        },
+    },
+    DeviceType {
         name: "usb-kbd",
         bus: "usb-bus",
         description: "a keyboard",
@@ -213,6 +263,47 @@ pub(super) const DEVICES: &[DeviceType] = &[
         build: |p| p.hid::<hid::Tablet>(),
     },
     DeviceType {
+        name: "usb-storage",
+        bus: "usb-bus",
+        description: "a disk or CD-ROM drive",
+        properties: &[
+            property("drive", "id of the drive"),
+            property("removable", "the medium can be taken out (off)"),
+            property("logical_block_size", "block size that the guest sees (512)"),
+            property("physical_block_size", "block size of the medium (the logical one)"),
+            RERROR,
+            WERROR,
+            BOOTINDEX,
+        ],
+        build: |p| p.storage(),
+    },
+    DeviceType {
+        name: "usb-bot",
+        bus: "usb-bus",
+        description: "a SCSI bus with one target, by bulk transfers only",
+        properties: &[],
+        build: |p| {
+            let StorageBus { bus, place, units, config } = p.storage_bus()?;
+            bus.plug(&mut p.chassis.board, &place.socket, |board, id| {
+                storage::Storage::new(config, scsi::Bus::new(board, id, 0, units))
+            });
+            Ok(())
+        },
+    },
+    DeviceType {
+        name: uas::NAME,
+        bus: "usb-bus",
+        description: "a SCSI bus with one target, with commands in parallel (UAS)",
+        properties: &[],
+        build: |p| {
+            let StorageBus { bus, place, units, config } = p.storage_bus()?;
+            bus.plug(&mut p.chassis.board, &place.socket, |board, id| {
+                uas::Uas::new(config, scsi::Bus::new(board, id, 0, units))
+            });
+            Ok(())
+        },
+    },
+    DeviceType {
         name: "usb-hub",
         bus: "usb-bus",
         description: "a hub",
@@ -227,8 +318,8 @@ pub(super) const DEVICES: &[DeviceType] = &[
             };
             let port_power = p.switch("port-power", false)?;
             let config = hub::Config { ports, port_power, serial: p.serial() };
-            let (bus, socket) = p.socket()?;
-            bus.plug(&mut p.chassis.board, &socket, |_, _| hub::Hub::new(config));
+            let (bus, place) = p.socket()?;
+            bus.plug(&mut p.chassis.board, &place.socket, |_, _| hub::Hub::new(config));
             Ok(())
         },
     },

@@ -4,7 +4,7 @@
 use super::descriptor::Speed;
 use super::device::{Function, Handle, Peripheral, Seat};
 use orrery_system::{Board, DeviceId, IrqInput, IrqLine};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Hubs in a row below a root port (USB 2.0 4.1.1).
 const DEPTH: usize = 5;
@@ -104,6 +104,8 @@ struct Inner {
     name: String,
     sockets: Vec<Socket>,
     wire: IrqInput,
+    /// What firmware calls the controller.
+    path: OnceLock<String>,
     /// Companion controllers take sockets from here; what is free of them.
     companions: Mutex<usize>,
 }
@@ -124,7 +126,29 @@ impl Bus {
     /// A bus with these sockets.
     pub fn new(board: &Board, name: &str, sockets: Vec<Socket>) -> Self {
         let (name, wire) = (name.to_owned(), board.wire());
-        Self(Arc::new(Inner { name, sockets, wire, companions: Mutex::new(0) }))
+        Self(Arc::new(Inner {
+            name,
+            sockets,
+            wire,
+            path: OnceLock::new(),
+            companions: Mutex::new(0),
+        }))
+    }
+
+    /// Says what firmware calls the controller.
+    pub fn set_path(&self, path: String) {
+        // Set once, where the controller is built.
+        let _ = self.0.path.set(path);
+    }
+
+    /// What firmware calls what is in the socket at `path` of it, a device that it calls `kind`.
+    pub fn firmware_path(&self, path: &str, kind: &str) -> String {
+        let mut out = self.0.path.get().cloned().unwrap_or_default();
+        let (hubs, last) = path.rsplit_once('.').unwrap_or(("", path));
+        for hub in hubs.split('.').filter(|h| !h.is_empty()) {
+            out.push_str(&format!("/hub@{hub}"));
+        }
+        out + &format!("/{kind}@{last}")
     }
 
     /// What `bus=` of a device calls it.
@@ -209,10 +233,8 @@ impl Bus {
 
     /// Lets hubs see what changed, and the controllers.
     fn tell(&self) {
-        for position in self.positions() {
-            if let Some(device) = position.socket.device() {
-                device.lock().expect("no panic while held").look();
-            }
+        for device in self.0.sockets.iter().filter_map(Socket::device) {
+            device.lock().expect("no panic while held").look();
         }
         self.news().pulse();
     }

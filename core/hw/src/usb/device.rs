@@ -119,6 +119,10 @@ pub trait Function: Send {
     }
     /// Something happened on the bus: a hub looks at its sockets.
     fn look(&mut self) {}
+    /// Whether it has something to tell that the host, if it sleeps, is woken for.
+    fn calls(&self) -> bool {
+        false
+    }
     /// Whether it wants input of this sort now.
     fn accepts(&self, _event: &InputEvent) -> bool {
         false
@@ -163,8 +167,8 @@ pub trait Attached: Send {
     fn passes(&self, n: usize) -> bool;
     /// Something happened on the bus.
     fn look(&mut self);
-    /// Whether software lets it wake the host.
-    fn may_wake(&self) -> bool;
+    /// Whether it wakes a host that sleeps: it has something to tell, and software lets it.
+    fn calls(&self) -> bool;
 }
 
 /// A device, shared by the socket it is in and the board. Each holds the lock only while it calls.
@@ -504,8 +508,8 @@ impl<F: Function> Attached for Peripheral<F> {
         self.function.look();
     }
 
-    fn may_wake(&self) -> bool {
-        self.common.wakeup
+    fn calls(&self) -> bool {
+        self.common.wakeup && self.function.calls()
     }
 }
 

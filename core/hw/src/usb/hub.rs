@@ -3,6 +3,7 @@
 use super::bus::Socket;
 use super::descriptor::{Configuration, Description, Endpoint, Interface, Layout, Speed, Transfer};
 use super::device::{Function, In, Setup};
+use super::roots;
 use bitfield_struct::bitfield;
 use orrery_system::RestoreError;
 use serde::{Deserialize, Serialize};
@@ -236,6 +237,7 @@ impl Function for Hub {
     }
 
     fn input(&mut self, _: u8, max: usize) -> In {
+        self.look();
         let mut map = vec![0; self.sockets.len() / 8 + 1];
         for (n, _) in self.state.ports.iter().enumerate().filter(|(_, p)| p.changed()) {
             map[(n + 1) / 8] |= 1 << ((n + 1) % 8);
@@ -261,6 +263,11 @@ impl Function for Hub {
         {
             let moves = socket.moves();
             if std::mem::replace(seen, moves) == moves || !port.powered() {
+                // A device that wakes the host wakes the hub's port first.
+                let calls = roots::calls(Some(socket));
+                if calls && port.suspended() {
+                    *port = port.with_suspended(false).with_c_suspended(true);
+                }
                 continue;
             }
             let there = socket.device().is_some();
@@ -272,5 +279,9 @@ impl Function for Hub {
                 .with_c_connected(true)
                 .with_c_enabled(port.c_enabled() || was_enabled);
         }
+    }
+
+    fn calls(&self) -> bool {
+        self.state.ports.iter().any(|p| p.changed())
     }
 }

@@ -11,11 +11,17 @@ mod bus;
 mod descriptor;
 mod device;
 pub mod ehci;
+mod exchange;
 pub mod hid;
 pub mod hub;
+pub mod ohci;
+mod roots;
+pub mod storage;
+pub mod uas;
 pub mod uhci;
 pub mod xhci;
 
 pub use bus::{Bus, Position, Socket};
 pub use descriptor::{Configuration, Description, Endpoint, Interface, Layout, Speed, Transfer};
 pub use device::{Attached, Function, Handle, In, Out, Peripheral, Seat, Setup};
+pub use roots::Wires;

@@ -9,10 +9,11 @@
 use super::bus::{Bus, Socket};
 use super::descriptor::Speed;
 use super::device::{In, Out};
+use super::roots::{self, Seen, Wires};
 use crate::pci::{self, Chip, Slot};
 use bitfield_struct::bitfield;
 use orrery_system::bus::{BusError, BusResult};
-use orrery_system::{Board, Clock, DeviceId, Dma, IrqInput, RestoreError, Timer, VmTime};
+use orrery_system::{Board, DeviceId, Dma, RestoreError, VmTime};
 use serde::{Deserialize, Serialize};
 
 orrery_system::reg_map! {
@@ -204,18 +205,6 @@ pub struct Config {
     pub companion: Option<usize>,
 }
 
-/// Pins and services the machine wires up.
-pub struct Wires {
-    /// The bus.
-    pub bus: Bus,
-    /// Its end of the bus' wire.
-    pub news: IrqInput,
-    /// Virtual time.
-    pub clock: Clock,
-    /// Wake-up for the next frame.
-    pub timer: Timer,
-}
-
 /// Everything the guest can observe, but for the configuration space.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -236,22 +225,20 @@ pub struct State {
 pub struct Uhci {
     config: Config,
     wires: Wires,
-    /// How often something came or went in each socket, as far as it has seen.
-    seen: [u32; PORTS],
+    seen: Seen,
     state: State,
 }
 
 /// A bus for a controller of its own.
 pub fn bus(board: &Board, name: &str) -> Bus {
-    Bus::new(board, name, (0..PORTS).map(|_| Socket::new(Speed::Full)).collect())
+    roots::bus(board, name, PORTS, Speed::Full)
 }
 
 /// Puts the controller of `bus` at `devfn`.
 pub fn build(board: &mut Board, pci: &pci::Bus, devfn: u8, config: Config, bus: Bus) -> DeviceId {
     let id = board.reserve(config.model.name);
     let function = function(board, pci, devfn, id, config.model);
-    let news = bus.wire().tap();
-    let wires = Wires { bus, news, clock: board.clock(), timer: board.timer(id, 0) };
+    let wires = Wires::new(board, id, bus);
     board.attach(id, Box::new(pci::Card::new(function, Uhci::new(config, wires))));
     id
 }
@@ -328,7 +315,7 @@ impl State {
 impl Uhci {
     /// The chip in its power-on state.
     pub fn new(config: Config, wires: Wires) -> Self {
-        let mut chip = Self { config, wires, seen: [0; PORTS], state: State::power_on() };
+        let mut chip = Self { config, wires, seen: Seen::default(), state: State::power_on() };
         Chip::reset(&mut chip);
         chip
     }
@@ -339,9 +326,10 @@ impl Uhci {
         (self.config.companion.is_none() || socket.is_companions()).then_some(socket)
     }
 
-    /// A change of hands counts as coming and going.
-    fn moves(&self, n: usize) -> u32 {
-        self.socket(n).map_or(0, |s| s.moves().wrapping_mul(2) | 1)
+    /// Whether something came or went; a change of hands counts as that.
+    fn moved(&mut self, n: usize) -> bool {
+        let socket = self.socket(n).cloned();
+        self.seen.moved(n, socket.as_ref())
     }
 
     fn there(&self, n: usize) -> bool {
@@ -351,8 +339,7 @@ impl Uhci {
     /// Looks at what came and went.
     fn look(&mut self) {
         for n in 0..PORTS {
-            let moves = self.moves(n);
-            if std::mem::replace(&mut self.seen[n], moves) == moves {
+            if !self.moved(n) {
                 continue;
             }
             let there = self.there(n);
@@ -373,16 +360,14 @@ impl Uhci {
         }
     }
 
-    /// A device that has news while the bus sleeps wakes it.
-    fn wake_up(&mut self) {
+    /// A device that has something to tell while its port sleeps wakes it; where `bus` is true, the whole bus too.
+    fn wake_up(&mut self, bus: bool) {
         for n in 0..PORTS {
-            let asleep = self.state.command.suspend() || self.state.ports[n].suspended();
-            let Some(device) = self.socket(n).and_then(Socket::device) else { continue };
-            if asleep && device.lock().expect("no panic while held").may_wake() {
+            let port = self.state.ports[n];
+            let sleeps = port.suspended() && !port.resume();
+            if (sleeps || bus && self.state.command.suspend()) && roots::calls(self.socket(n)) {
                 self.state.status.set_resume(true);
-                if self.state.ports[n].suspended() {
-                    self.state.ports[n].set_resume(true);
-                }
+                self.state.ports[n].set_resume(port.suspended());
             }
         }
     }
@@ -679,7 +664,7 @@ impl Chip for Uhci {
     fn reset(&mut self) {
         self.state = State::power_on();
         for n in 0..PORTS {
-            self.seen[n] = self.moves(n);
+            self.moved(n);
             let there = self.there(n);
             let port = &mut self.state.ports[n];
             *port = port.with_connected(there).with_c_connected(there);
@@ -695,7 +680,9 @@ impl Chip for Uhci {
             return Err(RestoreError::Invalid("frames without running, or the other way round"));
         }
         self.state = state;
-        self.seen = std::array::from_fn(|n| self.moves(n));
+        for n in 0..PORTS {
+            self.moved(n);
+        }
         Ok(())
     }
 
@@ -724,14 +711,17 @@ impl Chip for Uhci {
         }
         let (reg, _) = Reg::decode(offset, width)?;
         let now = self.wires.clock.now();
+        let slept = self.state.command.suspend();
         self.write_register(reg, value, now);
+        // What came before it fell asleep counts too.
+        self.wake_up(!slept);
         Ok(())
     }
 
     fn settle(&mut self, slot: &mut Slot<'_>) {
-        if self.wires.news.take_edge() {
+        if self.wires.take_news() {
             self.look();
-            self.wake_up();
+            self.wake_up(true);
             let level = self.drive(slot);
             slot.function.drive(slot.config, level);
         }

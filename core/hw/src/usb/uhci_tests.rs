@@ -2,6 +2,7 @@ use super::*;
 use crate::pci::Card;
 use crate::usb::hid::{self, Hid, Keyboard};
 use crate::usb::hub::{self, Hub};
+use orrery_system::IrqInput;
 use orrery_system::input::{InputEvent, Key};
 
 /// A controller as a driver sees it, on a board.
@@ -193,6 +194,39 @@ fn a_device_behind_a_hub_is_reached_and_unplugging_it_is_told() {
 }
 
 #[test]
+fn a_hub_wakes_the_host_for_what_came_before_and_after_it_fell_asleep() {
+    const SET_WAKEUP: u64 = 0x0000_0000_0001_0300;
+    const SLEEPS: u32 = 0x1004;
+    for (late, lets) in [(false, true), (true, true), (true, false)] {
+        let mut b = Bench::new();
+        let (root, bus) = (b.bus.sockets()[0].clone(), b.bus.clone());
+        bus.plug(&mut b.board, &root, |_, _| Hub::new(hub::Config::default()));
+        b.board.settle();
+        b.start();
+        b.enable(Reg::Port1);
+        b.request(0, SET_ADDRESS_5);
+        b.request(5, SET_CONFIGURATION);
+        if lets {
+            b.request(5, SET_WAKEUP);
+        }
+        b.write(Reg::Status, 0x3f);
+        if late {
+            b.write(Reg::Port1, SLEEPS);
+            assert_eq!((b.read(Reg::Port1) & 0x40, b.read(Reg::Status) & 4), (0, 0));
+        }
+        b.keyboard("1.2");
+        if !late {
+            assert_eq!(b.read(Reg::Port1) & 0x40, 0, "awake");
+            b.write(Reg::Port1, SLEEPS);
+        }
+        let resumes = if lets { (0x40, 4) } else { (0, 0) };
+        assert_eq!((b.read(Reg::Port1) & 0x40, b.read(Reg::Status) & 4), resumes);
+        b.write(Reg::Status, 4);
+        assert_eq!(b.read(Reg::Status) & 4, 0, "it is told once");
+    }
+}
+
+#[test]
 fn a_schedule_that_leads_into_itself_ends_with_the_frame() {
     let mut b = Bench::new();
     b.start();
@@ -255,8 +289,7 @@ mod suite {
             Hid::<Keyboard>::new(hid::Config::default(), hid::Wires::new(board, id))
         });
         let function = function(&board, &pins, 8, DeviceId(0), MODELS[0]);
-        let news = bus.wire().tap();
-        let wires = Wires { bus, news, clock: board.clock(), timer: board.timer(DeviceId(0), 0) };
+        let wires = Wires::new(&mut board, DeviceId(0), bus);
         Card::new(function, Uhci::new(Config { model: MODELS[0], companion: None }, wires))
     }
 

@@ -11,10 +11,11 @@ mod schedule;
 
 use super::bus::{Bus, Socket};
 use super::descriptor::Speed;
+use super::roots::{self, Seen, Wires};
 use crate::pci::{self, Chip, Slot};
 use bitfield_struct::bitfield;
 use orrery_system::bus::{BusError, BusResult};
-use orrery_system::{Board, Clock, DeviceId, IrqInput, RestoreError, Timer, VmTime};
+use orrery_system::{Board, DeviceId, RestoreError, VmTime};
 use serde::{Deserialize, Serialize};
 
 /// Ports of a controller.
@@ -180,18 +181,6 @@ pub const MODELS: [Model; 3] = [
     Model { name: "ich9-usb-ehci2", device: 0x293c, revision: 0x03 },
 ];
 
-/// Pins and services the machine wires up.
-pub struct Wires {
-    /// The bus.
-    pub bus: Bus,
-    /// Its end of the bus' wire.
-    pub news: IrqInput,
-    /// Virtual time.
-    pub clock: Clock,
-    /// Wake-up for the next microframe or frame.
-    pub timer: Timer,
-}
-
 /// Everything the guest can observe, but for the configuration space.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -213,22 +202,20 @@ pub struct State {
 /// The device.
 pub struct Ehci {
     wires: Wires,
-    /// How often something came or went in each socket, as far as it has seen.
-    seen: [u32; PORTS],
+    seen: Seen,
     state: State,
 }
 
 /// A bus for a controller.
 pub fn bus(board: &Board, name: &str) -> Bus {
-    Bus::new(board, name, (0..PORTS).map(|_| Socket::new(Speed::High)).collect())
+    roots::bus(board, name, PORTS, Speed::High)
 }
 
 /// Puts the controller of `bus` at `devfn`.
 pub fn build(board: &mut Board, pci: &pci::Bus, devfn: u8, model: Model, bus: Bus) -> DeviceId {
     let id = board.reserve(model.name);
     let function = function(board, pci, devfn, id, model);
-    let news = bus.wire().tap();
-    let wires = Wires { bus, news, clock: board.clock(), timer: board.timer(id, 0) };
+    let wires = Wires::new(board, id, bus);
     board.attach(id, Box::new(pci::Card::new(function, Ehci::new(wires))));
     id
 }
@@ -272,13 +259,17 @@ impl State {
 impl Ehci {
     /// The chip in its power-on state.
     pub fn new(wires: Wires) -> Self {
-        let mut chip = Self { wires, seen: [0; PORTS], state: State::power_on() };
+        let mut chip = Self { wires, seen: Seen::default(), state: State::power_on() };
         Chip::reset(&mut chip);
         chip
     }
 
     fn socket(&self, n: usize) -> Option<&Socket> {
         self.wires.bus.sockets().get(n)
+    }
+
+    fn moved(&mut self, n: usize) -> bool {
+        self.seen.moved(n, self.wires.bus.sockets().get(n))
     }
 
     /// What is in a port, as far as it belongs to this controller.
@@ -322,10 +313,7 @@ impl Ehci {
             (0..PORTS).for_each(|n| self.give(n, true));
         }
         for n in 0..PORTS {
-            let moves = self.socket(n).map_or(0, Socket::moves);
-            if std::mem::replace(&mut self.seen[n], moves) == moves
-                || self.state.ports[n].companion()
-            {
+            if !self.moved(n) || self.state.ports[n].companion() {
                 continue;
             }
             let there = self.there(n);
@@ -342,14 +330,13 @@ impl Ehci {
         }
     }
 
-    /// A device that has news while its port is suspended wakes it.
+    /// A device that has something to tell while its port is suspended wakes it.
     fn wake_up(&mut self) {
         for n in 0..PORTS {
             if !self.state.ports[n].suspended() || self.state.ports[n].resume() {
                 continue;
             }
-            let Some(device) = self.socket(n).and_then(Socket::device) else { continue };
-            if device.lock().expect("no panic while held").may_wake() {
+            if roots::calls(self.socket(n)) {
                 self.state.ports[n].set_resume(true);
                 self.state.status.set_port(true);
             }
@@ -563,7 +550,9 @@ impl Chip for Ehci {
             return Err(RestoreError::Invalid("frames without running, or the other way round"));
         }
         self.state = state;
-        self.seen = std::array::from_fn(|n| self.socket(n).map_or(0, Socket::moves));
+        for n in 0..PORTS {
+            self.moved(n);
+        }
         Ok(())
     }
 
@@ -604,11 +593,12 @@ impl Chip for Ehci {
         let (reg, _) = Reg::decode(offset, width)?;
         let now = self.wires.clock.now();
         self.write_register(reg, value as u32, now);
+        self.wake_up();
         Ok(())
     }
 
     fn settle(&mut self, slot: &mut Slot<'_>) {
-        if self.wires.news.take_edge() {
+        if self.wires.take_news() {
             self.look();
             self.wake_up();
             let level = self.drive(slot);

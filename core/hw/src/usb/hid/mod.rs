@@ -252,6 +252,10 @@ impl<K: Kind + 'static> Function for Hid<K> {
         In::Data(report)
     }
 
+    fn calls(&self) -> bool {
+        K::pending(&self.state.kind)
+    }
+
     fn accepts(&self, event: &InputEvent) -> bool {
         self.state.polled && K::accepts(event)
     }

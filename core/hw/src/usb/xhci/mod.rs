@@ -15,10 +15,11 @@ mod transfer;
 use super::bus::{Bus, Socket};
 use super::descriptor::Speed;
 use super::device::Handle;
+use super::roots::{self, Seen, Wires};
 use crate::pci::{self, Chip, Slot};
 use bitfield_struct::bitfield;
 use orrery_system::bus::{BusError, BusResult};
-use orrery_system::{Board, Clock, DeviceId, IrqInput, RestoreError, Timer, VmTime};
+use orrery_system::{Board, DeviceId, RestoreError, VmTime};
 use rings::{Events, Ring};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -223,18 +224,6 @@ pub const MODELS: [Model; 2] = [
     Model { name: "nec-usb-xhci", vendor: 0x1033, device: 0x0194, revision: 0x03 },
 ];
 
-/// Pins and services the machine wires up.
-pub struct Wires {
-    /// The bus.
-    pub bus: Bus,
-    /// Its end of the bus' wire.
-    pub news: IrqInput,
-    /// Virtual time.
-    pub clock: Clock,
-    /// Wake-up for what a turn left over.
-    pub timer: Timer,
-}
-
 /// An endpoint that software configured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Endpoint {
@@ -284,22 +273,20 @@ pub struct State {
 pub struct Xhci {
     model: Model,
     wires: Wires,
-    /// How often something came or went in each socket, as far as it has seen.
-    seen: [u32; SOCKETS],
+    seen: Seen,
     state: State,
 }
 
 /// A bus for a controller.
 pub fn bus(board: &Board, name: &str) -> Bus {
-    Bus::new(board, name, (0..SOCKETS).map(|_| Socket::new(Speed::Super)).collect())
+    roots::bus(board, name, SOCKETS, Speed::Super)
 }
 
 /// Puts the controller of `bus` at `devfn`.
 pub fn build(board: &mut Board, pci: &pci::Bus, devfn: u8, model: Model, bus: Bus) -> DeviceId {
     let id = board.reserve(model.name);
     let function = function(board, pci, devfn, id, model);
-    let news = bus.wire().tap();
-    let wires = Wires { bus, news, clock: board.clock(), timer: board.timer(id, 0) };
+    let wires = Wires::new(board, id, bus);
     board.attach(id, Box::new(pci::Card::new(function, Xhci::new(model, wires))));
     id
 }
@@ -351,7 +338,7 @@ fn set_high(value: u64, high: u32) -> u64 {
 impl Xhci {
     /// The chip in its power-on state.
     pub fn new(model: Model, wires: Wires) -> Self {
-        let mut chip = Self { model, wires, seen: [0; SOCKETS], state: State::power_on() };
+        let mut chip = Self { model, wires, seen: Seen::default(), state: State::power_on() };
         Chip::reset(&mut chip);
         chip
     }
@@ -363,6 +350,10 @@ impl Xhci {
 
     fn socket(&self, port: usize) -> Option<&Socket> {
         self.wires.bus.sockets().get(port % SOCKETS)
+    }
+
+    fn moved(&mut self, n: usize) -> bool {
+        self.seen.moved(n, self.wires.bus.sockets().get(n))
     }
 
     /// What shows at a port.
@@ -396,8 +387,7 @@ impl Xhci {
     /// Looks at what came and went.
     fn look(&mut self) {
         for n in 0..SOCKETS {
-            let moves = self.socket(n).map_or(0, Socket::moves);
-            if std::mem::replace(&mut self.seen[n], moves) == moves {
+            if !self.moved(n) {
                 continue;
             }
             for port in [n, n + SOCKETS] {
@@ -411,15 +401,14 @@ impl Xhci {
         }
     }
 
-    /// A device that has news while its port is suspended wakes it.
+    /// A device that has something to tell while its port is suspended wakes it.
     fn wake_up(&mut self) {
         for port in 0..PORTS {
             let old = self.state.ports[port];
             if !old.enabled() || old.link() != link::SUSPENDED {
                 continue;
             }
-            let Some(device) = self.at_port(port) else { continue };
-            if device.lock().expect("no panic while held").may_wake() {
+            if self.at_port(port).is_some_and(|d| roots::is_calling(&d)) {
                 let link = if Self::is_super(port) { link::ON } else { link::RESUME };
                 self.change_port(port, old.with_link(link).with_c_link(true));
             }
@@ -638,7 +627,7 @@ impl Chip for Xhci {
     fn reset(&mut self) {
         self.state = State::power_on();
         for n in 0..SOCKETS {
-            self.seen[n] = self.socket(n).map_or(0, Socket::moves);
+            self.moved(n);
             for port in [n, n + SOCKETS] {
                 let fresh = self.fresh(port);
                 self.state.ports[port] = fresh.with_c_connected(fresh.connected());
@@ -655,7 +644,9 @@ impl Chip for Xhci {
             return Err(RestoreError::Invalid("more events than it keeps"));
         }
         self.state = state;
-        self.seen = std::array::from_fn(|n| self.socket(n).map_or(0, Socket::moves));
+        for n in 0..SOCKETS {
+            self.moved(n);
+        }
         Ok(())
     }
 
@@ -709,6 +700,7 @@ impl Chip for Xhci {
         if let Some((port, part)) = port_at(offset) {
             if part == 0 {
                 self.write_port(port, value);
+                self.wake_up();
             }
         } else if let Some(n) = doorbell_at(offset) {
             self.doorbell(slot, n, value);
@@ -720,7 +712,7 @@ impl Chip for Xhci {
     }
 
     fn settle(&mut self, slot: &mut Slot<'_>) {
-        if self.wires.news.take_edge() {
+        if self.wires.take_news() {
             self.look();
             self.wake_up();
             if self.state.command.run() {

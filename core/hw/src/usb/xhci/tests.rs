@@ -198,8 +198,7 @@ mod suite {
         let pins = pci::Bus::simple(&board);
         let bus = bus(&board, "x.0");
         let function = function(&board, &pins, 8, DeviceId(0), MODELS[0]);
-        let news = bus.wire().tap();
-        let wires = Wires { bus, news, clock: board.clock(), timer: board.timer(DeviceId(0), 0) };
+        let wires = Wires::new(&mut board, DeviceId(0), bus);
         Card::new(function, Xhci::new(MODELS[0], wires))
     }
 
