@@ -22,6 +22,7 @@ const TESTS: &[&str] = &[
     "drive_del-test",
     "endianness-test",
     "fdc-test",
+    "fuzz-lsi53c895a-test",
     "fw_cfg-test",
     "hd-geo-test",
     "i440fx-test",
@@ -41,6 +42,9 @@ const TESTS: &[&str] = &[
     "rtl8139-test",
     "tco-test",
     "test-hmp",
+    "usb-hcd-ehci-test",
+    "usb-hcd-uhci-test",
+    "usb-hcd-xhci-test",
     "wdt_ib700-test",
 ];
 
