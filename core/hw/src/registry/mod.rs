@@ -4,6 +4,7 @@ mod isa;
 mod net;
 mod nvme;
 mod pci;
+pub mod scope;
 mod scsi;
 mod usb;
 mod virtio;
