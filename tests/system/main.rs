@@ -15,6 +15,7 @@
 mod bad_input;
 mod clients;
 mod cpio;
+mod debugger;
 mod determinism;
 mod disks;
 mod guides;
@@ -102,6 +103,7 @@ fn main() -> ExitCode {
     tests.extend(sound::tests());
     tests.extend(guides::tests());
     tests.extend(time_travel::tests());
+    tests.extend(debugger::tests());
     tests.extend(migration::tests());
     tests.extend(clients::tests());
     if std::env::var_os("ORRERY_FAST").is_some() {
