@@ -10,6 +10,7 @@ use std::path::Path;
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         Test::new("guides: every file they name is there", 10, files),
+        Test::new("guides: every test that the page of devices names is there", 10, devices),
         Test::new("guides: the worked example is a device with a row", 10, example),
     ]
 }
@@ -49,6 +50,19 @@ fn files() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// The tests that the page of devices names.
+fn devices() -> Result<()> {
+    let page = fs::read_to_string(root().join("docs/devices.md"))?;
+    let names = page.split('`').filter(|n| n.starts_with("tests/"));
+    let mut count = 0;
+    for name in names {
+        ensure!(root().join(name).exists(), "there is no '{name}'");
+        count += 1;
+    }
+    ensure!(count > 10, "{count} tests are named");
     Ok(())
 }
 

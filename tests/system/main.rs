@@ -14,6 +14,7 @@
 
 mod bad_input;
 mod clients;
+mod controllers;
 mod cpio;
 mod debugger;
 mod determinism;
@@ -27,6 +28,7 @@ mod picture;
 mod program;
 mod sound;
 mod time_travel;
+mod usb;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::process::ExitCode;
@@ -100,7 +102,9 @@ fn main() -> ExitCode {
     tests.extend(bad_input::tests());
     tests.extend(disks::tests());
     tests.extend(nbd::tests());
+    tests.extend(controllers::tests());
     tests.extend(sound::tests());
+    tests.extend(usb::tests());
     tests.extend(guides::tests());
     tests.extend(time_travel::tests());
     tests.extend(debugger::tests());

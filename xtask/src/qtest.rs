@@ -23,6 +23,7 @@ const TESTS: &[&str] = &[
     "endianness-test",
     "fdc-test",
     "fuzz-lsi53c895a-test",
+    "fuzz-virtio-scsi-test",
     "fw_cfg-test",
     "hd-geo-test",
     "i440fx-test",
