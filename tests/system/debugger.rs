@@ -97,7 +97,8 @@ impl Desk {
     fn run(&self, program: PathBuf, args: &[&str]) -> Result<String> {
         let out = Command::new(program).args(args).current_dir(self.work.path()).output()?;
         ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+        // What a monitor answers, gdb writes beside its own words.
+        Ok(String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
     }
 
     /// Makes `kernel` of an assembler file.
