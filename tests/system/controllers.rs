@@ -157,8 +157,9 @@ impl Kernel {
         Ok(cpio.finish())
     }
 
-    /// How it is started on a machine, with the RAM disk `initrd`.
-    pub(crate) fn args(self, machine: &str) -> Result<Vec<String>> {
+    /// How it is started on a machine, with the RAM disk `initrd` and more words for the kernel.
+    pub(crate) fn args(self, machine: &str, words: &str) -> Result<Vec<String>> {
+        let append = format!("console=ttyS0 panic=-1 {words}");
         let path = |name: &str| Ok::<_, anyhow::Error>(guest(name)?.to_string_lossy().into_owned());
         let (kernel, firmware) =
             (path(&format!("{}/vmlinuz", self.folders()[0]))?, path("firmware")?);
@@ -172,6 +173,7 @@ impl Kernel {
             "-L",
             &firmware,
             "-no-reboot",
+            // Deterministic, as fast as a machine of the time: the host's load changes nothing.
             "-icount",
             "2",
             "-serial",
@@ -181,7 +183,7 @@ impl Kernel {
             "-initrd",
             "initrd",
             "-append",
-            "console=ttyS0 panic=-1",
+            append.trim_end(),
         ];
         Ok(args.map(String::from).into())
     }
@@ -276,7 +278,7 @@ pub(crate) fn finished(said: String) -> Result<String> {
 fn written(machine: &str, kernel: Kernel) -> Result<()> {
     let work = Folder::new()?;
     let mut modules = COMMON.to_vec();
-    let mut args = kernel.args(machine)?;
+    let mut args = kernel.args(machine, "")?;
     for (n, controller) in CONTROLLERS.iter().enumerate() {
         modules.extend(controller.modules);
         let file = format!("{}.raw", controller.name);

@@ -3,6 +3,7 @@
 
 use crate::Test;
 use crate::bad_input::qemu_img;
+use crate::controllers::Kernel;
 use crate::cpio::Cpio;
 use crate::media;
 use crate::program::{Folder, Running, guest, orrery, search_path, shared, tail, tool};
@@ -172,35 +173,9 @@ fn initrd() -> Result<Vec<u8>> {
 
 fn start(work: &Folder, machine: &str, drive: &str, disk: &str, task: &str) -> Result<Running> {
     work.write("initrd", initrd()?)?;
-    let path = |name: &str| Ok::<_, anyhow::Error>(guest(name)?.to_string_lossy().into_owned());
-    let (kernel, firmware) = (path("linux-amd64/vmlinuz")?, path("firmware")?);
-    let drive = format!("file=disk.qcow2,format=qcow2,{drive}");
-    let append = format!("console=ttyS0 panic=-1 disk={disk} task={task}");
-    let args = [
-        "-M",
-        machine,
-        "-m",
-        "256",
-        "-display",
-        "none",
-        "-L",
-        &firmware,
-        "-no-reboot",
-        // Deterministic, as fast as a machine of the time: the host's load changes nothing.
-        "-icount",
-        "2",
-        "-serial",
-        "stdio",
-        "-kernel",
-        &kernel,
-        "-initrd",
-        "initrd",
-        "-append",
-        &append,
-        "-drive",
-        &drive,
-    ];
-    work.start(&args.map(String::from))
+    let mut args = Kernel::Amd64.args(machine, &format!("disk={disk} task={task}"))?;
+    args.extend(["-drive".into(), format!("file=disk.qcow2,format=qcow2,{drive}")]);
+    work.start(&args)
 }
 
 fn new_disk() -> Result<Folder> {

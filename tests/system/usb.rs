@@ -118,7 +118,7 @@ fn used(buses: &Buses) -> Result<()> {
     let script = "within 3000\nwait-serial \"GUEST-TYPE\"\nwait 1\ntype \"Hello, usb 42\\n\"\n\
                   wait-serial \"GUEST-DONE\"\nquit 0\n";
     work.write("script.txt", script)?;
-    let mut args = kernel.args(buses.machine)?;
+    let mut args = kernel.args(buses.machine, "")?;
     args.extend(buses.args.iter().map(|s| s.to_string()));
     let mut device = |text: String| args.extend(["-device".into(), text]);
     for (n, (bus, _)) in buses.buses.iter().enumerate() {

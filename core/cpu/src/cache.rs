@@ -326,8 +326,8 @@ impl CodeCache {
         gate: bool,
     ) -> u32 {
         let region = self.slots.len() as u32;
-        for &(at, _) in pages.iter().flat_map(|p| &p.bytes) {
-            let page = self.map.page(at / PAGE);
+        for p in pages.iter().filter(|p| !p.bytes.is_empty()) {
+            let page = self.map.page(p.offset / PAGE);
             if page.regions.last() != Some(&region) {
                 page.regions.push(region);
             }
@@ -483,10 +483,20 @@ impl CodeCache {
             }
         }
         let mut lost = Vec::new();
+        // A region and its gates follow each other and share their pages.
+        let mut last: Option<(Arc<[RPage]>, bool)> = None;
         code.regions.retain(|&id| {
             let slot = &self.slots[id as usize];
-            let hit = |&(at, len): &(usize, usize)| at < end && start < at + len;
-            let keep = slot.alive && !slot.pages.iter().any(|p| p.bytes.iter().any(hit));
+            let there = match &last {
+                Some((pages, there)) if Arc::ptr_eq(pages, &slot.pages) => *there,
+                _ => {
+                    let hit = |&(at, len): &(usize, usize)| at < end && start < at + len;
+                    let there = !slot.pages.iter().any(|p| p.bytes.iter().any(hit));
+                    last = Some((slot.pages.clone(), there));
+                    there
+                }
+            };
+            let keep = slot.alive && there;
             if !keep && slot.alive {
                 lost.push(id);
             }
@@ -513,7 +523,11 @@ impl CodeCache {
             code.cover(at, len);
         }
         for i in 0..code.regions.len() {
-            for p in &*self.slots[code.regions[i] as usize].pages {
+            let pages = &self.slots[code.regions[i] as usize].pages;
+            if i > 0 && Arc::ptr_eq(pages, &self.slots[code.regions[i - 1] as usize].pages) {
+                continue;
+            }
+            for p in &**pages {
                 for &(at, len) in p.bytes.iter().filter(|(at, _)| at / PAGE == page) {
                     code.cover(at, len);
                 }

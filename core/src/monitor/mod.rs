@@ -25,6 +25,7 @@ pub use hmp::complete;
 pub(crate) use host::{base64, from_base64};
 
 use crate::machine::{Machine, Waits};
+use crate::script::Script;
 use crate::{Stop, handles::Handles};
 use orrery_block::Event;
 use orrery_block::qmp::{self, Answer, Call, QmpError, Session, Step};
@@ -293,9 +294,11 @@ impl Control {
         self.state.held > 0
     }
 
-    /// When keys that were sent are due.
-    pub fn next_input(&self) -> Option<VmTime> {
-        self.state.input.front().map(|(at, _)| *at)
+    /// When a script or keys that were sent next do something by themselves. A front end that stops there has them act at
+    /// the same instruction on every host.
+    pub fn next_act(&self, script: Option<&Script>) -> Option<VmTime> {
+        let keys = self.state.input.front().map(|(at, _)| *at);
+        script.and_then(Script::next).into_iter().chain(keys).min()
     }
 
     /// Carries commands out and tells clients what has happened. Call between slices.

@@ -156,8 +156,7 @@ impl Runner {
         if self.machine.travels() {
             return 10 * SLICE;
         }
-        let next = self.script.as_ref().and_then(Script::next);
-        let next = next.into_iter().chain(self.control.next_input()).min();
+        let next = self.control.next_act(self.script.as_ref());
         let left = next.map_or(SLICE, |t| t.since(self.machine.board.now()));
         left.clamp(1, SLICE)
     }

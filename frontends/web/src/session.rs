@@ -379,8 +379,7 @@ impl Session {
         let mut now = now_ms;
         for n in 1.. {
             // A script and a recording act at the same instruction on every host.
-            let next = self.script.as_ref().and_then(Script::next);
-            let next = next.into_iter().chain(self.control.next_input()).min();
+            let next = self.control.next_act(self.script.as_ref());
             let left = next.map_or(u64::MAX, |t| t.since(self.machine.board.now()));
             if left == 0 && n > 1 {
                 return Outcome::Busy;

@@ -16,8 +16,8 @@ use crate::region::{Region, flow};
 /// Most places a computed jump is compared with before it leaves the region.
 const MOST_RETURNS: usize = 8;
 
-/// The body of a region's function, and which of its branches are (not) taken as a rule.
-pub(super) fn body(region: &Region, shims: &Slots) -> (Function, Vec<BranchHint>) {
+/// The body of a region's function, which of its branches are (not) taken as a rule, and where it looks at the budget.
+pub(super) fn body(region: &Region, shims: &Slots) -> (Function, Vec<BranchHint>, flow::Budget) {
     let mut f = Func::new(region, shims);
     f.enter();
     f.tree(f.graph.root);
@@ -27,8 +27,7 @@ pub(super) fn body(region: &Region, shims: &Slots) -> (Function, Vec<BranchHint>
 
 /// The bodies of the ways into a region with gates, whose function is `body`: at its first block, then at each gate. The
 /// place is told in [`Context::status`].
-pub(super) fn ways_in(region: &Region, body: u32, shims: &Slots) -> Vec<Function> {
-    let need = flow::budget(region).need;
+pub(super) fn ways_in(region: &Region, need: &[u32], body: u32, shims: &Slots) -> Vec<Function> {
     let way = |(state, block): (usize, usize)| {
         let mut f = Function::new([]);
         f.instructions()
@@ -645,7 +644,7 @@ impl<'a> Func<'a> {
         self.i().end();
     }
 
-    fn finish(self) -> (Function, Vec<BranchHint>) {
+    fn finish(self) -> (Function, Vec<BranchHint>, flow::Budget) {
         let mut f = Function::new_with_locals_types(self.locals);
         let header = f.byte_len();
         f.raw(self.code);
@@ -654,7 +653,7 @@ impl<'a> Func<'a> {
             branch_hint_value: taken.into(),
         };
         let hints = self.hints.iter().map(hint).collect();
-        (f, hints)
+        (f, hints, self.budget)
     }
 
     /// A node and all it dominates. What is written last never goes on behind it.
@@ -1012,11 +1011,10 @@ impl<'a> Func<'a> {
     fn helper(&mut self, f: u16, d: Option<Var>, args: &Args, fx: Fx) {
         self.put_args(args);
         let looks = fx.has(Fx::READS) || fx.has(Fx::WRITES);
-        let temporaries: Vec<VecVar> = (FIRST_VTEMP..VECS as u8).map(VecVar).collect();
         if looks {
             self.write_back(self.dirty & self.written, self.vwritten);
             // Operands in memory come through these.
-            for &v in &temporaries {
+            for v in (FIRST_VTEMP..VECS as u8).map(VecVar) {
                 if self.vecs[usize::from(v.0)].is_some() && self.vclean >> v.0 & 1 == 0 {
                     self.store_vec(v);
                     self.vclean |= 1 << v.0;
@@ -1037,7 +1035,7 @@ impl<'a> Func<'a> {
         }
         if fx.has(Fx::WRITES) {
             self.load_variables();
-            for &v in &temporaries {
+            for v in (FIRST_VTEMP..VECS as u8).map(VecVar) {
                 if self.vecs[usize::from(v.0)].is_some() {
                     self.load_vec(v);
                 }

@@ -91,8 +91,8 @@ impl Graph {
 
     /// What tells the dispatcher to go on at this block, if ways to it go through it.
     pub(super) fn state(&self, to: usize) -> Option<usize> {
-        let at = |&b: &usize| b == to;
-        self.strays.iter().find(|&b| at(b)).and_then(|_| self.dispatched.iter().position(at))
+        let stray = self.strays.contains(&to);
+        self.dispatched.iter().position(|&b| stray && b == to)
     }
 
     /// Whether several ways lead forward to the node.

@@ -163,7 +163,7 @@ pub fn module(regions: &[(&Region, &[u32])], shims: &Slots) -> Vec<u8> {
         let i = count;
         functions.function(Type::Entry as u32);
         names.append(i, &format!("guest_{:x}", region.pc()));
-        let (body, seldom) = func::body(region, shims);
+        let (body, seldom, budget) = func::body(region, shims);
         code.function(&body);
         if !seldom.is_empty() {
             hints.function_hints(i, seldom);
@@ -172,7 +172,7 @@ pub fn module(regions: &[(&Region, &[u32])], shims: &Slots) -> Vec<u8> {
         let mut ways = vec![i];
         if !region.gates.is_empty() {
             ways.clear();
-            for way in func::ways_in(region, i, shims) {
+            for way in func::ways_in(region, &budget.need, i, shims) {
                 functions.function(Type::Entry as u32);
                 names.append(count, &format!("enter_{:x}", region.pc()));
                 code.function(&way);
