@@ -6,10 +6,12 @@ extern crate orrery_browser_test;
 #[cfg(all(test, target_arch = "wasm32"))]
 wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_browser);
 
+pub mod aarch64;
 mod cache;
 pub mod cluster;
 pub mod cpus;
 pub mod debug;
+pub mod decode;
 #[cfg(test)]
 mod engine_tests;
 pub mod env;

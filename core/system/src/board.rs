@@ -5,6 +5,7 @@
 //! [finished host operations](Board::deliver_host_io).
 
 use crate::bus::{BusError, BusResult, open_bus};
+use crate::device::FirmwareAnswer;
 use crate::device::Device;
 use crate::dma::Dma;
 use crate::irq::{Attention, IrqInput};
@@ -144,6 +145,7 @@ impl Board {
                 smiact: smiact.pin(),
                 ferr: crate::irq::IrqLine::open(),
                 ignne: wire(),
+                shootdown: wire(),
             })
             .collect();
         Self {
@@ -571,6 +573,18 @@ impl Board {
         let done = self.cpu_registers().is_some_and(|d| d.msr_write(cpu, index, value));
         self.refresh_map();
         done
+    }
+
+    /// A call of the machine's firmware interface by CPU `cpu`; `None`: there is no such function.
+    pub fn firmware_call(&mut self, cpu: usize, args: [u64; 4]) -> Option<FirmwareAnswer> {
+        let answer = self.cpu_registers()?.firmware_call(cpu, args);
+        self.refresh_map();
+        answer
+    }
+
+    /// Where CPU `cpu`, which was off, starts, and the argument it starts with.
+    pub fn take_start(&mut self, cpu: usize) -> Option<[u64; 2]> {
+        self.cpu_registers()?.take_start(cpu)
     }
 
     /// CR8: the task priority of CPU `cpu`, 0 where there is no local APIC.

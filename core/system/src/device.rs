@@ -101,6 +101,25 @@ pub trait CpuRegisters {
     fn cr8(&mut self, cpu: usize) -> u64;
     /// Writes CR8.
     fn set_cr8(&mut self, cpu: usize, value: u64);
+    /// A call of the machine's firmware interface (Arm's PSCI); `None`: there is no such function.
+    fn firmware_call(&mut self, _cpu: usize, _args: [u64; 4]) -> Option<FirmwareAnswer> {
+        None
+    }
+    /// Where CPU `cpu`, which was off and is told by its start-up pin, starts, and the argument it starts with.
+    fn take_start(&mut self, _cpu: usize) -> Option<[u64; 2]> {
+        None
+    }
+}
+
+/// What comes of a call of the firmware interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirmwareAnswer {
+    /// It is done, with this result.
+    Value(u64),
+    /// It succeeds, and the CPU waits for an interrupt.
+    Wait,
+    /// The CPU is off.
+    Off,
 }
 
 /// A device that waits for the host.

@@ -28,6 +28,9 @@ pub struct CpuPins {
     pub ferr: IrqLine,
     /// IGNNE#, as the edge that asserts it: the CPU goes on in spite of the error, until that is cleared.
     pub ignne: IrqInput,
+    /// Another CPU invalidated translations that this one may hold (Arm's broadcast TLBI): an edge. It is taken before
+    /// the CPU's next turn.
+    pub shootdown: IrqInput,
 }
 
 /// A start-up (SIPI) message on its way to a CPU.

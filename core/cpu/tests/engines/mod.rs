@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "no test program uses all of it")]
 
 use orrery_cpu::cluster::Cluster;
+use orrery_cpu::isa::Isa;
 use orrery_cpu::x86::X86Isa;
 
 /// What runs the guest's instructions.
@@ -41,13 +42,13 @@ impl Engine {
     }
 
     /// Has the CPUs of `cluster` run in this engine.
-    pub(crate) fn lend(self, cluster: &mut Cluster<X86Isa>) {
+    pub(crate) fn lend<I: Isa>(self, cluster: &mut Cluster<I>) {
         self.lend_within(cluster, 64);
     }
 
     /// The same, with regions of at most so many blocks.
     #[cfg(all(feature = "jit-native", target_os = "linux"))]
-    pub(crate) fn lend_within(self, cluster: &mut Cluster<X86Isa>, blocks: usize) {
+    pub(crate) fn lend_within<I: Isa>(self, cluster: &mut Cluster<I>, blocks: usize) {
         use orrery_cpu::jit::Policy;
         use orrery_cpu::region::Limits;
         if self == Self::Interpreter {
@@ -56,12 +57,12 @@ impl Engine {
         // What is compiled in one pass may end in a part of a region.
         let limits = Limits { blocks, insns: 300, ..Limits::default() };
         let policy = Policy { eager: true, best: None, limits, quick: limits, ..Policy::default() };
-        cluster.set_compiler(Box::new(only::Only::new(self)), policy);
+        cluster.set_compiler(Box::new(only::Only::new(self, Cluster::<I>::shims())), policy);
     }
 
     /// The same, with regions of at most so many blocks.
     #[cfg(not(all(feature = "jit-native", target_os = "linux")))]
-    pub(crate) fn lend_within(self, _: &mut Cluster<X86Isa>, _: usize) {
+    pub(crate) fn lend_within<I: Isa>(self, _: &mut Cluster<I>, _: usize) {
         assert_eq!(self, Self::Interpreter, "nothing else in this build");
     }
 }
@@ -69,10 +70,9 @@ impl Engine {
 #[cfg(all(feature = "jit-native", target_os = "linux"))]
 mod only {
     use super::Engine;
-    use orrery_cpu::cluster::Cluster;
+    use orrery_cpu::jit::abi::Shims;
     use orrery_cpu::jit::native::Native;
     use orrery_cpu::jit::{Compiler, Done, Job};
-    use orrery_cpu::x86::X86Isa;
 
     /// A compiler with one kind of code, which complains when it cannot make it.
     pub(super) struct Only {
@@ -81,8 +81,7 @@ mod only {
     }
 
     impl Only {
-        pub(super) fn new(engine: Engine) -> Self {
-            let shims = Cluster::<X86Isa>::shims();
+        pub(super) fn new(engine: Engine, shims: Shims) -> Self {
             let native = match engine {
                 Engine::Plain => Native::plain(shims),
                 _ => Native::new(shims, false),
