@@ -167,7 +167,9 @@ impl Index {
     pub fn new(rows: &'static [Row], shift: u32) -> Self {
         let buckets = (0..256_u32)
             .map(|key| {
-                let of_key = |r: &Row| (key << shift ^ r.pattern.value) & r.pattern.mask & 0xff << shift == 0;
+                let of_key = |r: &Row| {
+                    (key << shift ^ r.pattern.value) & r.pattern.mask & 0xff << shift == 0
+                };
                 rows.iter().enumerate().filter(|(_, r)| of_key(r)).map(|(i, _)| i as u16).collect()
             })
             .collect();
@@ -214,7 +216,7 @@ macro_rules! decode_table {
 
         impl $kind {
             /// Every row, in the order of the table.
-            pub const ROWS: &[$crate::decode::Row] = {
+            $vis const ROWS: &[$crate::decode::Row] = {
                 const ROWS: &[$crate::decode::Row] = &[$($crate::decode::Row {
                     name: stringify!($name),
                     pattern: $crate::decode::Pattern::parse($pattern, $bits),
@@ -223,17 +225,17 @@ macro_rules! decode_table {
                 ROWS
             };
             /// Every case.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
+            $vis const ALL: &[Self] = &[$(Self::$name,)*];
 
             /// The instruction that `word` is.
-            pub fn decode(word: u32) -> Option<Self> {
+            $vis fn decode(word: u32) -> Option<Self> {
                 static INDEX: std::sync::LazyLock<$crate::decode::Index> =
                     std::sync::LazyLock::new(|| $crate::decode::Index::new($kind::ROWS, $shift));
                 INDEX.find(word).map(|i| Self::ALL[i])
             }
 
             /// Its row.
-            pub fn row(self) -> &'static $crate::decode::Row {
+            $vis fn row(self) -> &'static $crate::decode::Row {
                 &Self::ROWS[self as usize]
             }
         }
@@ -255,7 +257,7 @@ mod tests {
     #[test]
     fn fields_are_where_the_pattern_has_them() {
         let row = Small::Add.row();
-        let word = 0b0001_1_101_0110_11_10;
+        let word = 0b0001_1101_0110_1110;
         assert_eq!(Small::decode(word), Some(Small::Add));
         let fields = ["S", "Rd", "Rn", "Rm"].map(|f| row.get(f, word));
         assert_eq!(fields, [1, 5, 6, 2]);

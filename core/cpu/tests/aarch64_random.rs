@@ -5,7 +5,11 @@
 //! mode emulator (`qemu-aarch64`), there: registers, flags, FPSR and memory must be the same.
 //! `ORRERY_A64_PROGRAMS=n` runs more programs than usual, `ORRERY_A64_SEED=n` other ones, `ORRERY_A64_ONLY=NAME` only
 //! instructions of one row, `ORRERY_A64_CPU` names another model than `cortex-a57`.
-#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test program on the host")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test program on the host"
+)]
 
 mod engines;
 mod outside;
@@ -15,14 +19,16 @@ use std::process::{Command, Stdio};
 
 use engines::Engine;
 use libtest_mimic::Trial;
+use orrery_cpu::Cpus;
 use orrery_cpu::aarch64::insn::Insn;
 use orrery_cpu::aarch64::{AArch64, AArch64Isa, Model};
 use orrery_cpu::cluster::Cluster;
-use orrery_cpu::Cpus;
 use orrery_system::Board;
 
-/// Instructions of one program.
+/// Most instructions of one program.
 const TESTS: u32 = 2500;
+/// Instructions of a program that every engine compiles.
+const FEW: u32 = 400;
 const RAM: usize = 16 << 20;
 const BASE: u32 = 0x40_0000;
 const CODE: u32 = BASE + 0x1000;
@@ -109,8 +115,26 @@ fn excluded(insn: Insn) -> bool {
     use Insn::*;
     matches!(
         insn,
-        Svc | Hvc | Smc | Brk | Hlt | Hint | Clrex | Isb | Dsb | Dmb | MsrImm | Sys | MsrMrs | Br | Blr | Ret
-            | Eret | B | LdStExcl | LdStExclPair | LdStUnpriv
+        Svc | Hvc
+            | Smc
+            | Brk
+            | Hlt
+            | Hint
+            | Clrex
+            | Isb
+            | Dsb
+            | Dmb
+            | MsrImm
+            | Sys
+            | MsrMrs
+            | Br
+            | Blr
+            | Ret
+            | Eret
+            | B
+            | LdStExcl
+            | LdStExclPair
+            | LdStUnpriv
     )
 }
 
@@ -118,8 +142,19 @@ fn is_memory(insn: Insn) -> bool {
     use Insn::*;
     matches!(
         insn,
-        LdStOrdered | Cas | LdStPair | LdStUnscaled | LdStPost | LdStPre | LdStReg | LdStUnsigned | Atomic
-            | LdStMulti | LdStMultiPost | LdStSingle | LdStSinglePost
+        LdStOrdered
+            | Cas
+            | LdStPair
+            | LdStUnscaled
+            | LdStPost
+            | LdStPre
+            | LdStReg
+            | LdStUnsigned
+            | Atomic
+            | LdStMulti
+            | LdStMultiPost
+            | LdStSingle
+            | LdStSinglePost
     )
 }
 
@@ -152,7 +187,9 @@ fn instruction(insn: Insn, rng: &mut Rng) -> u32 {
             Insn::LdStMultiPost | Insn::LdStSinglePost => {
                 word = word & !(31 << 16) | rng.pick(&[28, 31]) << 16;
             }
-            Insn::Cas | Insn::Atomic => word = word & !(31 << 16) | (16 + rng.below(8) as u32) << 16,
+            Insn::Cas | Insn::Atomic => {
+                word = word & !(31 << 16) | (16 + rng.below(8) as u32) << 16;
+            }
             _ => {}
         }
     }
@@ -163,7 +200,12 @@ fn double(rng: &mut Rng) -> u64 {
     let f = |x: f64| x.to_bits();
     match rng.below(12) {
         0 => rng.pick(&[0, 1 << 63, f(1.0), f(-1.0), f(2.0), f(0.5), f(1.5), f(3.0)]),
-        1 => rng.pick(&[f64::INFINITY.to_bits(), f64::NEG_INFINITY.to_bits(), 0x7ff0_0000_0000_0001, 0xfff8_0000_0000_1234]),
+        1 => rng.pick(&[
+            f64::INFINITY.to_bits(),
+            f64::NEG_INFINITY.to_bits(),
+            0x7ff0_0000_0000_0001,
+            0xfff8_0000_0000_1234,
+        ]),
         2 => rng.pick(&[1, 0x000f_ffff_ffff_ffff, 0x0010_0000_0000_0000, 0x7fef_ffff_ffff_ffff]),
         3 => rng.next() >> 12 | (1000 + rng.below(60)) << 52,
         4 => f((rng.below(2000) as f64 - 1000.0) / 4.0),
@@ -171,12 +213,27 @@ fn double(rng: &mut Rng) -> u64 {
             // Singles.
             let s = |rng: &mut Rng| {
                 let x = rng.below(200) as f32 / 8.0 - 12.0;
-                rng.pick(&[x.to_bits(), 0, 0x8000_0000, 0x3f80_0000, 0x7f80_0000, 0xff80_0000, 0x7f80_0001, 0x7fc0_1234, 1, 0x007f_ffff, 0x0080_0000, 0x7f7f_ffff])
+                rng.pick(&[
+                    x.to_bits(),
+                    0,
+                    0x8000_0000,
+                    0x3f80_0000,
+                    0x7f80_0000,
+                    0xff80_0000,
+                    0x7f80_0001,
+                    0x7fc0_1234,
+                    1,
+                    0x007f_ffff,
+                    0x0080_0000,
+                    0x7f7f_ffff,
+                ])
             };
             u64::from(s(rng)) << 32 | u64::from(s(rng))
         }
         6 => {
-            let s = |rng: &mut Rng| (rng.next() as u32 & 0x807f_ffff) | (100 + rng.below(50) as u32) << 23;
+            let s = |rng: &mut Rng| {
+                (rng.next() as u32 & 0x807f_ffff) | (100 + rng.below(50) as u32) << 23
+            };
             u64::from(s(rng)) << 32 | u64::from(s(rng))
         }
         7 => (0..8).fold(0, |v, _| v << 8 | rng.pick(&[0_u64, 1, 0x7f, 0x80, 0xff, 0x55])),
@@ -187,7 +244,16 @@ fn double(rng: &mut Rng) -> u64 {
 fn integer(rng: &mut Rng) -> u64 {
     match rng.below(6) {
         0 => rng.below(64),
-        1 => rng.pick(&[0, 1, u64::MAX, 1 << 63, (1 << 63) - 1, 0x8000_0000, 0x7fff_ffff, 0xffff_ffff]),
+        1 => rng.pick(&[
+            0,
+            1,
+            u64::MAX,
+            1 << 63,
+            (1 << 63) - 1,
+            0x8000_0000,
+            0x7fff_ffff,
+            0xffff_ffff,
+        ]),
         2 => u64::from(rng.next() as u32),
         _ => rng.next(),
     }
@@ -211,7 +277,7 @@ fn rows(only: Option<&str>) -> Vec<Insn> {
     rows
 }
 
-fn program(rng: &mut Rng, rows: &[Insn]) -> Program {
+fn program(rng: &mut Rng, rows: &[Insn], tests: u32) -> Program {
     let mut a = Asm { words: Vec::new() };
     // load: all registers from the state at X29.
     let load = a.here();
@@ -223,7 +289,14 @@ fn program(rng: &mut Rng, rows: &[Insn]) -> Program {
     // save: all registers to the state at X29.
     let save = a.here();
     (0..29).for_each(|n| a.emit(&[str(n, 29, n * 8)]));
-    a.emit(&[0x9100_03e0, str(0, 29, 232), 0xd53b_4200, str(0, 29, 240), 0xd53b_4420, str(0, 29, 248)]);
+    a.emit(&[
+        0x9100_03e0,
+        str(0, 29, 232),
+        0xd53b_4200,
+        str(0, 29, 240),
+        0xd53b_4420,
+        str(0, 29, 248),
+    ]);
     (0..32).for_each(|n| a.emit(&[str_q(n, 29, 272 + n * 16)]));
     a.emit(&[RET]);
     // The handler of undefined instructions goes on behind them. X2 is the context: PC is at 440.
@@ -233,15 +306,22 @@ fn program(rng: &mut Rng, rows: &[Insn]) -> Program {
     // sigaltstack and rt_sigaction(SIGILL) with structures in front of the stack.
     a.syscall(132, &[STACK - 0x100, 0]);
     a.syscall(134, &[4, STACK - 0x80, 0, 8]);
-    let mut tests = Vec::new();
-    for n in 0..TESTS {
+    let (count, mut tests) = (tests, Vec::new());
+    for n in 0..count {
         let insn = rng.pick(rows);
         let input = INPUT + rng.below(INPUTS.into()) as u32 * STATE;
         a.set(29, input);
         a.call(load);
         if is_memory(insn) {
             let at = DATA + DATA_LEN / 2 + rng.below(0x400) as u32;
-            a.set(27, if matches!(insn, Insn::LdStOrdered | Insn::Cas | Insn::Atomic) { at & !15 } else { at });
+            a.set(
+                27,
+                if matches!(insn, Insn::LdStOrdered | Insn::Cas | Insn::Atomic) {
+                    at & !15
+                } else {
+                    at
+                },
+            );
             a.set(28, rng.below(200) as u32);
         }
         let word = instruction(insn, rng);
@@ -293,7 +373,11 @@ fn program(rng: &mut Rng, rows: &[Insn]) -> Program {
     // struct sigaction: handler, SA_ONSTACK | SA_SIGINFO, mask. stack_t: pointer, flags, size.
     let mut program = Program { image, tests, entry };
     program.image.resize((END - BASE) as usize, 0);
-    put(&mut program.image, STACK - 0x80, &[word(handler.into()), word(0x0800_0004), word(0)].concat());
+    put(
+        &mut program.image,
+        STACK - 0x80,
+        &[word(handler.into()), word(0x0800_0004), word(0)].concat(),
+    );
     put(&mut program.image, STACK - 0x100, &[word(STACK.into()), word(0), word(0x1_0000)].concat());
     // All of it is in the file.
     put(&mut program.image, BASE + 64 + 32, &word(u64::from(END - BASE)));
@@ -324,7 +408,13 @@ fn run_here(p: &Program, engine: Engine, model: Model) -> Vec<u8> {
             continue;
         }
         let (class, number) = (cpu.sys.esr >> 26, cpu.x(8));
-        assert!(matches!(class, 0 | 0x15), "ESR {:x} at {:x}, FAR {:x}", cpu.sys.esr, cpu.sys.elr, cpu.sys.far);
+        assert!(
+            matches!(class, 0 | 0x15),
+            "ESR {:x} at {:x}, FAR {:x}",
+            cpu.sys.esr,
+            cpu.sys.elr,
+            cpu.sys.far
+        );
         if class == 0x15 && number == 64 {
             let mut out = vec![0; (DATA_LEN + OUTPUT_LEN) as usize];
             board.ram().read_bytes(DATA as usize, &mut out);
@@ -344,9 +434,16 @@ fn run_here(p: &Program, engine: Engine, model: Model) -> Vec<u8> {
 
 fn run_there(p: &Program, qemu: &str, model: &str, n: u64) -> Vec<u8> {
     let dir = std::env::temp_dir();
-    let name = |end: &str| -> PathBuf { dir.join(format!("orrery-a64-{}-{n}{end}", std::process::id())) };
+    let name =
+        |end: &str| -> PathBuf { dir.join(format!("orrery-a64-{}-{n}{end}", std::process::id())) };
     let (image, output) = (name(".elf"), name(".out"));
     std::fs::write(&image, &p.image).expect("a place for the program");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(&image, mode).expect("its mode");
+    }
     let out = std::fs::File::create(&output).expect("a place for its output");
     let status = Command::new(qemu)
         .args(["-cpu", model])
@@ -410,13 +507,13 @@ fn model() -> Model {
     Model::named(&name).expect("a CPU model")
 }
 
-fn programs(usual: u64, mut each: impl FnMut(u64, &Program)) {
+fn programs(usual: u64, tests: u32, mut each: impl FnMut(u64, &Program)) {
     let only = std::env::var("ORRERY_A64_ONLY").ok();
     let rows = rows(only.as_deref());
     let seed = number("ORRERY_A64_SEED", 1);
     for n in 0..number("ORRERY_A64_PROGRAMS", usual) {
         let mut rng = Rng((seed * 1_000_003 + n).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        each(n, &program(&mut rng, &rows));
+        each(n, &program(&mut rng, &rows, tests));
     }
 }
 
@@ -435,7 +532,7 @@ fn agree(p: &Program, ours: &[u8], theirs: &[u8], who: &str) {
 fn main() -> std::process::ExitCode {
     outside::main(vec![
         Trial::test("random_instructions_come_out_the_same_in_all_engines", || {
-            programs(2, |_, p| {
+            programs(2, FEW, |_, p| {
                 let want = run_here(p, Engine::Interpreter, model());
                 for engine in engines::chosen().into_iter().filter(|&e| e != Engine::Interpreter) {
                     agree(p, &run_here(p, engine, model()), &want, engine.name());
@@ -447,7 +544,7 @@ fn main() -> std::process::ExitCode {
             "random_instructions_come_out_as_in_another_emulator",
             &["ORRERY_QEMU_AARCH64"],
             |values| {
-                programs(40, |n, p| {
+                programs(40, TESTS, |n, p| {
                     let want = run_there(p, &values[0], model().name, n);
                     agree(p, &run_here(p, Engine::Interpreter, model()), &want, "QEMU");
                 });

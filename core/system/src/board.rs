@@ -5,8 +5,8 @@
 //! [finished host operations](Board::deliver_host_io).
 
 use crate::bus::{BusError, BusResult, open_bus};
-use crate::device::FirmwareAnswer;
 use crate::device::Device;
+use crate::device::FirmwareAnswer;
 use crate::dma::Dma;
 use crate::irq::{Attention, IrqInput};
 use crate::map::{Changes, Region, Regions, SharedViews, Target, Views};

@@ -160,7 +160,10 @@ mod tests {
     fn checksums_of_nine_digits_are_the_published_ones() {
         let sum = |kind| b"123456789".iter().fold(!0, |crc, &b| crc32(crc, b.into(), kind));
         assert_eq!((!sum(0), !sum(4)), (0xcbf4_3926, 0xe306_9283));
-        assert_eq!(crc32(7, 0x1122_3344, 2), (0..4).fold(7, |c, i| crc32(c, [0x44, 0x33, 0x22, 0x11][i], 0)));
+        assert_eq!(
+            crc32(7, 0x1122_3344, 2),
+            (0..4).fold(7, |c, i| crc32(c, [0x44, 0x33, 0x22, 0x11][i], 0))
+        );
     }
 
     #[test]

@@ -350,10 +350,8 @@ impl Fp {
 
     fn fused(&mut self, f: Format, addend: u64, x: u64, y: u64, scale: i32) -> u64 {
         let (c, a, b) = (self.unpack(f, addend), self.unpack(f, x), self.unpack(f, y));
-        let nothing = matches!(
-            (a.kind, b.kind),
-            (Kind::Infinity, Kind::Zero) | (Kind::Zero, Kind::Infinity)
-        );
+        let nothing =
+            matches!((a.kind, b.kind), (Kind::Infinity, Kind::Zero) | (Kind::Zero, Kind::Infinity));
         let nan = self.nans(f, &[(c, addend), (a, x), (b, y)]);
         if c.kind == Kind::Quiet && nothing {
             return self.invalid(f);
@@ -447,7 +445,13 @@ impl Fp {
     }
 
     /// Compares: `None` is unordered, else the order. `signal`: quiet NaNs are invalid too.
-    pub(super) fn compare(&mut self, f: Format, x: u64, y: u64, signal: bool) -> Option<std::cmp::Ordering> {
+    pub(super) fn compare(
+        &mut self,
+        f: Format,
+        x: u64,
+        y: u64,
+        signal: bool,
+    ) -> Option<std::cmp::Ordering> {
         let (a, b) = (self.unpack(f, x), self.unpack(f, y));
         if a.is_nan() || b.is_nan() {
             let quiet = a.kind != Kind::Signalling && b.kind != Kind::Signalling;
@@ -513,7 +517,7 @@ impl Fp {
     }
 
     /// To an integer of `bits` bits with `fbits` of them fraction.
-    pub(super) fn to_int(
+    pub(super) fn float_to_int(
         &mut self,
         f: Format,
         x: u64,
@@ -548,7 +552,7 @@ impl Fp {
     }
 
     /// From an integer with `fbits` bits of fraction.
-    pub(super) fn from_int(&mut self, f: Format, value: i128, fbits: u32) -> u64 {
+    pub(super) fn int_to_float(&mut self, f: Format, value: i128, fbits: u32) -> u64 {
         if value == 0 {
             return 0;
         }
@@ -591,13 +595,14 @@ impl Fp {
 
     fn step(&mut self, f: Format, x: u64, y: u64, scale: i32) -> u64 {
         let x = f.negate(x);
-        let (two, three) = (((f.bias() + 1) as u64) << f.frac, ((f.bias() + 1) as u64) << f.frac | 1 << (f.frac - 1));
+        let (two, three) = (
+            ((f.bias() + 1) as u64) << f.frac,
+            ((f.bias() + 1) as u64) << f.frac | 1 << (f.frac - 1),
+        );
         let saved = self.status;
         let (a, b) = (self.unpack(f, x), self.unpack(f, y));
-        let nothing = matches!(
-            (a.kind, b.kind),
-            (Kind::Infinity, Kind::Zero) | (Kind::Zero, Kind::Infinity)
-        );
+        let nothing =
+            matches!((a.kind, b.kind), (Kind::Infinity, Kind::Zero) | (Kind::Zero, Kind::Infinity));
         if nothing {
             // 2, or 1.5.
             return if scale == 0 { two } else { (f.bias() as u64) << f.frac | 1 << (f.frac - 1) };
@@ -662,7 +667,8 @@ impl Fp {
         }
         // An odd biased exponent takes the significand as it is.
         let odd = (n.exp + f.bias()) & 1 != 0;
-        let scaled = if odd { 128 + (n.sig >> 56 & 0x7f) as u32 } else { 256 + (n.sig >> 55 & 0xff) as u32 };
+        let scaled =
+            if odd { 128 + (n.sig >> 56 & 0x7f) as u32 } else { 256 + (n.sig >> 55 & 0xff) as u32 };
         let estimate = rsqrt_table(scaled);
         let exp = (3 * f.bias() - 1 - (n.exp + f.bias())).div_euclid(2);
         (exp as u64) << f.frac | u64::from(estimate & 0xff) << (f.frac - 8)
@@ -713,11 +719,15 @@ mod tests {
 
     #[test]
     fn operations_agree_with_the_host_on_ordinary_numbers() {
-        let values = [0.0, 1.0, -1.5, 3.25, 1e-3, 7.7e10, 1e-40, 3.4e38, f32::MIN_POSITIVE, -2.0e-44];
+        let values =
+            [0.0, 1.0, -1.5, 3.25, 1e-3, 7.7e10, 1e-40, 3.4e38, f32::MIN_POSITIVE, -2.0e-44];
         for a in values {
             for b in values {
                 let same = |got: f32, want: f32| {
-                    assert!(got.to_bits() == want.to_bits() || want.is_nan(), "{a} {b}: {got} {want}");
+                    assert!(
+                        got.to_bits() == want.to_bits() || want.is_nan(),
+                        "{a} {b}: {got} {want}"
+                    );
                 };
                 same(single(|f, x, y| f.add(SINGLE, x, y), a, b).0, a + b);
                 same(single(|f, x, y| f.sub(SINGLE, x, y), a, b).0, a - b);
@@ -733,13 +743,16 @@ mod tests {
     fn flags_say_what_happened() {
         assert_eq!(single(|f, x, y| f.div(SINGLE, x, y), 1.0, 0.0).1, flag::ZERO_DIVIDE);
         assert_eq!(single(|f, x, y| f.div(SINGLE, x, y), 1.0, 3.0).1, flag::INEXACT);
-        assert_eq!(single(|f, x, y| f.mul(SINGLE, x, y), 3e38, 10.0).1, flag::OVERFLOW | flag::INEXACT);
+        assert_eq!(
+            single(|f, x, y| f.mul(SINGLE, x, y), 3e38, 10.0).1,
+            flag::OVERFLOW | flag::INEXACT
+        );
         assert_eq!(single(|f, x, _| f.sqrt(SINGLE, x), -1.0, 0.0).1, flag::INVALID);
     }
 
     #[test]
     fn conversions_saturate_and_round_as_asked() {
-        let to = |x: f64, mode, kind| fp().to_int(DOUBLE, x.to_bits(), mode, kind);
+        let to = |x: f64, mode, kind| fp().float_to_int(DOUBLE, x.to_bits(), mode, kind);
         assert_eq!(to(2.5, Mode::Even, (32, true, 0)), 2);
         assert_eq!(to(2.5, Mode::Away, (32, true, 0)), 3);
         assert_eq!(to(-1.0, Mode::Zero, (32, false, 0)), 0);
@@ -747,6 +760,9 @@ mod tests {
         assert_eq!(to(-0.75, Mode::Down, (32, true, 0)), u64::from(u32::MAX));
         assert_eq!(to(0.75, Mode::Zero, (32, true, 4)), 12);
         assert_eq!(fp().convert(DOUBLE, HALF, 65536_f64.to_bits(), Mode::Even), 0x7c00);
-        assert_eq!(fp().convert(HALF, SINGLE, 0x0001, Mode::Even), (5.960_464_5e-8_f32).to_bits().into());
+        assert_eq!(
+            fp().convert(HALF, SINGLE, 0x0001, Mode::Even),
+            (5.960_464_5e-8_f32).to_bits().into()
+        );
     }
 }

@@ -40,7 +40,7 @@ crate::decode_table! {
         // C4.1.4: loads and stores.
         LdStExcl "size:2 001000 0 L 0 Rs:5 o0 Rt2:5 Rn:5 Rt:5"
         LdStExclPair "1 sz 001000 0 L 1 Rs:5 o0 Rt2:5 Rn:5 Rt:5"
-        LdStOrdered "size:2 001000 1 L 0 Rs:5 o0 Rt2:5 Rn:5 Rt:5"
+        LdStOrdered "size:2 001000 1 L 0 Rs:5 1 Rt2:5 Rn:5 Rt:5"
         Cas "size:2 001000 1 L 1 Rs:5 o0 11111 Rn:5 Rt:5"
         LdLiteral "opc:2 011 V 00 imm19:19 Rt:5"
         LdStPair "opc:2 101 V 0 mode:2 L imm7:7 Rt2:5 Rn:5 Rt:5"
@@ -199,7 +199,10 @@ mod tests {
                 seed ^= seed >> 17;
                 seed ^= seed << 5;
                 let word = insn.row().random(seed);
-                assert!(Insn::decode(word).is_some_and(|found| found <= insn), "{insn:?} {word:#x}");
+                assert!(
+                    Insn::decode(word).is_some_and(|found| found <= insn),
+                    "{insn:?} {word:#x}"
+                );
             }
         }
     }

@@ -161,8 +161,7 @@ const SCTLR_RESET: u64 = 0x00c5_0838;
 impl AArch64 {
     /// A CPU of this model before its reset.
     pub fn new(model: Model, index: usize) -> Self {
-        let mut cpu =
-            Self { frame: Frame::new(), pc: 0, index, sys: Sys::default(), model };
+        let mut cpu = Self { frame: Frame::new(), pc: 0, index, sys: Sys::default(), model };
         cpu.reset();
         cpu
     }

@@ -261,7 +261,9 @@ pub(super) fn read(env: &mut Env<'_>, w: Word) -> Result<u64, Trap> {
         MDCCINT | MDRAR => 0,
         OSLSR => 8 | u64::from(s.oslock) << 1,
         OSDLR => s.osdlr,
-        _ => return debug(s, w).copied().ok_or(Trap::UNDEFINED).or_else(|t| id_space(key).ok_or(t)),
+        _ => {
+            return debug(s, w).copied().ok_or(Trap::UNDEFINED).or_else(|t| id_space(key).ok_or(t));
+        }
     })
 }
 

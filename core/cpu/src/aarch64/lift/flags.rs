@@ -87,7 +87,9 @@ impl Lifter<'_> {
         let mut result = None;
         for op in ops[start..].iter().rev() {
             let d = match *op {
-                Op::Insn { .. } | Op::Store { .. } | Op::ExitIf { .. } | Op::VStore { .. } => continue,
+                Op::Insn { .. } | Op::Store { .. } | Op::ExitIf { .. } | Op::VStore { .. } => {
+                    continue;
+                }
                 Op::Mov { w, d, a: Val::Var(r) } if d == var::Z && result.is_none() => {
                     if written >> d.0 & 1 != 0 {
                         return None;

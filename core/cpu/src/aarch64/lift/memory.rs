@@ -93,7 +93,7 @@ impl Lifter<'_> {
                 self.transfer_one(t, w.rd(), self.base(disp), mem);
             }
             Insn::LdStUnpriv => {
-                let Some(t) = self.single()? else { return None };
+                let t = self.single()??;
                 self.transfer_one(t, w.rd(), self.base(w.signed(12, 9)), Mem::plain(1));
             }
             Insn::LdStReg => {
@@ -120,7 +120,7 @@ impl Lifter<'_> {
                 self.transfer_one(t, w.rd(), addr, mem);
             }
             Insn::LdStPost | Insn::LdStPre => {
-                let Some(t) = self.single()? else { return None };
+                let t = self.single()??;
                 let disp = w.signed(12, 9);
                 let addr = self.base(if insn == Insn::LdStPre { disp } else { 0 });
                 let (r, base) = (w.rd(), Var(w.rn()));

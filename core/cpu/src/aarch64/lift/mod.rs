@@ -49,12 +49,16 @@ impl Lifter<'_> {
         match insn {
             Adr | AddSubImm | LogicalImm | MoveWide | Bitfield | Extract | LogicalShifted
             | AddSubShifted | AddSubExt | AddSubCarry | CondCmpReg | CondCmpImm | CondSel
-            | DivReg | ShiftReg | Crc32 | Unary | MulAdd | MulAddLong | MulHigh => self.integer(insn),
+            | DivReg | ShiftReg | Crc32 | Unary | MulAdd | MulAddLong | MulHigh => {
+                self.integer(insn)
+            }
             BCond | Br | Blr | Ret | B | Cb | Tb => self.branch(insn),
-            Svc | Hvc | Smc | Brk | Hlt | Hint | Clrex | Dsb | Dmb | Isb | MsrImm | Sys | MsrMrs
-            | Eret => self.system(insn),
+            Svc | Hvc | Smc | Brk | Hlt | Hint | Clrex | Dsb | Dmb | Isb | MsrImm | Sys
+            | MsrMrs | Eret => self.system(insn),
             LdStExcl | LdStExclPair | LdStOrdered | Cas | LdLiteral | LdStPair | LdStUnscaled
-            | LdStPost | LdStUnpriv | LdStPre | LdStReg | LdStUnsigned | Atomic => self.memory(insn),
+            | LdStPost | LdStUnpriv | LdStPre | LdStReg | LdStUnsigned | Atomic => {
+                self.memory(insn)
+            }
             LdStMulti | LdStMultiPost | LdStSingle | LdStSinglePost => self.structures(insn),
             _ => self.simd(insn),
         }

@@ -87,8 +87,8 @@ impl Lifter<'_> {
             }
         }
         if !load {
-            for i in 0..count as usize {
-                let from = if interleaved { temps[i] } else { register(i as u64) };
+            for (i, &temp) in temps.iter().enumerate() {
+                let from = if interleaved { temp } else { register(i as u64) };
                 let addr = self.at(whole(i));
                 self.b.vstore(each, from, addr, mem);
             }

@@ -27,7 +27,8 @@ impl Exec<'_> {
         let fp = &mut self.fp;
         let all = |on: bool| if on { s.mask() } else { 0 };
         let round = |fp: &mut Fp, mode, exact| s.map(n, |x| fp.round_int(f, x, mode, exact));
-        let to_int = |fp: &mut Fp, mode| s.map(n, |x| fp.to_int(f, x, mode, (s.bits(), !u, 0)));
+        let to_int =
+            |fp: &mut Fp, mode| s.map(n, |x| fp.float_to_int(f, x, mode, (s.bits(), !u, 0)));
         let current = fp.mode;
         let value = match (opcode, second, u) {
             (12..=14, true, _) => {
@@ -58,7 +59,7 @@ impl Exec<'_> {
             (28, false, _) => to_int(fp, Mode::Away),
             (28, true, false) if size == 2 => s.map(n, |x| recip_integer(x as u32).into()),
             (28, true, true) if size == 2 => s.map(n, |x| rsqrt_integer(x as u32).into()),
-            (29, false, _) => s.map(n, |x| fp.from_int(f, s.number(x, u), 0)),
+            (29, false, _) => s.map(n, |x| fp.int_to_float(f, s.number(x, u), 0)),
             (29, true, false) => s.map(n, |x| fp.recip_estimate(f, x)),
             (29, true, true) => s.map(n, |x| fp.rsqrt_estimate(f, x)),
             (31, true, true) => s.map(n, |x| fp.sqrt(f, x)),
@@ -71,10 +72,12 @@ impl Exec<'_> {
     /// FCVTN, FCVTXN, FCVTL.
     fn convert_format(&mut self, scalar: bool) -> Done {
         let (opcode, u, size, q) = (self.w.bits(12, 5), self.u(), self.size(), self.q());
-        if size & 2 != 0 || scalar && (opcode, u) != (22, true) || u && (opcode != 22 || size != 1) {
+        if size & 2 != 0 || scalar && (opcode, u) != (22, true) || u && (opcode != 22 || size != 1)
+        {
             return None;
         }
-        let (small, large) = if size == 0 { (fp::HALF, fp::SINGLE) } else { (fp::SINGLE, fp::DOUBLE) };
+        let (small, large) =
+            if size == 0 { (fp::HALF, fp::SINGLE) } else { (fp::SINGLE, fp::DOUBLE) };
         let lanes = if scalar { 1 } else { 4 >> size };
         let (s, wide) = (Shape { size: 1 + size, lanes }, Shape { size: 2 + size, lanes });
         let n = self.n();
@@ -93,15 +96,21 @@ impl Exec<'_> {
     }
 
     /// Fixed point to floating point and back, in vector registers.
-    pub(super) fn fixed_point(&mut self, scalar: bool, size: u32, fbits: u32, to_int: bool) -> Done {
+    pub(super) fn fixed_point(
+        &mut self,
+        scalar: bool,
+        size: u32,
+        fbits: u32,
+        to_int: bool,
+    ) -> Done {
         let s = self.shape(scalar, size)?;
         let (f, n, u) = (s.format(), self.n(), self.u());
         let fp = &mut self.fp;
         let value = s.map(n, |x| {
             if to_int {
-                fp.to_int(f, x, Mode::Zero, (s.bits(), !u, fbits))
+                fp.float_to_int(f, x, Mode::Zero, (s.bits(), !u, fbits))
             } else {
-                fp.from_int(f, s.number(x, u), fbits)
+                fp.int_to_float(f, s.number(x, u), fbits)
             }
         });
         self.set(value)
@@ -120,13 +129,13 @@ impl Exec<'_> {
     fn general_to_float(&mut self, f: Format, s: Shape, unsigned: bool, fbits: u32) -> Done {
         let n = self.w.rn();
         let x = if n == 31 { 0 } else { self.cpu.x(n) & s.mask() };
-        let value = self.fp.from_int(f, s.number(x, unsigned), fbits);
+        let value = self.fp.int_to_float(f, s.number(x, unsigned), fbits);
         self.set(value.into())
     }
 
     fn float_to_general(&mut self, f: Format, mode: Mode, kind: (u32, bool, u32)) -> Done {
         let x = self.n() as u64 & u64::MAX >> (64 - f.bits());
-        let value = self.fp.to_int(f, x, mode, kind);
+        let value = self.fp.float_to_int(f, x, mode, kind);
         if self.w.rd() != 31 {
             self.cpu.set_x(self.w.rd(), value);
         }
@@ -142,7 +151,9 @@ impl Exec<'_> {
         }
         match (self.w.bits(19, 2), self.w.bits(16, 3)) {
             (0, kind @ (2 | 3)) => self.general_to_float(f, s, kind == 3, fbits),
-            (3, kind @ (0 | 1)) => self.float_to_general(f, Mode::Zero, (s.bits(), kind == 0, fbits)),
+            (3, kind @ (0 | 1)) => {
+                self.float_to_general(f, Mode::Zero, (s.bits(), kind == 0, fbits))
+            }
             _ => None,
         }
     }

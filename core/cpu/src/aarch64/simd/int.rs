@@ -28,7 +28,9 @@ impl Exec<'_> {
         let num = |x| s.number(x, unsigned);
         let all = |on: bool| if on { s.mask() } else { 0 };
         let larger = |max: bool| {
-            move |x: u64, y: u64| if (s.number(x, unsigned) > s.number(y, unsigned)) == max { x } else { y }
+            move |x: u64, y: u64| {
+                if (s.number(x, unsigned) > s.number(y, unsigned)) == max { x } else { y }
+            }
         };
         let value = match opcode {
             0 => s.zip(n, m, |x, y| ((num(x) + num(y)) >> 1) as u64),

@@ -28,7 +28,11 @@ impl Exec<'_> {
             let by = u32::from(by.unsigned_abs()).min(127);
             let half = if round { 1_i128 << (by - 1) } else { 0 };
             // A count beyond the lane leaves the sign, or nothing.
-            if by > 100 { if round || unsigned { 0 } else { value >> 100 } } else { (value + half) >> by }
+            if by > 100 {
+                if round || unsigned { 0 } else { value >> 100 }
+            } else {
+                (value + half) >> by
+            }
         };
         if saturate { self.saturate(s, result, unsigned) } else { result as u64 }
     }
