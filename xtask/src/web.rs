@@ -38,9 +38,9 @@ fn bindings(to: &str) -> Result<()> {
 /// Builds a package for wasm, and its bindings into `to`.
 pub(crate) fn bind(package: &str, to: &str) -> Result<()> {
     let wasm = "wasm32-unknown-unknown";
-    shell::cargo(&["build", "--release", "--package", package, "--target", wasm])?;
+    shell::cargo(&["build", "--profile", "web", "--package", package, "--target", wasm])?;
     let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into());
-    let module = format!("{target}/{wasm}/release/{}.wasm", package.replace('-', "_"));
+    let module = format!("{target}/{wasm}/web/{}.wasm", package.replace('-', "_"));
     let tool = bindgen(&target)?;
     shell::run(&tool, &["--target", "web", "--no-typescript", "--out-dir", to, &module])?;
     // Debian's Node (18) takes a `.js` file for a module only if it is told so.
