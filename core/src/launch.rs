@@ -16,6 +16,7 @@ use orrery_block::host::{HostFs, MemFile};
 use orrery_block::{BlockError, Format, IoBuf, NodeOptions, OpenOptions};
 use orrery_cpu::jit::abi::Shims;
 use orrery_cpu::jit::{self, Compiler};
+use orrery_cpu::log::{Items, NAMES};
 use orrery_cpu::x86::cpuid::{Model, ModelError};
 use orrery_cpu::x86::{X86, X86Isa};
 use orrery_cpu::{Cluster, Cpus};
@@ -179,6 +180,10 @@ pub fn print_text(print: &Print) -> Result<String, LaunchError> {
             format!("Available CPUs:\n{names}")
         }
         Print::Reference => crate::monitor::reference(),
+        Print::LogItems => {
+            let row = |(name, _, help): &(&str, Items, &str)| format!("{name:<10} {help}\n");
+            format!("Log items (comma separated):\n{}", NAMES.iter().map(row).collect::<String>())
+        }
         Print::Chardevs => {
             let names = crate::options::CHARDEV_BACKENDS.iter();
             names
@@ -561,6 +566,9 @@ fn assemble(
     };
     if options.accel.qtest || is_empty(kind) {
         machine.set_qtest();
+    }
+    if options.log.items != Items::default() {
+        machine.cpus.set_log(&machine.board, options.log.clone());
     }
     if options.paused || options.preconfig || options.incoming.is_some() {
         machine.pause();

@@ -9,11 +9,13 @@ use crate::cpus::{Cpus, Ran};
 use crate::debug::{DebugCpu, Debugger, Hit};
 use crate::env::Env;
 use crate::interp::{Core, Run, Stop, exec};
+use crate::ir::text::dump;
 use crate::ir::{Builder, opt};
 use crate::isa::{Access, CodeWindow, Isa, Lift, Poll};
 use crate::jit::{
     Compiler, HotSpot, JitStats, Policy, SAMPLE, SAMPLE_COMPILED, TRIP, Tier, abi, runtime,
 };
+use crate::log::{Items, Log, Wanted};
 use crate::lower::lower;
 use crate::region::{Chunk, Region};
 use crate::uop::Uop;
@@ -39,6 +41,8 @@ pub struct Cluster<I: Isa> {
     /// The compiler of hot code.
     tier: Option<Tier>,
     pub(crate) debugger: Debugger,
+    /// What is told of the code that runs, if anything is.
+    log: Option<Box<Log>>,
     /// Counts of what happened, for those who tune.
     pub stats: Stats,
 }
@@ -84,6 +88,7 @@ impl<I: Isa> Cluster<I> {
             ram_seen: u64::MAX,
             tier: None,
             debugger: Debugger::default(),
+            log: None,
             stats: Stats::default(),
         }
     }
@@ -139,6 +144,24 @@ impl<I: Isa> Cluster<I> {
         drop_all(&mut self.cache, board.ram());
         if let Some(tier) = &mut self.tier {
             tier.clear();
+        }
+    }
+
+    /// Blocks are found one after the other: somebody looks at each.
+    fn is_watched(&self) -> bool {
+        !self.debugger.breaks.is_empty() || self.log.as_ref().is_some_and(|l| l.each_block())
+    }
+
+    /// Has the CPUs note interrupts if they are wanted.
+    pub(crate) fn note_events(&mut self) {
+        let on = self.log.as_ref().is_some_and(|l| l.wanted.items.has(Items::INT));
+        self.cores.iter_mut().for_each(|c| c.cpu.note_events(on));
+    }
+
+    /// Puts what a CPU noted into the log.
+    fn log_events(&mut self, index: usize) {
+        if let Some(log) = &mut self.log {
+            self.cores[index].cpu.take_events().iter().for_each(|e| log.event(e));
         }
     }
 
@@ -244,13 +267,13 @@ impl<I: Isa> Cluster<I> {
                         // The exit is gone when the search emptied the cache.
                         if let Some(exit) = std::mem::take(&mut via)
                             && !single
-                            && self.debugger.breaks.is_empty()
+                            && !self.is_watched()
                             && emptied == self.stats.emptied
                         {
                             self.link(exit, id);
                         }
                         if !single
-                            && self.debugger.breaks.is_empty()
+                            && !self.is_watched()
                             && self.tier.as_ref().is_some_and(|t| t.policy.eager)
                         {
                             self.form_eagerly(index, board, mode, id);
@@ -267,7 +290,10 @@ impl<I: Isa> Cluster<I> {
                     self.stats.singles += 1;
                 }
                 left -= i64::from(insns);
-                let stop = if single || self.tier.is_none() || !self.debugger.breaks.is_empty() {
+                if self.log.is_some() {
+                    self.log_block(index, mode);
+                }
+                let stop = if single || self.tier.is_none() || self.is_watched() {
                     let core = &mut self.cores[index];
                     let epoch = epoch::<I>(core, &self.cache, mode);
                     let cache = &self.cache;
@@ -344,8 +370,38 @@ impl<I: Isa> Cluster<I> {
                 single = one;
             }
         }
+        self.log_events(index);
         ran.insns = (total - left) as u64;
         ran
+    }
+
+    /// The block at the program counter is about to run.
+    #[cold]
+    fn log_block(&mut self, index: usize, mode: u64) {
+        self.log_events(index);
+        if let Some(log) = &mut self.log {
+            let cpu = &self.cores[index].cpu;
+            log.block(index, mode, cpu.linear_pc(I::pc(cpu)), || I::dump(cpu));
+        }
+    }
+
+    /// Bytes that were translated from `pc` on, an instruction a line.
+    #[cold]
+    fn log_code(&mut self, index: usize, pc: u64, bytes: &[u8]) {
+        let cpu = &self.cores[index].cpu;
+        let mut at = 0;
+        let lines = std::iter::from_fn(|| {
+            let rest = bytes.get(at..).filter(|r| !r.is_empty())?;
+            let (pc, known) =
+                (pc.wrapping_add(at as u64), cpu.disassemble(pc.wrapping_add(at as u64), rest));
+            let (len, text) = known.unwrap_or((rest.len(), "(no text)".into()));
+            let len = len.clamp(1, rest.len());
+            at += len;
+            Some((cpu.linear_pc(pc), rest[..len].to_vec(), text))
+        });
+        if let Some(log) = &mut self.log {
+            log.code(lines);
+        }
     }
 
     /// The block at the program counter, if execution was there before: its first operation and
@@ -724,7 +780,10 @@ impl<I: Isa> Cluster<I> {
                 }
             }
             if fits {
-                if single == I::one_insn(mode) && self.debugger.breaks.is_empty() {
+                if single == I::one_insn(mode)
+                    && self.debugger.breaks.is_empty()
+                    && !self.log.as_ref().is_some_and(|l| l.each_block())
+                {
                     let epoch = epoch::<I>(core, &self.cache, mode);
                     core.remember(pc, mode, epoch, start, insns);
                 }
@@ -813,7 +872,17 @@ impl<I: Isa> Cluster<I> {
         }
         let insns = b.insns() as u8;
         let leave = b.must_end();
+        if let Some(log) = &mut self.log
+            && log.wants(Items::OP, window.linear)
+        {
+            log.say(&format!("OP: {pc0:#x}\n{}", dump(b.ops())));
+        }
         opt::optimise(b.ops_mut(), |v| I::var_bits(mode, v));
+        if let Some(log) = &mut self.log
+            && log.wants(Items::OP_OPT, window.linear)
+        {
+            log.say(&format!("OP after optimization: {pc0:#x}\n{}", dump(b.ops())));
+        }
         let adding = self.cache.begin();
         lower(b.ops(), &mut self.cache, insns, single, leave, I::COMPARED);
         let keep = source.at.is_some() && second_page != Some(None);
@@ -828,6 +897,9 @@ impl<I: Isa> Cluster<I> {
             if let Some(second) = second_page {
                 self.mark_code(board, second);
             }
+        }
+        if self.log.as_ref().is_some_and(|l| l.wants(Items::IN_ASM, window.linear)) {
+            self.log_code(index, pc0, &bytes[..pos]);
         }
         Ok(id)
     }
@@ -914,8 +986,12 @@ impl<I: Isa> Cpus for Cluster<I> {
 
     fn reset(&mut self, board: &mut Board) {
         for (index, core) in self.cores.iter_mut().enumerate() {
+            if let Some(log) = self.log.as_mut().filter(|l| l.wanted.items.has(Items::CPU_RESET)) {
+                log.say(&format!("CPU Reset (CPU {index})\n{}", I::dump(&core.cpu)));
+            }
             I::reset(&mut core.cpu, index);
         }
+        self.note_events();
         self.forget(board);
     }
 
@@ -959,6 +1035,16 @@ impl<I: Isa> Cpus for Cluster<I> {
 
     fn jit_stats(&self) -> Option<JitStats> {
         Self::jit_stats(self)
+    }
+
+    fn set_log(&mut self, board: &Board, wanted: Wanted) {
+        self.log = (wanted != Wanted::default()).then(|| Box::new(Log::new(wanted)));
+        self.note_events();
+        self.forget(board);
+    }
+
+    fn take_log(&mut self) -> String {
+        self.log.as_mut().map(|l| l.take()).unwrap_or_default()
     }
 
     fn hot_spots(&self, most: usize) -> Vec<HotSpot> {

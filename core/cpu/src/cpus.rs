@@ -4,6 +4,7 @@ use orrery_system::board::Board;
 use orrery_system::{RestoreError, StateBlob};
 
 use crate::jit::{HotSpot, JitStats};
+use crate::log::Wanted;
 
 /// What a CPU did with its turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +52,14 @@ pub trait Cpus: Send + crate::debug::DebugCpus {
     /// What came of compiling, where code is compiled.
     fn jit_stats(&self) -> Option<JitStats> {
         None
+    }
+
+    /// What is to be told of the code that runs; translations are made anew.
+    fn set_log(&mut self, _board: &Board, _wanted: Wanted) {}
+
+    /// What was told since this was last asked.
+    fn take_log(&mut self) -> String {
+        String::new()
     }
 
     /// Where most time goes, where code is compiled.

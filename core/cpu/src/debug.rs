@@ -92,6 +92,14 @@ pub trait DebugCpu {
     fn take_watch(&mut self) -> Option<Watch> {
         None
     }
+    /// Has interrupts and exceptions noted for the log, or no more.
+    fn note_events(&mut self, on: bool) {
+        let _ = on;
+    }
+    /// Those noted since this was last asked, each with the registers before it.
+    fn take_events(&mut self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// [`DebugCpu`] for the CPUs of a machine, whatever they are.
@@ -158,6 +166,7 @@ impl Debugger {
 impl<I: Isa> Cluster<I> {
     /// Watchpoints live in the CPUs' state, which a snapshot has replaced.
     pub(crate) fn watch_again(&mut self) {
+        self.note_events();
         for index in 0..self.debugger.watches.len().min(1) * self.len() {
             let list = self.debugger.watches.clone();
             self.cpu_mut(index).set_watches(&list);

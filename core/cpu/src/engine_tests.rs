@@ -1,6 +1,7 @@
 //! The engine's promises, on a made-up instruction set.
 
 use crate::cpus::Cpus;
+use crate::log::{Items, Wanted};
 use crate::toy::{Machine, code::*};
 
 fn countdown(n: u8) -> Vec<[u8; 4]> {
@@ -200,4 +201,26 @@ fn a_saved_cpu_goes_on_where_it_was() {
     b.run(1000);
     assert_eq!(a.cpu(), b.cpu());
     assert!(b.cpus.restore(&mut b.board, &[]).is_err());
+}
+
+#[test]
+fn a_log_of_blocks_tells_each_that_runs_and_changes_nothing() {
+    let mut plain = Machine::new(&countdown(5));
+    plain.run(1000);
+    let mut told = Machine::new(&countdown(5));
+    let items = Items::parse("in_asm,op,exec").unwrap();
+    told.cpus.set_log(&told.board, Wanted { items, ..Wanted::default() });
+    told.run(1000);
+    assert_eq!(told.cpu(), plain.cpu());
+    let log = told.cpus.take_log();
+    // The loop's block begins anew four times behind the one that fell into it; HALT is part of it.
+    assert_eq!(log.matches("Trace 0: ").count(), 5, "{log}");
+    assert!(log.contains("IN:") && log.contains("OP: 0x1000"), "{log}");
+    assert_eq!(told.cpus.take_log(), "");
+
+    let mut far = Machine::new(&countdown(5));
+    far.cpus.set_log(&far.board, Wanted { items, ranges: vec![(0x1004, 0x100f)] });
+    far.run(1000);
+    let log = far.cpus.take_log();
+    assert_eq!(log.matches("Trace 0: ").count(), 4, "those of the loop alone: {log}");
 }

@@ -22,6 +22,7 @@ mod interp;
 pub mod ir;
 pub mod isa;
 pub mod jit;
+pub mod log;
 mod lower;
 pub mod region;
 pub mod tlb;

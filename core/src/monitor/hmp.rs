@@ -4,6 +4,7 @@ use super::{Desk, Done, Reply, info};
 use crate::keyboard;
 use crate::options::{KeyVals, number, size};
 use orrery_block::qmp::{Answer, QmpError};
+use orrery_cpu::log::{Items, Wanted};
 use orrery_system::input::{InputEvent, Key};
 use serde_json::{Map, Value, json};
 
@@ -327,6 +328,16 @@ pub(crate) const COMMANDS: &[Command] = &[
             say("")
         },
     ),
+    row(&["log"], "item1[,...]", "activate logging of the specified items", |d, a| {
+        match Items::parse(a) {
+            Ok(items) => {
+                let wanted = Wanted { items, ..Wanted::default() };
+                d.machine.cpus.set_log(&d.machine.board, wanted);
+                say("")
+            }
+            Err(e) => wrong(&format!("log: {e}")),
+        }
+    }),
     row(&["stop", "s"], "", "stop emulation", |d, _| d.quiet("stop", Value::Null)),
     row(&["sum"], "addr size", "compute the checksum of a memory region", |d, a| {
         let (at, len) = pair(a);

@@ -25,6 +25,7 @@ pub(crate) use table::{describe, rows};
 use crate::machine::{OnPanic, OnWatchdog};
 use crate::monitor::Mode;
 use orrery_block::host::Address;
+use orrery_cpu::log::Wanted;
 use std::fmt::Write as _;
 
 /// Why the command line was refused.
@@ -386,6 +387,10 @@ pub struct Options {
     pub paused: bool,
     /// `-nodefaults`.
     pub no_defaults: bool,
+    /// `-d` and `-dfilter`: what the engines tell.
+    pub log: Wanted,
+    /// `-D`: the file it goes to.
+    pub log_file: Option<String>,
     /// `-name`.
     pub name: Option<String>,
     /// `-fw_cfg`: (name, value or file).
@@ -418,6 +423,8 @@ pub enum Print {
     Machines,
     /// `-cpu help`.
     Cpus,
+    /// `-d help`.
+    LogItems,
     /// `-chardev help`.
     Chardevs,
     /// `-qmp help`.

@@ -11,6 +11,7 @@ use super::{audio, net};
 use crate::machine::{OnPanic, OnWatchdog};
 use crate::monitor::Mode;
 use crate::replay::Mode as Rr;
+use orrery_cpu::log::{Items, Wanted};
 
 type Apply = fn(&mut Options, &str) -> Result<(), OptionError>;
 
@@ -122,6 +123,26 @@ pub(super) const TABLE: &[Row] = &[
         icount,
     ),
     row("rtc", Some("[base=utc|localtime|DATE]"), "start of the clock chip", rtc),
+    row("d", Some("ITEM[,ITEM...]"), "log what the engines do ('help' lists the items)", |o, v| {
+        if v == "help" || v == "?" {
+            return set(&mut o.print, Print::LogItems);
+        }
+        o.log.items = Items::parse(v).map_err(|reason| OptionError::refused("-d", reason))?;
+        Ok(())
+    }),
+    row("D", Some("FILE"), "where the log goes (standard error)", |o, v| {
+        set(&mut o.log_file, v.into())
+    }),
+    row(
+        "dfilter",
+        Some("START..LAST|START+LENGTH[,...]"),
+        "log code at these addresses only",
+        |o, v| {
+            o.log.ranges = Wanted::parse_ranges(v)
+                .map_err(|reason| OptionError::refused("-dfilter", reason))?;
+            Ok(())
+        },
+    ),
     row("seed", Some("N"), "seed of everything random in the machine", |o, v| {
         o.seed = number(v).ok_or_else(|| OptionError::value("-seed", "seed", v, "a number"))?;
         Ok(())

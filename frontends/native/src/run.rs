@@ -20,17 +20,40 @@ use orrery_core::options::{CharTarget, DisplayOption, MonitorOption, Options};
 use orrery_core::script::{Action, Script};
 #[cfg(all(feature = "jit", target_os = "linux"))]
 use orrery_cpu::jit::{Compiler, abi::Shims};
+use orrery_cpu::log::{Items, Wanted};
+use std::io::Write;
 use std::process::ExitCode;
+#[cfg(all(feature = "jit", target_os = "linux"))]
+use std::sync::PoisonError;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 struct Native {
     lent: Lent,
+    /// What `-d` asks for, and where that goes.
+    log: Wanted,
+    log_file: Option<Arc<Mutex<dyn Write + Send>>>,
 }
 
 impl Native {
-    fn new() -> Result<Self> {
-        Ok(Self { lent: Lent::new().context("cannot wait for sockets")? })
+    fn new(options: &Options) -> Result<Self> {
+        let log_file = match &options.log_file {
+            _ if options.log.items == Items::default() && options.monitors.is_empty() => None,
+            Some(name) => {
+                let file = std::fs::File::create(name)
+                    .with_context(|| format!("-D: cannot write '{name}'"))?;
+                let file: Arc<Mutex<dyn Write + Send>> = Arc::new(Mutex::new(file));
+                Some(file)
+            }
+            None => {
+                let terminal: Arc<Mutex<dyn Write + Send>> =
+                    Arc::new(Mutex::new(std::io::stderr()));
+                Some(terminal)
+            }
+        };
+        let lent = Lent::new().context("cannot wait for sockets")?;
+        Ok(Self { lent, log: options.log.clone(), log_file })
     }
 }
 
@@ -63,7 +86,7 @@ impl Host for Native {
 
     #[cfg(all(feature = "jit", target_os = "linux"))]
     fn compiler(&self, shims: Shims, wait: bool) -> Option<Box<dyn Compiler>> {
-        match orrery_cpu::jit::native::Native::listed(shims, !wait, listing()) {
+        match orrery_cpu::jit::native::Native::listed(shims, !wait, self.listing()) {
             Ok(native) => Some(Box::new(native)),
             Err(e) => {
                 tracing::warn!("{e}: everything is interpreted");
@@ -86,23 +109,43 @@ impl Host for Native {
     }
 }
 
-/// What `ORRERY_PERF_MAP` (any value) and `ORRERY_OUT_ASM` (a file) ask for: the places of compiled
-/// code for `perf`, and the code itself.
+/// A log that several write to.
 #[cfg(all(feature = "jit", target_os = "linux"))]
-fn listing() -> orrery_cpu::jit::native::Listing {
-    let create = |name: std::path::PathBuf| -> Option<Box<dyn std::io::Write + Send>> {
-        match std::fs::File::create(&name) {
-            Ok(file) => Some(Box::new(std::io::BufWriter::new(file))),
-            Err(e) => {
-                tracing::warn!("cannot write '{}': {e}", name.display());
-                None
+struct Shared(Arc<Mutex<dyn Write + Send>>);
+
+#[cfg(all(feature = "jit", target_os = "linux"))]
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush()
+    }
+}
+
+#[cfg(all(feature = "jit", target_os = "linux"))]
+impl Native {
+    /// What `ORRERY_PERF_MAP` (any value) and `-d out_asm` ask for: the places of compiled code for `perf`, and the code
+    /// itself.
+    fn listing(&self) -> orrery_cpu::jit::native::Listing {
+        let map = || -> Option<Box<dyn Write + Send>> {
+            let name = format!("/tmp/perf-{}.map", std::process::id());
+            match std::fs::File::create(&name) {
+                Ok(file) => Some(Box::new(std::io::BufWriter::new(file))),
+                Err(e) => {
+                    tracing::warn!("cannot write '{name}': {e}");
+                    None
+                }
             }
+        };
+        let log = self.log_file.clone().filter(|_| self.log.items.has(Items::OUT_ASM));
+        orrery_cpu::jit::native::Listing {
+            map: std::env::var_os("ORRERY_PERF_MAP").and_then(|_| map()),
+            code: log
+                .map(|l| -> Box<dyn Write + Send> { Box::new(std::io::BufWriter::new(Shared(l))) }),
+            wanted: self.log.clone(),
         }
-    };
-    let map = format!("/tmp/perf-{}.map", std::process::id());
-    orrery_cpu::jit::native::Listing {
-        map: std::env::var_os("ORRERY_PERF_MAP").and_then(|_| create(map.into())),
-        code: std::env::var_os("ORRERY_OUT_ASM").and_then(|name| create(name.into())),
     }
 }
 
@@ -135,7 +178,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     // Nothing else runs yet, so waiting for the host's storage may as well sleep.
     let park = || std::thread::sleep(Duration::from_micros(100));
-    let native = Native::new()?;
+    let native = Native::new(options)?;
     let launched = Executor::new().block_on(launch(options, &native), &park)?;
     let Launched { mut machine, lines, warnings } = launched;
     for warning in warnings {
@@ -156,8 +199,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         }
         None => None,
     };
-    machine.blocks.executor().set_wake_hook(Some(std::sync::Arc::new({
-        let sender = std::sync::Mutex::new(sender.clone());
+    machine.blocks.executor().set_wake_hook(Some(Arc::new({
+        let sender = Mutex::new(sender.clone());
         move || {
             if let Ok(s) = sender.lock() {
                 let _ = s.send(Event::Host);
@@ -189,6 +232,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         sounds,
         script,
         recording,
+        log: native.log_file.clone(),
         stays: !options.monitors.is_empty() || options.gdb.is_some() || options.no_shutdown,
     };
     let windowed = match options.display {
@@ -209,7 +253,7 @@ fn end_on_signals(sender: Sender<Event>) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     use std::io::Read as _;
     let (mut ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    let again = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let again = Arc::new(std::sync::atomic::AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register_conditional_shutdown(signal, 1, again.clone())?;
         signal_hook::flag::register(signal, again.clone())?;

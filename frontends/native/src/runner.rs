@@ -14,8 +14,9 @@ use orrery_core::replay::Mode;
 use orrery_core::script::Script;
 use orrery_core::{Machine, Outcome, Stop};
 use orrery_system::ports::CharPort;
-use std::io::Write as _;
+use std::io::Write;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Virtual time run between two looks at the host, in nanoseconds.
@@ -62,6 +63,8 @@ pub(crate) struct Runner {
     pub script: Option<Script>,
     /// Where the recording goes.
     pub recording: Recording,
+    /// Where what the engines tell goes.
+    pub log: Option<Arc<Mutex<dyn Write + Send>>>,
     /// Somebody may want to look at the machine after the end of a replay.
     pub stays: bool,
 }
@@ -177,6 +180,13 @@ impl Runner {
 
     /// Hands what the guest sent to the host.
     fn drain(&mut self) -> Result<()> {
+        let told = self.machine.cpus.take_log();
+        if let Some(log) = self.log.as_ref().filter(|_| !told.is_empty()) {
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            log.write_all(told.as_bytes())
+                .and_then(|()| log.flush())
+                .context("cannot write the log")?;
+        }
         for line in &mut self.lines {
             let bytes = line.port.drain();
             // What it says on its way to another time it has said before.

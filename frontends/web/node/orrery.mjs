@@ -76,9 +76,11 @@ function fatal(e) {
 
 // The options that belong to this front end are taken out; the core parses the rest.
 let scriptName;
+let log = 2;
 const rest = [];
 for (let i = 0; i < args.length; i++) {
   if (/^--?script$/.test(args[i])) scriptName = args[++i];
+  else if (/^--?D$/.test(args[i])) log = fs.openSync(args[++i], "w");
   else rest.push(args[i]);
 }
 
@@ -151,6 +153,8 @@ while (true) {
       const bytes = session.take_line(i);
       if (bytes.length && outputs[i] !== undefined) fs.writeSync(outputs[i], bytes);
     });
+    const told = session.take_log();
+    if (told) fs.writeSync(log, told);
     for (const [kind, a, b] of session.step()) {
       if (kind === "print") process.stdout.write(`${a}\n`);
       else if (kind === "write") fs.writeFileSync(a, b);

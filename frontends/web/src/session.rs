@@ -327,6 +327,11 @@ impl Session {
         self.machine.cpus.jit_stats().map(|s| format!("{s:?}"))
     }
 
+    /// What the engines told of the code that runs (`-d`) since this was last asked.
+    pub fn take_log(&mut self) -> String {
+        self.machine.cpus.take_log()
+    }
+
     /// A hash of everything the guest can observe.
     pub fn hash(&self) -> String {
         format!("{:016x}", self.machine.hash())

@@ -531,6 +531,14 @@ impl DebugCpu for X86 {
         self.watch = Watches { list: list.to_vec(), hit: None };
     }
 
+    fn note_events(&mut self, on: bool) {
+        self.events = on.then(Vec::new);
+    }
+
+    fn take_events(&mut self) -> Vec<String> {
+        self.events.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     fn take_watch(&mut self) -> Option<Watch> {
         self.watch.hit.take()
     }

@@ -203,6 +203,9 @@ impl X86 {
         rip: u64,
         rf: bool,
     ) -> Result<(), Fault> {
+        if self.events.is_some() {
+            self.note_event(vector, source, error, rip);
+        }
         if !self.protected() {
             return self.interrupt_real(bus, vector, rip);
         }
@@ -218,6 +221,31 @@ impl X86 {
             }
             f
         })
+    }
+
+    /// What `-d int` says of an interrupt: vector, error code, whether a program asked for it, privilege, return address,
+    /// stack, and what was accessed (page faults) or EAX.
+    #[cold]
+    fn note_event(&mut self, vector: u8, source: Source, error: Option<u32>, rip: u64) {
+        let by_program = u8::from(!matches!(source, Source::Exception | Source::External));
+        let last = match vector {
+            vector::PF => format!("CR2={:016x}", self.sys.cr2),
+            _ => format!("EAX={:016x}", self.frame.ints[var::RAX]),
+        };
+        let (cs, ss) = (self.sys.seg[seg::CS], self.sys.seg[seg::SS]);
+        let text = format!(
+            "v={vector:02x} e={:04x} i={by_program} cpl={} IP={:04x}:{rip:016x} pc={:016x} SP={:04x}:{:016x} {last}\n{}",
+            error.unwrap_or(0),
+            self.sys.cpl,
+            cs.selector,
+            cs.base.wrapping_add(rip),
+            ss.selector,
+            self.frame.ints[var::RSP],
+            self.dump()
+        );
+        if let Some(events) = &mut self.events {
+            events.push(text);
+        }
     }
 
     fn interrupt_real(&mut self, bus: &mut Bus<'_>, vector: u8, rip: u64) -> Result<(), Fault> {

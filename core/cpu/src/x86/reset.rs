@@ -69,6 +69,7 @@ impl X86 {
             features: FoundFeatures::default(),
             reset_request: false,
             watch: Default::default(),
+            events: None,
         };
         cpu.frame.ints[var::MXCSR] = Mxcsr::default().0.into();
         cpu.start();

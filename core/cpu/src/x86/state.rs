@@ -642,4 +642,7 @@ pub struct X86 {
     /// What a debugger watches; no part of the processor.
     #[serde(skip)]
     pub watch: super::gdb::Watches,
+    /// Interrupts and exceptions for the log, where they are wanted; no part of the processor.
+    #[serde(skip)]
+    pub events: Option<Vec<String>>,
 }

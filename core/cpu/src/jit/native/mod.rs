@@ -27,6 +27,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use super::abi::{self, Context, Shims};
 use super::{Compiler, Done, Job};
 use crate::ir::text::dump;
+use crate::log::Wanted;
 use crate::region::{Region, flow};
 use emit::{Emit, PTR, Targets, signature};
 use memory::{Arena, entry};
@@ -70,24 +71,31 @@ pub struct Listing {
     pub map: Option<Box<dyn Write + Send>>,
     /// The operations of each region, and its code disassembled.
     pub code: Option<Box<dyn Write + Send>>,
+    /// Which regions' code is shown.
+    pub wanted: Wanted,
 }
 
 impl Listing {
     fn region(&mut self, job: &Job, place: usize, bytes: usize, text: Option<&str>) {
         let (region, kind) = (&job.region, if job.best { "" } else { "_quick" });
         let pc = region.pc();
+        let linear =
+            region.pages.first().map_or(pc, |p| p.linear.wrapping_add(pc.wrapping_sub(p.pc)));
         // What cannot be written is not said.
         if let Some(map) = &mut self.map {
             let _ = writeln!(map, "{place:x} {bytes:x} guest_{pc:x}{kind}");
             let _ = map.flush();
         }
-        if let Some(code) = &mut self.code {
+        if let Some(code) = &mut self.code
+            && self.wanted.covers(linear)
+        {
             let _ = writeln!(code, "== region {pc:#x}{kind} at {place:#x}, {bytes} bytes");
             for block in &region.blocks {
                 let ops = dump(&block.ops);
                 let _ = writeln!(code, "-- block {:#x}, {} insns\n{ops}", block.pc, block.insns);
             }
             let _ = writeln!(code, "{}", text.unwrap_or("(no text)"));
+            let _ = code.flush();
         }
     }
 }
