@@ -86,6 +86,7 @@ struct Throttled {
 struct State {
     name: Option<String>,
     label: Option<String>,
+    device: String,
     removable: bool,
     io_status: &'static str,
     root: Option<Arc<Edge>>,
@@ -104,6 +105,7 @@ impl BlockBackend {
             state: Mutex::new(State {
                 name: name.map(str::to_owned),
                 label: None,
+                device: String::new(),
                 removable: false,
                 io_status: "ok",
                 root: None,
@@ -169,6 +171,16 @@ impl BlockBackend {
     /// Says on whose behalf a drive without a name works.
     pub(crate) fn set_label(&self, label: &str) {
         lock(&self.0.state).label = Some(label.into());
+    }
+
+    /// Says which device has it: its path among the machine's objects, or its id.
+    pub fn set_device(&self, path: &str) {
+        lock(&self.0.state).device = path.into();
+    }
+
+    /// Which device has it; empty: none that is known.
+    pub fn device(&self) -> String {
+        lock(&self.0.state).device.clone()
     }
 
     pub(crate) fn forget_name(&self) {

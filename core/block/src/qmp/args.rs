@@ -216,6 +216,26 @@ qapi! {
         target_is_zero: Option<bool>,
     }
 
+    struct DriveMirror {
+        job_id: Option<String>,
+        device: String,
+        target: String,
+        format: Option<String>,
+        node_name: Option<String>,
+        replaces: Option<String>,
+        sync: SyncMode,
+        mode: Option<ImageMode>,
+        speed: Option<u64>,
+        granularity: Option<u32>,
+        buf_size: Option<u64>,
+        on_source_error: Option<OnError>,
+        on_target_error: Option<OnError>,
+        unmap: Option<bool>,
+        copy_mode: Option<CopyMode>,
+        auto_finalize: Option<bool>,
+        auto_dismiss: Option<bool>,
+    }
+
     struct BackupPerf {
         use_copy_range: Option<bool>,
         max_workers: Option<i64>,
@@ -239,6 +259,26 @@ qapi! {
         discard_source: Option<bool>,
         x_perf: Option<BackupPerf>,
         target: String,
+    }
+
+    struct DriveBackup {
+        job_id: Option<String>,
+        device: String,
+        sync: SyncMode,
+        speed: Option<u64>,
+        bitmap: Option<String>,
+        bitmap_mode: Option<BitmapMode>,
+        compress: Option<bool>,
+        on_source_error: Option<OnError>,
+        on_target_error: Option<OnError>,
+        auto_finalize: Option<bool>,
+        auto_dismiss: Option<bool>,
+        filter_node_name: Option<String>,
+        discard_source: Option<bool>,
+        x_perf: Option<BackupPerf>,
+        target: String,
+        format: Option<String>,
+        mode: Option<ImageMode>,
     }
 
     struct SnapshotArgs { node: String, overlay: String }

@@ -6,6 +6,7 @@
 mod args;
 mod bitmaps;
 mod control;
+mod drive;
 mod export;
 mod jobs;
 mod node;
@@ -246,6 +247,8 @@ commands! {
     "block-stream" block_stream StreamArgs => Nothing;
     "block-commit" block_commit CommitArgs => Nothing;
     "blockdev-mirror" blockdev_mirror MirrorArgs => Nothing;
+    "drive-mirror" drive_mirror DriveMirror => Nothing;
+    "drive-backup" drive_backup DriveBackup => Nothing;
     "blockdev-backup" blockdev_backup BackupArgs => Nothing;
     "blockdev-snapshot" blockdev_snapshot SnapshotArgs => Nothing;
     "blockdev-snapshot-internal-sync" snapshot_internal SnapshotInternal => Nothing;

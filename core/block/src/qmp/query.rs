@@ -97,13 +97,20 @@ fn op_stats(out: &mut Value, name: &str, stats: &OpStats) {
 
 impl Monitor {
     pub(super) async fn query_block(&self, _: Nothing) -> Answer<Vec<Value>> {
-        Ok(self.graph().backends().iter().map(|backend| self.describe_backend(backend)).collect())
+        Ok(self.drives().iter().map(|backend| self.describe_backend(backend)).collect())
+    }
+
+    /// Drives: backends that have a name, or a device.
+    fn drives(&self) -> Vec<BlockBackend> {
+        let mut all = self.graph().all_backends();
+        all.retain(|backend| backend.name().is_some() || !backend.device().is_empty());
+        all
     }
 
     fn describe_backend(&self, backend: &BlockBackend) -> Value {
         let mut out = json!({
             "device": backend.name().unwrap_or_default(), "locked": backend.locked(),
-            "removable": backend.removable(), "type": "unknown", "qdev": "",
+            "removable": backend.removable(), "type": "unknown", "qdev": backend.device(),
         });
         if backend.removable() {
             out["tray_open"] = backend.tray_open().into();
@@ -140,11 +147,11 @@ impl Monitor {
             }
             let root = self.graph().root_of(&backend);
             json!({
-                "device": backend.name().unwrap_or_default(), "stats": shown,
+                "device": backend.name().unwrap_or_default(), "qdev": backend.device(), "stats": shown,
                 "node-name": root.map(|root| root.name().to_owned()),
             })
         };
-        Ok(self.graph().backends().into_iter().map(one).collect())
+        Ok(self.drives().into_iter().map(one).collect())
     }
 
     pub(super) async fn query_nodes(&self, args: QueryNodes) -> Answer<Vec<Value>> {
