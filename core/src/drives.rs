@@ -7,6 +7,7 @@ use orrery_block::graph::{BlockGraph, Node};
 use orrery_block::host::{Gate, HostFs, MemFile};
 use orrery_block::{Backing, BlockError, Format, IoBuf, NodeOptions, OpenOptions};
 use orrery_hw::block::geometry::{self, Shape};
+use orrery_hw::machine::DeviceSpec;
 use std::sync::Arc;
 
 /// A drive of the command line, with its medium.
@@ -51,6 +52,20 @@ pub(crate) async fn open_drive(
     }
     backend.insert(node.medium(drive.read_only)).map_err(error)?;
     Ok(backend)
+}
+
+/// Notes on a drive which device it is for: as QEMU says it, the id, or where the device has a part that
+/// is the disk, the path of that.
+pub(crate) fn note_device(backend: &BlockBackend, spec: &DeviceSpec) {
+    let prop = |name: &str| spec.props.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str());
+    let id = prop("id").unwrap_or_default();
+    let virtio = spec.kind.starts_with("virtio-blk");
+    let path = match (id, virtio) {
+        ("", _) => format!("/machine/peripheral-anon/{}", spec.kind),
+        (id, true) => format!("/machine/peripheral/{id}/virtio-backend"),
+        (id, false) => id.to_owned(),
+    };
+    backend.set_device(&path);
 }
 
 /// The geometry that a disk was partitioned with.

@@ -1,7 +1,7 @@
 //! From a command line to a machine, with files that the front end lends.
 
 use crate::compat::{globals, version};
-use crate::drives::{open_drive, partition_geometry};
+use crate::drives::{note_device, open_drive, partition_geometry};
 use crate::handles::{Handles, Memory};
 use crate::machine::{Machine, Policy};
 use crate::numa;
@@ -470,11 +470,13 @@ fn nodes_of_devices(
     }
     for spec in &options.devices {
         let Some((_, name)) = spec.props.iter().find(|(k, _)| k == "drive") else { continue };
-        if config.drives.iter().any(|d| d.id == *name) {
+        if let Some(drive) = config.drives.iter().find(|d| d.id == *name) {
+            note_device(&drive.backend, spec);
             continue;
         }
         let Some(node) = blocks.node(name) else { continue };
         let backend = blocks.anonymous_backend();
+        note_device(&backend, spec);
         let medium = node.medium(node.read_only());
         backend.insert(medium).map_err(|source| wrong("-device", name, source))?;
         let interface = Interface::None;

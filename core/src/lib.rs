@@ -23,6 +23,7 @@ pub mod machine;
 pub mod monitor;
 pub(crate) mod numa;
 pub mod options;
+pub(crate) mod plug;
 pub mod qtest;
 pub mod replay;
 pub mod screenshot;

@@ -13,6 +13,7 @@ use orrery_cpu::Cpus;
 use orrery_cpu::debug::Hit;
 use orrery_hw::acpi::{WAKE_BANK, WOKE};
 use orrery_hw::pci::CONFIG_BANK;
+use orrery_system::DeviceId;
 use orrery_system::board::{Board, ClockMode};
 use orrery_system::display::Surface;
 use orrery_system::input::InputEvent;
@@ -194,6 +195,8 @@ pub struct Machine {
     idle: bool,
     write_back: WriteBack,
     pub(crate) replay: Option<Box<Replay>>,
+    /// Devices that the guest was asked to let go.
+    pub(crate) leaving: Vec<DeviceId>,
 }
 
 /// Guests such as DOS never flush their disks. What they wrote is made stable once a disk has
@@ -249,6 +252,7 @@ impl Machine {
             idle: true,
             write_back: WriteBack::default(),
             replay: None,
+            leaving: Vec::new(),
         };
         machine.power_on();
         machine
@@ -257,6 +261,7 @@ impl Machine {
     /// Presses the reset button: everything is as at power-on, but for what says itself that it
     /// holds for the first start only.
     pub fn reset(&mut self) {
+        self.take_leaving();
         self.power_on();
         for (index, value) in std::mem::take(&mut self.handles.after_reset) {
             self.board.port_out(0x70, 1, index.into());
@@ -639,6 +644,7 @@ impl Machine {
     }
 
     fn power(&mut self) -> Option<Stop> {
+        self.take_ejected();
         match self.board.power().take()? {
             PowerRequest::Reset if self.policy.no_reboot => {
                 self.tell("SHUTDOWN", json!({"guest": true, "reason": "guest-reset"}));

@@ -1,17 +1,138 @@
-//! Programs made for QEMU's monitor talk to this one: `qmp-shell`, and what libvirt asks before it starts a machine.
+//! Programs made for QEMU's monitor drive this one: a script on `qemu.qmp`, `qmp-shell`, and what libvirt asks before
+//! it starts a machine.
 
 use crate::Test;
+use crate::controllers::{COMMON, Kernel};
 use crate::program::{Folder, Running, guest, root, tool};
 use anyhow::{Context as _, Result, ensure};
+use std::fs;
 use std::process::Command;
 
 /// All of them.
 pub(crate) fn tests() -> Vec<Test> {
     vec![
+        Test::new("clients: a script on qemu.qmp does a day's work", 150, day),
         Test::new("clients: qmp-shell", 30, shell),
         Test::new("clients: what libvirt asks", 30, probing),
     ]
 }
+
+/// Its first disk.
+const FIRST: &str = "driver=raw,node-name=disk0,file.driver=file,file.filename=first.img";
+
+/// The guest says when a second disk is there, and ends when it is told to.
+const INIT: &str = r#"
+while [ ! -b /dev/vda ]; do sleep 0.1; done
+echo "GUEST: up"
+while [ ! -b /dev/vdb ]; do sleep 0.1; done
+echo hello | dd of=/dev/vdb bs=512 conv=sync,fsync 2> /dev/null
+echo first | dd of=/dev/vda bs=512 conv=sync,fsync 2> /dev/null
+echo "GUEST: wrote vdb"
+read line
+echo second | dd of=/dev/vda bs=512 seek=8 conv=sync,fsync 2> /dev/null
+echo "GUEST: ends"
+poweroff -f
+"#;
+
+/// Hot-plugs a disk, takes a snapshot, mirrors, takes a picture, ends the guest.
+const DAY: &str = r#"
+import asyncio, json, os, sys
+from qemu.qmp import EventListener, ExecuteError, QMPClient
+
+async def main():
+    qmp = QMPClient("day")
+    told = EventListener()
+    qmp.register_listener(told)
+    await qmp.connect("qmp.sock")
+    assert qmp.greeting.QMP.version["qemu"]["major"] >= 7
+    line = await asyncio.open_unix_connection("serial.sock")
+
+    async def said(text):
+        got = b""
+        while text not in got:
+            more = await asyncio.wait_for(line[0].read(4096), 120)
+            assert more, got
+            got += more
+
+    async def event(name, **facts):
+        async def look():
+            while True:
+                e = await told.get()
+                data = e.get("data", {})
+                if e["event"] == name and all(data.get(k) == v for k, v in facts.items()):
+                    return data
+        return await asyncio.wait_for(look(), 60)
+
+    assert (await qmp.execute("query-status"))["status"] == "prelaunch"
+    await qmp.execute("cont")
+    await event("RESUME")
+    await said(b"GUEST: up")
+
+    # A disk is plugged in while the guest runs.
+    await qmp.execute("blockdev-create", {"job-id": "c", "options": {
+        "driver": "file", "filename": "new.qcow2", "size": 0}})
+    await event("JOB_STATUS_CHANGE", id="c", status="concluded")
+    await qmp.execute("job-dismiss", {"id": "c"})
+    await qmp.execute("blockdev-add", {"driver": "file", "filename": "new.qcow2", "node-name": "f"})
+    await qmp.execute("blockdev-create", {"job-id": "c", "options": {
+        "driver": "qcow2", "file": "f", "size": 4 << 20}})
+    await event("JOB_STATUS_CHANGE", id="c", status="concluded")
+    assert "error" not in (await qmp.execute("query-jobs"))[0]
+    await qmp.execute("job-dismiss", {"id": "c"})
+    await qmp.execute("blockdev-add", {"driver": "qcow2", "file": "f", "node-name": "disk1"})
+    await qmp.execute("device_add", {"driver": "virtio-blk-pci", "drive": "disk1", "id": "second"})
+    await said(b"GUEST: wrote vdb")
+    try:
+        await qmp.execute("device_add", {"driver": "virtio-blk-pci", "drive": "nothing"})
+        assert False
+    except ExecuteError as error:
+        assert error.error_class == "GenericError", error
+
+    # A snapshot of the first one.
+    nodes = [n["node-name"] for n in await qmp.execute("query-named-block-nodes")]
+    assert "disk0" in nodes, nodes
+    await qmp.execute("blockdev-snapshot-sync", {
+        "node-name": "disk0", "snapshot-file": "overlay.qcow2", "snapshot-node-name": "top"})
+    blocks = await qmp.execute("query-block")
+    inserted = [b["inserted"] for b in blocks if b.get("inserted")]
+    assert any(i["file"].endswith("overlay.qcow2") for i in inserted), blocks
+
+    # A mirror of the second one.
+    await qmp.execute("blockdev-add", {
+        "driver": "raw", "node-name": "copy", "file": {"driver": "file", "filename": "copy.raw"}})
+    await qmp.execute("blockdev-mirror", {
+        "job-id": "m", "device": "disk1", "target": "copy", "sync": "full"})
+    await event("BLOCK_JOB_READY", device="m")
+    jobs = await qmp.execute("query-block-jobs")
+    assert jobs[0]["type"] == "mirror" and jobs[0]["ready"], jobs
+    await qmp.execute("block-job-complete", {"device": "m"})
+    done = await event("BLOCK_JOB_COMPLETED", device="m")
+    assert done["offset"] == done["len"] and "error" not in done, done
+
+    # Copies into files that the commands make.
+    await qmp.execute("drive-backup", {
+        "job-id": "b", "device": "disk1", "target": "backup.qcow2", "sync": "full", "format": "qcow2"})
+    await event("BLOCK_JOB_COMPLETED", device="b")
+    await qmp.execute("drive-mirror", {
+        "job-id": "d", "device": "copy", "target": "mirror.raw", "sync": "full", "format": "raw"})
+    await event("BLOCK_JOB_READY", device="d")
+    await qmp.execute("block-job-cancel", {"device": "d"})
+    await event("BLOCK_JOB_COMPLETED", device="d")
+
+    await qmp.execute("screendump", {"filename": "picture.ppm"})
+    with open("picture.ppm", "rb") as f:
+        assert f.read(3) == b"P6\n"
+    text = await qmp.execute("human-monitor-command", {"command-line": "info block"})
+    assert "copy.raw" in text, text
+
+    await qmp.execute("system_powerdown")
+    await event("POWERDOWN")
+    line[1].write(b"end\n")
+    await said(b"GUEST: ends")
+    assert (await event("SHUTDOWN"))["guest"]
+
+asyncio.run(main())
+"#;
 
 fn python(work: &Folder, program: &str, args: &[&str]) -> Result<String> {
     let client = guest("qemu-qmp/qemu/qmp/__init__.py")?;
@@ -36,6 +157,38 @@ fn start(work: &Folder, args: &[&str]) -> Result<Running> {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     Ok(running)
+}
+
+fn day() -> Result<()> {
+    guest("qemu-qmp/qemu/qmp/__init__.py")?;
+    let work = Folder::new()?;
+    let kernel = Kernel::Amd64;
+    work.write("initrd", kernel.initrd(&[COMMON, &["virtio_blk"]].concat(), INIT)?)?;
+    work.write("first.img", vec![0; 1 << 20])?;
+    work.write("copy.raw", vec![0; 4 << 20])?;
+    work.write("day.py", DAY)?;
+    let mut args = kernel.args("pc", "quiet")?;
+    // Its line is the script's.
+    let line = args.iter_mut().find(|arg| *arg == "stdio").context("a serial line")?;
+    *line = "unix:serial.sock,server=on,wait=off".into();
+    args.extend(
+        ["-S", "-blockdev", FIRST, "-device", "virtio-blk-pci,drive=disk0"].map(String::from),
+    );
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let machine = start(&work, &args)?;
+    python(&work, "day.py", &[])?;
+    machine.wait(30)?.success()?;
+    let begins = |name: &str, text: &[u8]| -> Result<()> {
+        ensure!(fs::read(work.file(name))?.starts_with(text), "{name} is not what was written");
+        Ok(())
+    };
+    begins("copy.raw", b"hello\n")?;
+    begins("mirror.raw", b"hello\n")?;
+    begins("backup.qcow2", b"QFI\xfb")?;
+    begins("first.img", b"first\n")?;
+    begins("overlay.qcow2", b"QFI\xfb")?;
+    ensure!(fs::read(work.file("first.img"))?[4096..4102] == [0; 6], "the snapshot was written to");
+    Ok(())
 }
 
 /// Lines typed into `qmp-shell`, and what it must say of each.

@@ -20,6 +20,7 @@ mod debugger;
 mod determinism;
 mod disks;
 mod guides;
+mod hotplug;
 mod machines;
 mod media;
 mod migration;
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
     tests.extend(controllers::tests());
     tests.extend(sound::tests());
     tests.extend(usb::tests());
+    tests.extend(hotplug::tests());
     tests.extend(guides::tests());
     tests.extend(time_travel::tests());
     tests.extend(debugger::tests());

@@ -2,12 +2,12 @@
 
 use super::args::*;
 use super::{Desk, Done, Reply};
+use crate::drives::note_device;
 use orrery_block::backend::BlockBackend;
 use orrery_block::qmp::{Answer, QmpError};
 use orrery_block::{NodeOptions, qapi};
 use orrery_hw::machine::{DeviceSpec, Drive, Interface};
 use orrery_hw::registry;
-use orrery_hw::usb::Bus as UsbBus;
 use serde_json::{Map, Value, json};
 
 fn text_of(value: &Value) -> String {
@@ -41,6 +41,11 @@ impl Desk<'_> {
                 return Err(QmpError::generic(text));
             }
         };
+        let on = bus.as_deref().unwrap_or("pcie.0");
+        let root = pci.as_ref().filter(|pci| row.bus == "PCI" && pci.find(on).is_none());
+        if self.handles().machine == "q35" && root.is_some() {
+            return Err(QmpError::generic("Bus 'pcie.0' does not support hotplugging"));
+        }
         if !there {
             let text = format!("No '{}' bus found for device '{kind}'", row.bus);
             return Err(QmpError::generic(text));
@@ -67,15 +72,17 @@ impl Desk<'_> {
             });
         }
         let spec = DeviceSpec { kind, props };
+        drives.iter().for_each(|drive| note_device(&drive.backend, &spec));
         let made = registry::plug(&mut self.machine.board, pci.as_ref(), &usb, &spec, drives)
             .map_err(|e| QmpError::generic(e.to_string()))?;
+        let arrived = made.named.iter().map(|n| n.device).next();
         let handles = &mut self.machine.handles;
         handles.named.extend(made.named);
         handles.nets.extend(made.nets);
         handles.chars.extend(made.chars);
         handles.usb = made.usb;
         handles.inputs.splice(0..0, made.inputs);
-        self.machine.board.settle();
+        arrived.into_iter().for_each(|device| self.machine.device_arrived(device));
         Ok(Nothing {})
     }
 
@@ -103,46 +110,7 @@ impl Desk<'_> {
 
     pub(super) fn device_del(&mut self, args: DeviceId) -> Answer<Nothing> {
         let id = args.id.strip_prefix("/machine/peripheral/").unwrap_or(&args.id).to_owned();
-        let Some(at) = self.handles().named.iter().position(|n| n.id == id && !id.is_empty())
-        else {
-            let desc = format!("Device '{}' not found", args.id);
-            return Err(QmpError { class: "DeviceNotFound", desc });
-        };
-        let device = self.handles().named[at].device;
-        let behind = || Err(QmpError::generic(format!("there are devices behind '{id}'")));
-        let on_usb = |bus: &&UsbBus| bus.place_of(device).is_some();
-        let usb = self.handles().usb.iter().find(on_usb).cloned();
-        let pci = self.handles().pci.as_ref().and_then(|pci| pci.place_of(device));
-        if let Some(bus) = usb {
-            let below = bus.place_of(device).map(|p| p.socket.below()).unwrap_or_default();
-            if below.iter().any(|s| s.id().is_some()) {
-                return behind();
-            }
-            registry::unplug_usb(&mut self.machine.board, &bus, device);
-        } else if let Some((bus, devfn)) = pci {
-            let mine = format!("{id}.0");
-            let usb = self.handles().usb.iter().find(|b| b.name() == mine);
-            let below = bus.child(devfn).is_some_and(|below| !below.functions().is_empty());
-            if below || usb.is_some_and(|b| b.positions().iter().any(|p| p.socket.id().is_some())) {
-                return behind();
-            }
-            registry::unplug(&mut self.machine.board, &bus, devfn, device);
-            self.machine.handles.usb.retain(|b| b.name() != mine);
-        } else {
-            return Err(QmpError::generic(format!(
-                "Bus of device '{id}' does not support hotplugging"
-            )));
-        }
-        let gone = self.machine.handles.named.remove(at);
-        self.machine.handles.inputs.retain(|input| *input != device);
-        if let Some(name) = gone.prop("drive")
-            && self.machine.blocks.backend(name).is_some()
-        {
-            // As with QEMU, a drive made with -drive goes with its device.
-            self.machine.blocks.remove_backend(name)?;
-        }
-        let path = format!("/machine/peripheral/{id}");
-        self.emit("DEVICE_DELETED", json!({"device": id, "path": path}));
+        self.machine.want_back(&id)?;
         Ok(Nothing {})
     }
 

@@ -249,8 +249,16 @@ impl Desk<'_> {
         self.call("query-block", Value::Null).map(move |list| {
             let mut out = String::new();
             for entry in list.as_array().into_iter().flatten() {
-                let device = words(&entry["device"]);
-                if !name.is_empty() && name != device {
+                let (device, qdev) = (words(&entry["device"]), words(&entry["qdev"]));
+                let node = words(&entry["inserted"]["node-name"]);
+                let device = match (device, node) {
+                    ("", "") => qdev.to_owned(),
+                    ("", node) => node.to_owned(),
+                    (device, "") => device.to_owned(),
+                    (device, node) => format!("{device} ({node})"),
+                };
+                let names = [words(&entry["device"]), node, qdev];
+                if !name.is_empty() && !names.contains(&name.as_str()) {
                     continue;
                 }
                 let inserted = &entry["inserted"];
@@ -259,11 +267,13 @@ impl Desk<'_> {
                 } else {
                     let ro = if inserted["ro"] == json!(true) { ", read-only" } else { "" };
                     out.push_str(&format!(
-                        "{device} ({}): {} ({}{ro})\n",
-                        words(&inserted["node-name"]),
+                        "{device}: {} ({}{ro})\n",
                         words(&inserted["file"]),
                         words(&inserted["drv"]),
                     ));
+                }
+                if !qdev.is_empty() {
+                    out.push_str(&format!("    Attached to:      {qdev}\n"));
                 }
                 if entry["removable"] == json!(true) {
                     let lock = if entry["locked"] == json!(true) { "locked" } else { "not locked" };

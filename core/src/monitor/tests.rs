@@ -154,9 +154,22 @@ fn a_disk_is_plugged_found_on_the_bus_and_taken_away() {
     assert!(found(&pci), "{pci}");
     let error = b.run("device_add", json!({"driver": "virtio-blk-pci", "drive": "n0", "id": "d1"}));
     assert!(error["error"]["desc"].as_str().unwrap().contains("already in use"));
-    b.send(json!({"execute": "device_del", "arguments": {"id": "d0"}}));
+    let blocks = b.ok("query-block", json!({}));
+    assert_eq!(blocks[0]["qdev"], "/machine/peripheral/d0/virtio-backend");
+    assert_eq!(
+        (&blocks[0]["device"], &blocks[0]["inserted"]["node-name"]),
+        (&json!(""), &json!("n0"))
+    );
+    assert!(b.hmp("info block").starts_with("n0: "));
+    b.ok("device_del", json!({"id": "d0"}));
+    assert!(found(&b.ok("query-pci", json!({}))), "the guest has not let it go");
+    let again = b.run("device_del", json!({"id": "d0"}));
+    let again = again["error"]["desc"].as_str().unwrap();
+    assert_eq!(again, "Device d0 is already in the process of unplug");
+    b.send(json!({"execute": "system_reset"}));
     assert_eq!(b.lines()[0]["event"], "DEVICE_DELETED");
     assert!(!found(&b.ok("query-pci", json!({}))));
+    assert_eq!(b.ok("query-block", json!({})), json!([]));
     b.ok("blockdev-del", json!({"node-name": "n0"}));
 }
 

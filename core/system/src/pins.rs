@@ -1,5 +1,6 @@
 //! The pins of a CPU, and of the machine's power supply.
 
+use crate::DeviceId;
 use crate::irq::{Attention, IrqInput, IrqLine};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -82,15 +83,18 @@ pub enum PowerRequest {
 }
 
 #[derive(Default)]
-struct IoErrors {
+struct Asides {
+    /// Why a drive cannot go on.
     reason: Mutex<String>,
+    /// Devices that the guest let go.
+    ejected: Mutex<Vec<DeviceId>>,
     /// How often the machine went on after a stop.
     resumed: AtomicU64,
 }
 
 /// A handle to make such requests; the run loop takes them. The first one stands until taken.
 #[derive(Clone, Default)]
-pub struct Power(Arc<AtomicU64>, Attention, Arc<IoErrors>);
+pub struct Power(Arc<AtomicU64>, Attention, Arc<Asides>);
 
 impl Power {
     pub(crate) fn new(attention: Attention) -> Self {
@@ -118,6 +122,17 @@ impl Power {
     /// Counts the times it went on.
     pub fn resumed(&self) -> u64 {
         self.2.resumed.load(Relaxed)
+    }
+
+    /// Says that the guest let a device go: its slot is without power. The run loop takes it out.
+    pub fn eject(&self, device: DeviceId) {
+        self.2.ejected.lock().unwrap_or_else(PoisonError::into_inner).push(device);
+        self.1.raise();
+    }
+
+    /// Takes the devices that the guest let go.
+    pub fn take_ejected(&self) -> Vec<DeviceId> {
+        std::mem::take(&mut *self.2.ejected.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Makes a request.

@@ -128,6 +128,8 @@ pub(crate) fn processor(path: &str, id: u8) -> Aml {
 
 /// Address spaces of operation regions.
 pub(crate) enum Space {
+    /// Ports.
+    Io = 1,
     /// The configuration space of the device the region is in.
     PciConfig = 2,
 }
@@ -140,6 +142,10 @@ pub(crate) fn op_region(path: &str, space: Space, offset: u64, length: u64) -> A
 /// `Field (region, ByteAcc, NoLock, Preserve) { names with their bits }`; a field without a name
 /// is skipped.
 pub(crate) fn byte_field(region: &str, fields: &[(&str, u32)]) -> Aml {
+    field(region, 0x01, fields)
+}
+
+fn field(region: &str, flags: u8, fields: &[(&str, u32)]) -> Aml {
     let unit = |&(field, bits): &(&str, u32)| {
         let mut out = if field.is_empty() { vec![0] } else { name(field) };
         // Its length is written as a package length is, but does not count itself.
@@ -150,8 +156,14 @@ pub(crate) fn byte_field(region: &str, fields: &[(&str, u32)]) -> Aml {
         }
         out
     };
-    let body = list([name(region), vec![0x01], list(fields.iter().map(unit))]);
+    let body = list([name(region), vec![flags], list(fields.iter().map(unit))]);
     package_op(&[0x5b, 0x81], body)
+}
+
+/// `Field (region, DWordAcc, NoLock, WriteAsZeros) { names with their bits }`; a field without a name
+/// is skipped.
+pub(crate) fn dword_field(region: &str, fields: &[(&str, u32)]) -> Aml {
+    field(region, 0x43, fields)
 }
 
 /// `CreateDWordField (source, byte offset, path)`.
@@ -187,6 +199,16 @@ pub(crate) fn and(a: Aml, b: Aml, target: Aml) -> Aml {
 /// `target = a | b`.
 pub(crate) fn or(a: Aml, b: Aml, target: Aml) -> Aml {
     list([vec![0x7d], a, b, target])
+}
+
+/// `target = a << b`.
+pub(crate) fn shift_left(a: Aml, b: Aml, target: Aml) -> Aml {
+    list([vec![0x79], a, b, target])
+}
+
+/// `Notify (object, value)`.
+pub(crate) fn notify(object: Aml, value: Aml) -> Aml {
+    list([vec![0x86], object, value])
 }
 
 /// No target.

@@ -1,6 +1,7 @@
 //! Power management: the ACPI register blocks that chipsets share, and SMBus.
 
 pub(crate) mod aml;
+pub(crate) mod hotplug;
 pub mod ich9_smb;
 pub mod piix4;
 pub(crate) mod pm;

@@ -5,6 +5,7 @@
 //!
 //! Not modelled: device monitors, clock throttling, the burst and global standby timers.
 
+use super::hotplug::{self, Slots};
 use super::pm::{Apm, Gpe, Pm, Sleep};
 use super::smbus::{Eeprom, Smbus};
 use super::{Events, WAKE_BANK};
@@ -23,6 +24,8 @@ pub const GPE: u32 = 1;
 pub const APM: u32 = 2;
 /// Bank of the SMBus window (16 ports).
 pub const SMB: u32 = 3;
+/// Bank of the hot-plug registers (20 ports).
+pub const SLOTS: u32 = 4;
 
 /// Where the general-purpose event block is.
 pub const GPE_PORT: u64 = 0xafe0;
@@ -72,6 +75,8 @@ pub struct Wires {
     pub clock: Clock,
     /// Wake-up for the PM timer.
     pub timer: Timer,
+    /// The bus on which devices come and go.
+    pub bus: pci::Bus,
     /// The power management window.
     pub pm: Region,
     /// The SMBus window.
@@ -85,6 +90,7 @@ pub struct State {
     gpe: Gpe,
     apm: Apm,
     smbus: Smbus,
+    slots: Slots,
 }
 
 /// The device.
@@ -121,6 +127,8 @@ pub fn build(
         board.io().add_priority(0, 1, r);
     }
     board.io().add(GPE_PORT, &regions.device("acpi-gpe0", 2 * GPE_LEN, id, GPE));
+    board.io().add(hotplug::PORT, &regions.device("acpi-pci-hotplug", hotplug::LEN, id, SLOTS));
+    bus.set_hotplug(id);
     board.io().add(0xb2, &regions.device("apm", 2, id, APM));
     let wires = Wires {
         sci,
@@ -129,6 +137,7 @@ pub fn build(
         power: board.power(),
         clock: board.clock(),
         timer: board.timer(id, 0),
+        bus: bus.clone(),
         pm: pm.clone(),
         smb,
     };
@@ -175,6 +184,7 @@ impl State {
             pm: Pm::power_on(now),
             gpe: Gpe::default(),
             apm: Apm::default(),
+            slots: Slots::default(),
             smbus: Smbus::power_on(config.spd.iter().enumerate().map(module).collect()),
         }
     }
@@ -211,6 +221,7 @@ pub(crate) fn request(power: &Power, sleep: Option<Sleep>) {
 impl pci::Chip for Piix4Pm {
     type State = State;
     const NAME: &'static str = "PIIX4_PM";
+    const VERSION: u16 = 2;
     const SETTLES: bool = true;
 
     fn reset(&mut self) {
@@ -257,6 +268,7 @@ impl pci::Chip for Piix4Pm {
             GPE => self.state.gpe.read(GPE_LEN, offset, width),
             APM => self.state.apm.read(offset, width),
             SMB => self.state.smbus.read(offset, width),
+            SLOTS => self.state.slots.read(&self.wires.bus, offset, width),
             WAKE_BANK => Ok(self.state.pm.wakes().into()),
             _ => Err(BusError::NoRegister),
         }
@@ -282,6 +294,15 @@ impl pci::Chip for Piix4Pm {
                 }
             }
             SMB => self.state.smbus.write(offset, width, value)?,
+            SLOTS => {
+                let Wires { bus, power, .. } = &self.wires;
+                self.state.slots.write(bus, power, offset, width, value)?;
+            }
+            pci::PLUG_BANK => {
+                if self.state.slots.told(offset, value as u8) {
+                    self.state.gpe.raise(hotplug::EVENT);
+                }
+            }
             WAKE_BANK => self.state.pm.wake(value as u16),
             _ => return Err(BusError::NoRegister),
         }
@@ -299,6 +320,7 @@ mod tests {
         board: Board,
         sci: IrqInput,
         button: IrqLine,
+        bus: pci::Bus,
         id: DeviceId,
     }
 
@@ -311,7 +333,8 @@ mod tests {
             let events = Events { power_button: button, rtc: board.wire() };
             let id = build(&mut board, &bus, pci::devfn(1, 3), config, line, events).id;
             board.settle();
-            let mut b = Self { board, sci, button: pin, id };
+            bus.solder(|_| false);
+            let mut b = Self { board, sci, button: pin, bus, id };
             b.config(PMBA, 4, 0x0601);
             b.config(PMREGMISC, 1, 1);
             b
@@ -364,6 +387,29 @@ mod tests {
         assert_eq!(b.board.power().take(), Some(PowerRequest::Suspend));
     }
 
+    #[test]
+    fn a_device_that_comes_and_one_that_is_wanted_back_raise_the_event() {
+        let mut b = Bench::new(Config::default());
+        b.bus.insert(pci::devfn(5, 0), DeviceId(77));
+        b.board.port_out(0xb2, 1, 0xf1);
+        b.board.port_out(GPE_PORT as u16 + 2, 1, 2);
+        b.board.device_write(b.id, pci::PLUG_BANK, pci::plug::ARRIVED, 1, 5 << 3);
+        assert!(b.sci.level());
+        assert_eq!([b.board.port_in(0xae00, 4), b.board.port_in(0xae00, 4)], [0x20, 0]);
+        b.board.port_out(GPE_PORT as u16, 1, 2);
+        assert!(!b.sci.level());
+        b.board.device_write(b.id, pci::PLUG_BANK, pci::plug::WANTED, 1, 5 << 3);
+        assert!(b.sci.level());
+        assert_eq!([b.board.port_in(0xae00, 4), b.board.port_in(0xae04, 4)], [0, 0x20]);
+        b.board.port_out(0xae08, 4, 0x22);
+        assert_eq!(b.board.power().take_ejected(), [DeviceId(77)], "slot 1 is soldered");
+        b.board.device_write(b.id, pci::PLUG_BANK, pci::plug::GONE, 1, 5 << 3);
+        assert_eq!(b.board.port_in(0xae04, 4), 0);
+        assert_eq!(b.board.port_in(0xae0c, 4), 0xffff_fffd);
+        b.board.port_out(0xae10, 4, 1);
+        assert_eq!(b.board.port_in(0xae0c, 4), 0, "there is no other bus");
+    }
+
     fn device() -> pci::Card<Piix4Pm> {
         let mut board = Board::new(BoardConfig { ram_capacity: 0, ..BoardConfig::default() });
         let bus = pci::Bus::simple(&board);
@@ -376,6 +422,7 @@ mod tests {
             power: board.power(),
             clock: board.clock(),
             timer: Timer::default(),
+            bus: bus.clone(),
             pm: board.regions().container("pm", 64),
             smb: board.regions().container("smb", 16),
         };
@@ -385,6 +432,6 @@ mod tests {
 
     orrery_system::conformance!(
         device(),
-        [(PM, &[]), (GPE, &[]), (APM, &[]), (SMB, &[]), (pci::CONFIG_BANK, &[])]
+        [(PM, &[]), (GPE, &[]), (APM, &[]), (SMB, &[]), (SLOTS, &[]), (pci::CONFIG_BANK, &[])]
     );
 }

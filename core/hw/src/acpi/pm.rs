@@ -217,6 +217,11 @@ impl Gpe {
         Ok(())
     }
 
+    /// Event `n` has happened.
+    pub(crate) fn raise(&mut self, n: u8) {
+        self.status |= 1 << n;
+    }
+
     /// Whether an enabled event is pending.
     pub(crate) fn sci(&self) -> bool {
         self.status & self.enable != 0

@@ -1,6 +1,7 @@
 //! The ACPI tables of the PC machines.
 
 use crate::acpi::aml::{self, Aml, Space, resource};
+use crate::acpi::hotplug;
 use crate::acpi::piix4::GPE_PORT;
 use crate::acpi::srat::{slit, srat};
 use crate::acpi::tables::{Builder, Files, LOADER_FILE, RSDP_FILE, TABLES_FILE, Table};
@@ -36,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) parallel: bool,
     /// Which memory is near which CPU.
     pub(crate) numa: Numa,
+    /// Slots of the PCI bus, as bits, whose devices come and go (440FX).
+    pub(crate) slots: u32,
 }
 
 /// The files, remade for the addresses that firmware gave to the chipset.
@@ -178,6 +181,7 @@ fn dsdt(c: &Config, ecam: u64) -> Aml {
         pci0.push(osc());
     } else {
         pci0.insert(0, aml::def("_HID", aml::eisa_id("PNP0A03")));
+        pci0.push(hotplug::bridge(c.slots));
     }
     let mut sb = vec![aml::device("PCI0", pci0), link_methods()];
     sb.extend(links(c));
@@ -210,11 +214,15 @@ fn dsdt(c: &Config, ecam: u64) -> Aml {
         let v = || aml::int(kind);
         aml::def(path, aml::package(vec![v(), v(), aml::int(0), aml::int(0)]))
     };
+    let mut events = vec![aml::def("_HID", aml::string("ACPI0006"))];
+    if !c.q35 {
+        events.push(hotplug::event());
+    }
     aml::list([
         aml::def("PICF", aml::int(0)),
         aml::method("_PIC", 1, false, [aml::store(aml::arg(0), aml::name("PICF"))]),
         aml::scope("\\_SB", sb),
-        aml::scope("\\_GPE", [aml::def("_HID", aml::string("ACPI0006"))]),
+        aml::scope("\\_GPE", events),
         sleep("\\_S3", 1),
         sleep("\\_S4", 2),
         sleep("\\_S5", 0),
@@ -421,8 +429,8 @@ fn osc() -> Aml {
                 aml::equal(aml::arg(0), known),
                 [
                     aml::create_dword_field(aml::arg(3), 8, "CDW3"),
-                    // All but hot plug, which nothing here has.
-                    aml::and(word(3), aml::int(0x1c), aml::local(0)),
+                    // All but the standard hot-plug controllers of conventional bridges, which nothing here has.
+                    aml::and(word(3), aml::int(0x1d), aml::local(0)),
                     aml::if_(aml::not(aml::equal(aml::arg(1), aml::int(1))), [set(0x08)]),
                     aml::if_(aml::not(aml::equal(word(3), aml::local(0))), [set(0x10)]),
                     aml::store(aml::local(0), word(3)),
@@ -450,6 +458,7 @@ mod tests {
             serial: [true, true, false, false],
             parallel: true,
             numa: Numa::default(),
+            slots: 0xffff_fff8,
         }
     }
 

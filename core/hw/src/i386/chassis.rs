@@ -617,7 +617,13 @@ impl<'a> Chassis<'a> {
             serial: self.serial,
             parallel: self.parallels[0],
             numa: self.config.numa.clone(),
+            slots: 0,
         }
+    }
+
+    /// What is on the bus by now stays there, but for the devices that were asked for by type.
+    pub(crate) fn solder(&self, bus: &pci::Bus) {
+        bus.solder(|id| self.built.named.iter().any(|n| n.device == id));
     }
 
     /// Tells firmware about RAM, CPUs and what else every PC's wants to know.

@@ -68,7 +68,10 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     c.devices(Some(&bus))?;
 
     c.describe("pc", "Standard PC (i440FX + PIIX, 1996)")?;
-    let made = AcpiFiles { config: c.acpi(false, hpet), pm: pm.pm, ecam: None };
+    c.solder(&bus);
+    let mut acpi = c.acpi(false, hpet);
+    acpi.slots = !bus.fixed();
+    let made = AcpiFiles { config: acpi, pm: pm.pm, ecam: None };
     let mut items = std::mem::take(&mut c.items);
     made.add_to(&mut items);
     fw_cfg::build(&mut c.board, items, Box::new(made));

@@ -27,6 +27,10 @@ struct Inner {
     functions: Mutex<BTreeMap<u8, DeviceId>>,
     /// The buses behind bridges, by the bridge's place.
     children: Mutex<BTreeMap<u8, Bus>>,
+    /// Device numbers that are soldered.
+    fixed: AtomicU32,
+    /// What tells the guest of devices that come and go.
+    hotplug: Mutex<Option<DeviceId>>,
     /// Own bus number, and that of the last bus below, in byte 1.
     numbers: AtomicU32,
 }
@@ -49,6 +53,8 @@ impl Bus {
             places: 32,
             functions: Mutex::default(),
             children: Mutex::default(),
+            fixed: AtomicU32::new(0),
+            hotplug: Mutex::default(),
             numbers: AtomicU32::new(0),
         }))
     }
@@ -74,6 +80,8 @@ impl Bus {
             places,
             functions: Mutex::default(),
             children: Mutex::default(),
+            fixed: AtomicU32::new(0),
+            hotplug: Mutex::default(),
             numbers: AtomicU32::new(0),
         }));
         self.0.children.lock().expect("no panic while held").insert(at, below.clone());
@@ -142,6 +150,35 @@ impl Bus {
     /// The bus behind the bridge at `devfn`.
     pub fn child(&self, devfn: u8) -> Option<Self> {
         self.0.children.lock().expect("no panic while held").get(&devfn).cloned()
+    }
+
+    /// The device that tells the guest of what comes and goes on this bus, in its
+    /// [`super::PLUG_BANK`]; `None`: the guest finds out when it looks.
+    pub fn hotplug(&self) -> Option<DeviceId> {
+        *self.0.hotplug.lock().expect("no panic while held")
+    }
+
+    /// Names that device.
+    pub fn set_hotplug(&self, id: DeviceId) {
+        *self.0.hotplug.lock().expect("no panic while held") = Some(id);
+    }
+
+    /// Device numbers, as bits, of what can not be taken out.
+    pub fn fixed(&self) -> u32 {
+        self.0.fixed.load(Relaxed)
+    }
+
+    /// What is on the bus now can not be taken out, but for the devices `but`.
+    pub fn solder(&self, but: impl Fn(DeviceId) -> bool) {
+        let fixed = self.functions().into_iter().filter(|f| !but(f.1));
+        let bits = fixed.fold(0, |bits, (devfn, _)| bits | 1 << (devfn >> 3));
+        self.0.fixed.store(bits, Relaxed);
+    }
+
+    /// What is at device number `device`.
+    pub fn on(&self, device: u8) -> Vec<DeviceId> {
+        let at = |f: &(u8, DeviceId)| f.0 >> 3 == device;
+        self.functions().into_iter().filter(at).map(|f| f.1).collect()
     }
 
     /// Firmware's name for it.

@@ -58,6 +58,20 @@ pub const CONFIG_BANK: u32 = 0xffff_0000;
 /// The bank of a function's MSI-X table and pending bits.
 pub const MSIX_BANK: u32 = 0xffff_0001;
 
+/// The bank in which a bus' hot-plug controller ([`Bus::hotplug`]) is told of what comes and goes: the value is a
+/// place on the bus, the register is one of [`plug`].
+pub const PLUG_BANK: u32 = 0xffff_0002;
+
+/// Registers of [`PLUG_BANK`].
+pub mod plug {
+    /// A device was put there.
+    pub const ARRIVED: u64 = 0;
+    /// The device there is wanted back: the guest is asked to let it go.
+    pub const WANTED: u64 = 1;
+    /// The device there was taken away.
+    pub const GONE: u64 = 2;
+}
+
 /// Offsets in a configuration space that code names (PCI 3.0 figure 6-1).
 pub mod reg {
     /// Command, 16 bits.
