@@ -14,16 +14,19 @@ use orrery_block::backend::BlockBackend;
 use orrery_block::graph::{BlockGraph, Node};
 use orrery_block::host::{HostFs, MemFile};
 use orrery_block::{BlockError, Format, IoBuf, NodeOptions, OpenOptions};
+use orrery_cpu::aarch64::model::MODELS;
+use orrery_cpu::aarch64::{AArch64, AArch64Isa};
+use orrery_cpu::isa::Isa;
 use orrery_cpu::jit::abi::Shims;
 use orrery_cpu::jit::{self, Compiler};
 use orrery_cpu::log::{Items, NAMES};
 use orrery_cpu::x86::cpuid::{Model, ModelError};
 use orrery_cpu::x86::{X86, X86Isa};
 use orrery_cpu::{Cluster, Cpus};
-use orrery_hw::i386::MACHINES;
 use orrery_hw::machine::{
-    BuildError, Built, DeviceSpec, Drive, Kernel, MachineConfig, MachineType, Netdev,
+    Arch, BuildError, Built, DeviceSpec, Drive, Kernel, MachineConfig, MachineType, Netdev,
 };
+use orrery_hw::machines;
 use orrery_hw::numa::{Numa, Topology};
 use orrery_hw::registry::{devices, find};
 use orrery_system::board::ClockMode;
@@ -132,10 +135,10 @@ pub struct Launched {
 /// Finds a machine type by name or alias.
 pub fn machine_type(name: &str) -> Result<&'static MachineType, LaunchError> {
     let name = if name.is_empty() { "pc" } else { name };
-    let find = |name: &str| MACHINES.iter().find(|m| m.name == name || m.aliases.contains(&name));
+    let find = |name: &str| machines().find(|m| m.name == name || m.aliases.contains(&name));
     let found = find(name).or_else(|| find(version(name)?.0));
     found.ok_or_else(|| {
-        let names = MACHINES.iter().flat_map(|m| m.aliases.iter().copied().chain([m.name]));
+        let names = machines().flat_map(|m| m.aliases.iter().copied().chain([m.name]));
         LaunchError::NoMachine { name: name.into(), hint: hint(name, names) }
     })
 }
@@ -173,10 +176,12 @@ pub fn print_text(print: &Print) -> Result<String, LaunchError> {
                 let mark = if m.name == default { " (default)" } else { "" };
                 format!("{:<20} {}{mark}\n", m.name, m.description)
             };
-            format!("Supported machines are:\n{}", MACHINES.iter().map(row).collect::<String>())
+            format!("Supported machines are:\n{}", machines().map(row).collect::<String>())
         }
         Print::Cpus => {
-            let names: String = Model::NAMES.iter().map(|n| format!("  {n}\n")).collect();
+            let arm = MODELS.iter().map(|m| m.name).filter(|n| !Model::NAMES.contains(n));
+            let names: String =
+                Model::NAMES.iter().copied().chain(arm).map(|n| format!("  {n}\n")).collect();
             format!("Available CPUs:\n{names}")
         }
         Print::Reference => crate::monitor::reference(),
@@ -230,7 +235,15 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     let model_text = options.cpu.as_deref().unwrap_or(kind.default_cpu);
     // Which place a CPU has follows from its number.
     let parts = model_text.split(',').filter(|part| !part.starts_with("apic-id="));
-    let (model, mut warnings) = Model::parse(&parts.collect::<Vec<_>>().join(","))?;
+    let model_text = parts.collect::<Vec<_>>().join(",");
+    let (model, mut warnings) = match kind.arch {
+        Arch::X86 => {
+            let (model, warnings) = Model::parse(&model_text)?;
+            (Processor::X86(model), warnings)
+        }
+        Arch::AArch64 => (Processor::AArch64(arm_model(&model_text)?), Vec::new()),
+    };
+    let pc = kind.arch == Arch::X86 && !is_empty(kind);
     check_chardevs(options)?;
     let recording = match &options.replay {
         Some(ReplayOption { mode: Mode::Replay, file: Some(name) }) => {
@@ -264,6 +277,7 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     let mut config = MachineConfig {
         memory,
         cpus,
+        cpu_model: model_text,
         vga: options
             .vga
             .clone()
@@ -300,19 +314,23 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     }
     let files = Files { host, dirs: &options.firmware_dirs };
     let flash = options.drives.iter().any(|d| d.interface == Interface::Pflash);
-    let diagnose = wants_diagnostics(options) && !is_empty(kind);
+    let diagnose = wants_diagnostics(options) && pc;
     if diagnose {
         config.firmware = orrery_diag::ROM.to_vec();
         let backend = diagnostic_disk(&blocks, host).await?;
         let id = "diagnostic".into();
         let interface = Interface::Ide;
         config.drives.push(Drive { backend, interface, index: Some(0), id, ..Drive::default() });
-    } else if !is_empty(kind) && (!flash || options.bios.is_some()) {
+    } else if !pc {
+        if let Some(name) = options.bios.as_deref() {
+            config.firmware = files.firmware(Some(name), name).await?;
+        }
+    } else if !flash || options.bios.is_some() {
         let small = kind.name == "isapc";
         let default = if small { "bios.bin" } else { "bios-256k.bin" };
         config.firmware = files.firmware(options.bios.as_deref(), default).await?;
     }
-    if config.vga != "none" && !diagnose && !is_empty(kind) {
+    if config.vga != "none" && !diagnose && pc {
         config.video_bios = match files.firmware(None, "vgabios-stdvga.bin").await {
             // Firmware of another sort brings its own driver; only a default one must be there.
             Err(e) if options.bios.is_none() && !flash => return Err(e),
@@ -370,11 +388,58 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
         },
         (e, _) => e.into(),
     })?;
-    let mut cluster: Cluster<X86Isa> =
-        Cluster::new((0..cpus).map(|i| X86::new(model.clone(), i, seed)));
+    let processors: Box<dyn Cpus> = match model {
+        Processor::X86(model) => {
+            let all = (0..cpus).map(|i| X86::new(model.clone(), i, seed));
+            with_compiler(Cluster::<X86Isa>::new(all), options, host, &mut warnings)
+        }
+        Processor::AArch64(model) => {
+            let all = (0..cpus).map(|i| AArch64::new(model, i));
+            with_compiler(Cluster::<AArch64Isa>::new(all), options, host, &mut warnings)
+        }
+    };
+    let numa = config.numa;
+    let mut launched =
+        assemble(kind, built, processors, numa, blocks, options, &serials, &parallels, warnings);
+    if options.replay.is_some() && config.clock != ClockMode::Deterministic {
+        return Err(refused("rr", &LogError::Realtime));
+    }
+    match (&options.replay, recording) {
+        (Some(_), Some((name, file))) => {
+            let replay = Replay::of_file(&file, &head, scratches).map_err(|e| refused(name, &e))?;
+            launched.machine.set_replay(replay);
+        }
+        (Some(_), None) => launched.machine.set_replay(Replay::record(head, scratches)),
+        (None, _) => {}
+    }
+    Ok(launched)
+}
+
+/// A CPU model of one of the instruction sets.
+enum Processor {
+    X86(Model),
+    AArch64(orrery_cpu::aarch64::Model),
+}
+
+fn arm_model(text: &str) -> Result<orrery_cpu::aarch64::Model, LaunchError> {
+    let name = text.split(',').next().unwrap_or_default();
+    let found = orrery_cpu::aarch64::Model::named(name).filter(|_| name == text);
+    found.ok_or_else(|| {
+        let names = MODELS.iter().map(|m| m.name);
+        LaunchError::Missing(format!("-cpu: unknown CPU model '{text}'{}", hint(text, names)))
+    })
+}
+
+/// Lends a compiler to CPUs, where there is one.
+fn with_compiler<I: Isa>(
+    mut cluster: Cluster<I>,
+    options: &Options,
+    host: &dyn Host,
+    warnings: &mut Vec<String>,
+) -> Box<dyn Cpus> {
     let accel = &options.accel;
     if accel.jit.unwrap_or_else(|| host.compiles_by_itself()) {
-        match host.compiler(Cluster::<X86Isa>::shims(), accel.eager) {
+        match host.compiler(Cluster::<I>::shims(), accel.eager) {
             Some(compiler) => {
                 let mut policy = jit::Policy { eager: accel.eager, ..jit::Policy::default() };
                 if let Some(heat) = accel.heat {
@@ -390,30 +455,7 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
                 .push("-accel jit: this build compiles no code; everything is interpreted".into()),
         }
     }
-    let numa = config.numa;
-    let mut launched = assemble(
-        kind,
-        built,
-        Box::new(cluster),
-        numa,
-        blocks,
-        options,
-        &serials,
-        &parallels,
-        warnings,
-    );
-    if options.replay.is_some() && config.clock != ClockMode::Deterministic {
-        return Err(refused("rr", &LogError::Realtime));
-    }
-    match (&options.replay, recording) {
-        (Some(_), Some((name, file))) => {
-            let replay = Replay::of_file(&file, &head, scratches).map_err(|e| refused(name, &e))?;
-            launched.machine.set_replay(replay);
-        }
-        (Some(_), None) => launched.machine.set_replay(Replay::record(head, scratches)),
-        (None, _) => {}
-    }
-    Ok(launched)
+    Box::new(cluster)
 }
 
 fn refused(name: &str, error: &LogError) -> LaunchError {

@@ -101,6 +101,17 @@ const GUESTS: &[Guest] = &[
         ],
     },
     Guest {
+        name: "debian-arm64",
+        package: "debian-installer-12-netboot-arm64",
+        files: &[
+            ("usr/lib/debian-installer/images/12/arm64/text/debian-installer/arm64/linux", "linux"),
+            (
+                "usr/lib/debian-installer/images/12/arm64/text/debian-installer/arm64/initrd.gz",
+                "initrd.gz",
+            ),
+        ],
+    },
+    Guest {
         name: "memtest",
         package: "memtest86+",
         files: &[

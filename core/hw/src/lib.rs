@@ -8,11 +8,13 @@ extern crate orrery_browser_test;
 wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_browser);
 
 pub mod acpi;
+pub mod arm;
 pub mod audio;
 pub mod block;
 pub mod char;
 pub mod display;
 pub mod dma;
+pub mod fdt;
 pub mod i386;
 pub mod ide;
 pub mod input;
@@ -33,3 +35,8 @@ pub mod scsi;
 pub mod timer;
 pub mod usb;
 pub mod virtio;
+
+/// Every machine; the first one is started where none is named.
+pub fn machines() -> impl Iterator<Item = &'static machine::MachineType> {
+    i386::MACHINES.iter().chain(arm::MACHINES)
+}

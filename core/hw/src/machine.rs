@@ -107,6 +107,8 @@ pub struct MachineConfig {
     pub memory: u64,
     /// CPUs.
     pub cpus: usize,
+    /// The CPUs' model.
+    pub cpu_model: String,
     /// Firmware (`bios.bin`), whole.
     pub firmware: Vec<u8>,
     /// Video BIOS; empty: none.
@@ -170,6 +172,7 @@ impl Default for MachineConfig {
         Self {
             memory: 128 << 20,
             cpus: 1,
+            cpu_model: String::new(),
             firmware: Vec::new(),
             video_bios: Vec::new(),
             vga: "std".into(),
@@ -331,6 +334,15 @@ pub enum BuildError {
     Memory(#[from] RamFull),
 }
 
+/// The instruction set of a board's CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    /// x86.
+    X86,
+    /// AArch64.
+    AArch64,
+}
+
 /// A board as `-M` names it.
 pub struct MachineType {
     /// Name.
@@ -339,6 +351,8 @@ pub struct MachineType {
     pub aliases: &'static [&'static str],
     /// One line.
     pub description: &'static str,
+    /// What its CPUs are.
+    pub arch: Arch,
     /// RAM if `-m` is not given, in bytes.
     pub default_memory: u64,
     /// CPU model if `-cpu` is not given.

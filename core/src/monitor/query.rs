@@ -65,7 +65,7 @@ impl Desk<'_> {
             default_ram_id: Some("pc.ram".into()),
             acpi: m.name != "isapc",
         };
-        Ok(MACHINES.iter().map(one).collect())
+        Ok(orrery_hw::machines().map(one).collect())
     }
 
     pub(super) fn query_current_machine(&mut self, _: Nothing) -> Answer<CurrentMachine> {

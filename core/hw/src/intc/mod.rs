@@ -1,6 +1,7 @@
 //! Interrupt controllers.
 
 pub mod apic;
+pub mod gic_v2;
 pub mod i8259;
 pub mod ioapic;
 

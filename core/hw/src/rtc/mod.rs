@@ -1,3 +1,4 @@
 //! Clocks with a calendar.
 
 pub mod mc146818;
+pub mod pl031;
