@@ -144,6 +144,7 @@ fn is_memory(insn: Insn) -> bool {
         insn,
         LdStOrdered
             | Cas
+            | CasPair
             | LdStPair
             | LdStUnscaled
             | LdStPost
@@ -187,7 +188,7 @@ fn instruction(insn: Insn, rng: &mut Rng) -> u32 {
             Insn::LdStMultiPost | Insn::LdStSinglePost => {
                 word = word & !(31 << 16) | rng.pick(&[28, 31]) << 16;
             }
-            Insn::Cas | Insn::Atomic => {
+            Insn::Cas | Insn::CasPair | Insn::Atomic => {
                 word = word & !(31 << 16) | (16 + rng.below(8) as u32) << 16;
             }
             _ => {}
@@ -316,7 +317,7 @@ fn program(rng: &mut Rng, rows: &[Insn], tests: u32) -> Program {
             let at = DATA + DATA_LEN / 2 + rng.below(0x400) as u32;
             a.set(
                 27,
-                if matches!(insn, Insn::LdStOrdered | Insn::Cas | Insn::Atomic) {
+                if matches!(insn, Insn::LdStOrdered | Insn::Cas | Insn::CasPair | Insn::Atomic) {
                     at & !15
                 } else {
                     at

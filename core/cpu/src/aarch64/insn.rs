@@ -42,6 +42,7 @@ crate::decode_table! {
         LdStExclPair "1 sz 001000 0 L 1 Rs:5 o0 Rt2:5 Rn:5 Rt:5"
         LdStOrdered "size:2 001000 1 L 0 Rs:5 1 Rt2:5 Rn:5 Rt:5"
         Cas "size:2 001000 1 L 1 Rs:5 o0 11111 Rn:5 Rt:5"
+        CasPair "0 sz 001000 0 L 1 Rs:5 o0 11111 Rn:5 Rt:5"
         LdLiteral "opc:2 011 V 00 imm19:19 Rt:5"
         LdStPair "opc:2 101 V 0 mode:2 L imm7:7 Rt2:5 Rn:5 Rt:5"
         LdStUnscaled "size:2 111 V 00 opc:2 0 imm9:9 00 Rn:5 Rt:5"

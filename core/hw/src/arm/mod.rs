@@ -2,6 +2,7 @@
 
 mod boot;
 mod cores;
+mod slots;
 mod virt;
 
 use crate::machine::{Arch, MachineType};

@@ -1,11 +1,13 @@
 //! `virt`: a board for virtual machines. Its memory map and interrupts are in its device tree.
 
+use super::slots::Slots;
 use super::{boot, cores};
 use crate::char::pl011;
 use crate::fdt::Fdt;
 use crate::intc::gic_v2;
 use crate::machine::{BuildError, Built, MachineConfig};
 use crate::rtc::pl031;
+use crate::virtio::mmio;
 use orrery_cpu::aarch64::{Model, sysreg};
 use orrery_system::{Board, IrqInput, IrqLine};
 
@@ -14,12 +16,15 @@ const FLASH_SIZE: u64 = 0x0400_0000;
 const GIC: [u64; 2] = [0x0800_0000, 0x0801_0000];
 const UART: u64 = 0x0900_0000;
 const RTC: u64 = 0x0901_0000;
+const VIRTIO: u64 = 0x0a00_0000;
+const VIRTIO_SLOTS: usize = 32;
 const RAM: u64 = 0x4000_0000;
 
 /// Shared interrupts, from number 32 on.
 mod spi {
     pub(super) const UART: usize = 1;
     pub(super) const RTC: usize = 2;
+    pub(super) const VIRTIO: usize = 16;
     pub(super) const COUNT: usize = 256;
 }
 
@@ -44,16 +49,6 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     if config.firmware.len() as u64 > FLASH_SIZE {
         return refuse("the firmware does not fit into the flash");
     }
-    if let Some(device) = config.devices.first() {
-        return Err(BuildError::NoDevice {
-            kind: device.kind.clone(),
-            hint: " for virt, whose devices are fixed so far".into(),
-        });
-    }
-    if let Some(drive) = config.drives.iter().find(|d| !d.id.is_empty()) {
-        let reason = "virt has no place for drives so far".into();
-        return Err(BuildError::Drive { id: drive.id.clone(), reason });
-    }
     let mut board = Board::new(config.board_config(FLASH_SIZE as usize));
     let len = usize::try_from(config.memory).unwrap_or(usize::MAX);
     let ram = board.ram().alloc("mach-virt.ram", len)?;
@@ -65,6 +60,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     let shared = wire(&board, spi::COUNT);
     let private: Vec<Vec<IrqInput>> = (0..config.cpus).map(|_| wire(&board, 16)).collect();
     let pin = |n: usize| shared[n].pin();
+    let slots = (0..VIRTIO_SLOTS).map(|n| pin(spi::VIRTIO + n)).collect();
     let (uart, rtc) = (pin(spi::UART), pin(spi::RTC));
     let irqs = shared.clone();
     let timers: Vec<[IrqLine; 2]> =
@@ -80,11 +76,13 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
     }
     pl031::build(&mut board, RTC, rtc, config.epoch_secs as u32);
 
+    let mut slots = Slots::new(config, VIRTIO, slots);
+    slots.fill(&mut board)?;
     let plan = match &config.kernel {
         Some(kernel) => Some(boot::plan(kernel, config.memory)?),
         None => None,
     };
-    let tree = tree(config, plan.as_ref());
+    let tree = tree(config, plan.as_ref(), slots.used());
     let first = match &plan {
         _ if !config.firmware.is_empty() => config.firmware.clone(),
         Some(plan) => plan.first_code(RAM),
@@ -106,7 +104,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
         serials,
         parallels: Vec::new(),
         chars: Vec::new(),
-        nets: Vec::new(),
+        nets: slots.nets,
         display: None,
         inputs: Vec::new(),
         power_button: None,
@@ -120,7 +118,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
 }
 
 /// The device tree.
-fn tree(config: &MachineConfig, plan: Option<&boot::Plan>) -> Vec<u8> {
+fn tree(config: &MachineConfig, plan: Option<&boot::Plan>, slots: u64) -> Vec<u8> {
     let model = Model::named(&config.cpu_model).unwrap_or_default();
     let mut fdt = Fdt::new();
     fdt.node("", |f| {
@@ -200,6 +198,15 @@ fn tree(config: &MachineConfig, plan: Option<&boot::Plan>) -> Vec<u8> {
             f.cells("clocks", &[CLOCK_HANDLE]);
             f.text("clock-names", "apb_pclk");
         });
+        for n in 0..slots {
+            let at = VIRTIO + n * mmio::SIZE;
+            f.node(&format!("virtio_mmio@{at:x}"), |f| {
+                f.text("compatible", "virtio,mmio");
+                f.reg(&[(at, mmio::SIZE)]);
+                f.cells("interrupts", &[0, spi::VIRTIO as u32 + n as u32, 4]);
+                f.flag("dma-coherent");
+            });
+        }
     });
     fdt.finish()
 }

@@ -7,6 +7,7 @@
 mod bench;
 pub mod blk;
 pub mod input;
+pub mod mmio;
 pub mod net;
 pub mod pci;
 pub mod queue;

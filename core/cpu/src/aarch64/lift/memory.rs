@@ -147,6 +147,7 @@ impl Lifter<'_> {
             Insn::LdStExcl => self.exclusive(w.bits(30, 2), false),
             Insn::LdStExclPair => self.exclusive(2 + w.bits(30, 1), true),
             Insn::Cas => self.compare_and_swap()?,
+            Insn::CasPair => self.compare_and_swap_pair()?,
             _ => self.atomic()?,
         }
         Some(())
@@ -160,6 +161,7 @@ impl Lifter<'_> {
                 | Insn::LdStExclPair
                 | Insn::LdStOrdered
                 | Insn::Cas
+                | Insn::CasPair
                 | Insn::Atomic
                 | Insn::LdStUnpriv
         );
@@ -290,6 +292,31 @@ impl Lifter<'_> {
         Some(())
     }
 
+    fn compare_and_swap_pair(&mut self) -> Flow {
+        let w = self.w;
+        let (rs, rt) = (w.rm(), w.rd());
+        if !self.features.lse || (rs | rt) & 1 != 0 {
+            return None;
+        }
+        let scale = 2 + w.bits(30, 1);
+        let access = size(scale);
+        let (first, second, mem) = (self.base(0), self.base(1 << scale), self.rmw());
+        let (a, b) = (self.tmp(), self.tmp());
+        self.b.load(access, a, first, mem);
+        self.b.load(access, b, second, mem);
+        let other = self.b.new_label();
+        self.b.branch(Cmp::new(Cond::Ne, access, a, Self::x(rs)), other);
+        self.b.branch(Cmp::new(Cond::Ne, access, b, Self::x(rs + 1)), other);
+        self.b.store(access, Self::x(rt), first, mem);
+        self.b.store(access, Self::x(rt + 1), second, mem);
+        self.b.label(other);
+        for (r, t) in [(rs, a), (rs + 1, b)] {
+            let d = self.to(r);
+            self.b.mov(access, d, t);
+        }
+        Some(())
+    }
+
     fn atomic(&mut self) -> Flow {
         let w = self.w;
         if !self.features.lse {
@@ -302,13 +329,6 @@ impl Lifter<'_> {
         let new = self.tmp();
         let choice = |cond| Cmp::new(cond, access, old, rs);
         let kind = (w.bit(15), w.bits(12, 3));
-        if kind == (true, 4) {
-            // LDAPR.
-            self.b.load(access, old, addr, self.mem());
-            let d = self.to(rt);
-            self.b.mov(access, d, old);
-            return Some(());
-        }
         self.b.load(access, old, addr, mem);
         match kind {
             (true, 0) => self.b.mov(access, new, rs),

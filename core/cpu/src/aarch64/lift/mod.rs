@@ -55,8 +55,8 @@ impl Lifter<'_> {
             BCond | Br | Blr | Ret | B | Cb | Tb => self.branch(insn),
             Svc | Hvc | Smc | Brk | Hlt | Hint | Clrex | Dsb | Dmb | Isb | MsrImm | Sys
             | MsrMrs | Eret => self.system(insn),
-            LdStExcl | LdStExclPair | LdStOrdered | Cas | LdLiteral | LdStPair | LdStUnscaled
-            | LdStPost | LdStUnpriv | LdStPre | LdStReg | LdStUnsigned | Atomic => {
+            LdStExcl | LdStExclPair | LdStOrdered | Cas | CasPair | LdLiteral | LdStPair
+            | LdStUnscaled | LdStPost | LdStUnpriv | LdStPre | LdStReg | LdStUnsigned | Atomic => {
                 self.memory(insn)
             }
             LdStMulti | LdStMultiPost | LdStSingle | LdStSinglePost => self.structures(insn),
