@@ -502,14 +502,14 @@ mod tests {
         b.gic.write(DISTRIBUTOR, 0x104, 4, 1 << 5).unwrap();
         b.gic.write(DISTRIBUTOR, 0x825, 1, 1).unwrap();
         b.shared[5].set(true);
-        b.gic.settle();
+        Settle::settle(&mut b.gic);
         assert!(b.irq[0].level() && !b.irq[1].level());
         assert_eq!(b.acknowledge(), 37);
         assert!(!b.irq[0].level(), "in service");
         b.gic.write(CPU_INTERFACE, 0x10, 4, 37).unwrap();
         assert!(b.irq[0].level(), "still there");
         b.shared[5].set(false);
-        b.gic.settle();
+        Settle::settle(&mut b.gic);
         assert!(!b.irq[0].level());
         assert_eq!(b.acknowledge(), 1023);
     }
