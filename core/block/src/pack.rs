@@ -129,6 +129,22 @@ pub(crate) fn bunzip2(raw: &[u8], len: usize) -> Result<Vec<u8>> {
     }
 }
 
+/// Unpacks LZFSE (or LZVN) into at most `len` bytes.
+pub(crate) fn unlzfse(raw: &[u8], len: usize) -> Result<Vec<u8>> {
+    let mut out = vec![0; len];
+    let mut left = &mut out[..];
+    // What is longer does not fit, and is an error.
+    let unpacked = lzfse_rust::LzfseRingDecoder::default().decode(&mut &raw[..], &mut left);
+    let left = left.len();
+    match unpacked {
+        Ok(_) => {
+            out.truncate(len - left);
+            Ok(out)
+        }
+        Err(_) => Err(BlockError::corrupt("compressed block cannot be unpacked")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,5 +160,38 @@ mod tests {
         assert_eq!(unzstd(&zstd(&data), data.len()).unwrap(), data);
         assert!(inflate(&packed[..100], data.len()).is_err());
         assert!(unzstd(&packed, data.len()).is_err());
+    }
+
+    #[test]
+    fn lzfse_unpacks_into_what_there_is_room_for() {
+        let data: Vec<u8> = (0..300_000u32).map(|i| (i / 100 * i) as u8).collect();
+        for data in [&data[..], &data[..5000], &data[..20], &[]] {
+            let mut packed = Vec::new();
+            lzfse_rust::encode_bytes(data, &mut packed).unwrap();
+            assert_eq!(unlzfse(&packed, data.len()).unwrap(), data);
+            assert_eq!(unlzfse(&packed, data.len() + 100).unwrap(), data);
+            if let Some(short) = data.len().checked_sub(1) {
+                assert!(unlzfse(&packed, short).is_err());
+                assert!(unlzfse(&packed[..packed.len() - 5], data.len()).is_err());
+            }
+        }
+        assert!(unlzfse(&[0x5a; 64], 64).is_err());
+    }
+
+    #[test]
+    fn damaged_lzfse_is_an_error_or_other_data() {
+        let data: Vec<u8> = (0..40_000u32).map(|i| (i / 7 * i) as u8).collect();
+        let mut packed = Vec::new();
+        lzfse_rust::encode_bytes(&data, &mut packed).unwrap();
+        let mut seed = 1u64;
+        for _ in 0..3000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let mut damaged = packed.clone();
+            let at = (seed >> 33) as usize % damaged.len();
+            damaged[at] ^= (seed >> 24) as u8 | 1;
+            if let Ok(bytes) = unlzfse(&damaged, data.len()) {
+                assert!(bytes.len() <= data.len());
+            }
+        }
     }
 }

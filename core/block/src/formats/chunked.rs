@@ -6,7 +6,7 @@
 use super::{Facts, Image, OpenArgs, be32, be64, read_exactly};
 use crate::driver::{BlockStatus, Driver};
 use crate::graph::{Edge, Node, Perm, Role};
-use crate::pack::{bunzip2, inflate_zlib};
+use crate::pack::{bunzip2, inflate_zlib, unlzfse};
 use crate::sync::lock;
 use crate::{BlockError, IoBuf, Op, Result};
 use std::sync::{Arc, Mutex};
@@ -228,7 +228,7 @@ impl Chunked {
         let mut bytes = match chunk.codec {
             Codec::Zlib => inflate_zlib(&raw, len)?,
             Codec::Bzip2 => bunzip2(&raw, len)?,
-            Codec::Lzfse => return Err(BlockError::unsupported("LZFSE chunks are not supported")),
+            Codec::Lzfse => unlzfse(&raw, len)?,
             Codec::Raw | Codec::Zero => raw,
         };
         if bytes.len() != len && chunk.codec != Codec::Raw {
@@ -334,5 +334,74 @@ impl Driver for Chunked {
 impl Image for Chunked {
     fn facts(&self) -> Facts {
         Facts::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::BlockGraph;
+    use crate::host::MemFile;
+
+    /// An image with a chunk in each way, and tables in its resource fork.
+    fn image(chunks: &[(u32, Vec<u8>, u64)]) -> Vec<u8> {
+        let mut file = Vec::new();
+        let mut table = b"mish".to_vec();
+        table.resize(204, 0);
+        let mut sector = 0;
+        for (kind, packed, sectors) in chunks {
+            table.extend(kind.to_be_bytes());
+            table.extend([0; 4]);
+            for word in [sector, *sectors, file.len() as u64, packed.len() as u64] {
+                table.extend(word.to_be_bytes());
+            }
+            file.extend(packed);
+            sector += sectors;
+        }
+        let fork = file.len() as u64;
+        file.resize(file.len() + 0x100, 0);
+        file.extend((table.len() as u32).to_be_bytes());
+        file.extend(table);
+        let mut trailer = vec![0; 512];
+        trailer[..4].copy_from_slice(b"koly");
+        let len = file.len() as u64 - fork;
+        for (at, word) in [(0x28, fork), (0x30, len), (0x1ec, sector)] {
+            trailer[at..at + 8].copy_from_slice(&word.to_be_bytes());
+        }
+        file.extend(trailer);
+        file
+    }
+
+    #[test]
+    fn chunks_of_every_kind_are_read() {
+        let graph = BlockGraph::new();
+        let data: Vec<u8> = (0..65536u32).map(|i| (i / 100 * i) as u8).collect();
+        let zlib = crate::pack::zlib(&data).unwrap();
+        let mut lzfse = Vec::new();
+        lzfse_rust::encode_bytes(&data, &mut lzfse).unwrap();
+        let chunks = [
+            (0x8000_0005, zlib, 128),
+            (0x8000_0007, lzfse.clone(), 128),
+            (1, data.clone(), 128),
+            (2, Vec::new(), 128),
+        ];
+        let open = |bytes: &[u8]| {
+            let file = graph.open_file(None, "", Arc::new(MemFile::from_bytes(bytes))).unwrap();
+            let args = OpenArgs::default();
+            graph.executor().run_in_place(async move { open_dmg(&file, &args).await }).unwrap()
+        };
+        let read = |disk: Chunked| {
+            let disk = Arc::new(disk);
+            let len = disk.len as usize;
+            graph.executor().run_in_place(disk.read(0, IoBuf::zeroed(len))).unwrap()
+        };
+        let all = read(open(&image(&chunks)).unwrap()).unwrap();
+        assert_eq!(all.len(), 4 * 65536);
+        for part in all.chunks(65536).take(3) {
+            assert!(part == data);
+        }
+        assert!(all[3 * 65536..].iter().all(|byte| *byte == 0));
+        let short = image(&[(0x8000_0007, lzfse, 129)]);
+        assert!(read(open(&short).unwrap()).is_err(), "the chunk is shorter than its table says");
     }
 }
