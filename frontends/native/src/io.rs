@@ -359,17 +359,10 @@ impl Shell {
         Next::Go
     }
 
-    /// Lets requests go on for a while.
+    /// Lets requests go on for a while, those at the other end of a connection too.
     fn pause(&self, millis: u64) {
-        let end = Instant::now() + Duration::from_millis(millis);
-        loop {
-            self.session.graph.executor().poll();
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            std::thread::sleep(left.min(Duration::from_millis(1)));
-        }
+        let sleep = self.session.graph.context().sleep(millis.saturating_mul(1_000_000));
+        self.session.run(sleep);
     }
 
     /// Waits for the requests that were started.

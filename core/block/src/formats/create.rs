@@ -5,11 +5,12 @@
 
 use super::{luks, parallels, qcow, qed, vdi, vhdx, vmdk, vpc};
 use crate::crypto::luks::LuksOptions;
+use crate::filter::Fixed;
 use crate::graph::{BlockGraph, Node};
 use crate::host::HostFs;
 use crate::open::Format;
 use crate::qcow2::{CreateOptions, Preallocation};
-use crate::{BlockError, Result, qcow2};
+use crate::{BlockError, NodeOptions, Result, qcow2};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -428,7 +429,10 @@ pub async fn create(
         return vmdk::create(graph, fs, filename, &options, &mut random).await;
     }
     let open = async || -> Result<Arc<Node>> {
-        graph.open_file(None, filename, fs.create(filename).await?)
+        match elsewhere(filename)? {
+            Some(options) => existing(graph, filename, &options).await,
+            None => graph.open_file(None, filename, fs.create(filename).await?),
+        }
     };
     match format {
         Format::Raw => {
@@ -552,6 +556,22 @@ pub async fn create(
             format.name()
         ))),
     }
+}
+
+/// Storage that is there and cannot be made: an export of a server.
+fn elsewhere(filename: &str) -> Result<Option<NodeOptions>> {
+    if !filename.starts_with("nbd:") && !filename.starts_with("nbd+") {
+        return Ok(None);
+    }
+    NodeOptions::from_filename(filename).map(Some)
+}
+
+/// Opens such storage for an image. What it held is not an image any more.
+async fn existing(graph: &BlockGraph, filename: &str, options: &NodeOptions) -> Result<Arc<Node>> {
+    let node = graph.open_options(options).await?;
+    let head = node.len().min(512);
+    node.write_zeroes(0, head, true).await?;
+    graph.add_node(None, filename, Fixed::new(&node)?)
 }
 
 /// Gives a range of a file its storage.

@@ -382,21 +382,24 @@ pub(super) fn conflict(
             continue;
         }
         let theirs = user.grant();
-        let text = |what: &str, perm: Perm| {
+        let text = |needs: &Edge, bars: &Edge, perm: Perm| {
+            let names = perm.names().join(", ");
+            let who = |edge: &Edge| {
+                format!("{} (uses node '{node}' as '{}' child)", edge.user(), edge.name)
+            };
             BlockError::InUse(format!(
-                "Conflicts with use by {} as '{}', which {what} '{}' on {node}",
-                user.user(),
-                user.name,
-                perm.names().join(", ")
+                "Permission conflict on node '{node}': permissions '{names}' are both required by {} and unshared by {}.",
+                who(needs),
+                who(bars)
             ))
         };
         let refused = wanted.perm - theirs.shared;
         if !refused.is_empty() {
-            return Some(text("does not allow", refused));
+            return Some(text(edge, user, refused));
         }
         let taken = theirs.perm - wanted.shared;
         if !taken.is_empty() {
-            return Some(text("uses", taken));
+            return Some(text(user, edge, taken));
         }
     }
     None
@@ -423,7 +426,9 @@ mod tests {
         let error = Edge::attach(Role::Root, &node, write, Perm::all()).err().unwrap();
         assert_eq!(
             error.to_string(),
-            "Conflicts with use by an unnamed block device as 'root', which does not allow 'write' on f"
+            "Permission conflict on node 'f': permissions 'write' are both required by an unnamed \
+             block device (uses node 'f' as 'root' child) and unshared by an unnamed block device \
+             (uses node 'f' as 'root' child)."
         );
         assert!(Edge::attach(Role::Root, &node, READ, READ).is_err(), "a writer is there");
         let reader = Edge::attach(Role::Root, &node, READ, Perm::all()).unwrap();
@@ -443,7 +448,7 @@ mod tests {
         assert_eq!(below.grant(), Grant { perm: READ | Perm::WRITE, shared: READ });
         let other = graph.open_raw(Some("s"), &node, &RawOptions::default()).unwrap();
         let conflict = Edge::attach(Role::Root, &other, Perm::WRITE, Perm::all()).err().unwrap();
-        assert!(conflict.to_string().contains("node 'r' as 'file'"), "{conflict}");
+        assert!(conflict.to_string().contains("unshared by node 'r' (uses node 'f'"), "{conflict}");
         assert_eq!(other.children()[0].grant(), Grant::NONE, "nothing has changed");
         drop(write);
         assert_eq!(below.grant(), Grant::NONE);

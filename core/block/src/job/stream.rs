@@ -4,7 +4,7 @@ use super::copy::PIECE;
 use super::{ErrorAction, Job, Work};
 use crate::backend::OnError;
 use crate::filter::CopyOnRead;
-use crate::graph::{BlockGraph, Frozen, Node};
+use crate::graph::{BlockGraph, Edge, Frozen, Node, Perm, Role};
 use crate::op::BoxFuture;
 use crate::sync::lock;
 use crate::{BlockError, IoBuf, Result};
@@ -25,12 +25,15 @@ pub(crate) struct Stream {
     filter: Mutex<Option<Arc<Node>>>,
     /// The chain down to what stays.
     frozen: Mutex<Option<Frozen>>,
+    /// Nobody writes to what is read.
+    between: Mutex<Vec<Arc<Edge>>>,
     options: StreamOptions,
 }
 
 impl Stream {
     pub(crate) async fn prepare(
         graph: &BlockGraph,
+        id: &str,
         top: &Arc<Node>,
         options: StreamOptions,
     ) -> Result<Arc<Self>> {
@@ -45,12 +48,32 @@ impl Stream {
             None => None,
         };
         let frozen = Mutex::new(Some(Frozen::chain(&top, bottom.as_ref())?));
+        let mut between = Vec::new();
+        let mut next = top.next_in_chain();
+        while let Some(node) = next.filter(|node| !is_base(node, options.base.as_ref())) {
+            let reads = Perm::CONSISTENT_READ | Perm::WRITE_UNCHANGED;
+            let label = format!("stream job '{id}'");
+            between.push(Edge::attach_as(
+                "intermediate node",
+                &label,
+                Role::Root,
+                &node,
+                Perm::CONSISTENT_READ,
+                reads,
+            )?);
+            next = node.next_in_chain();
+        }
         let driver = CopyOnRead::new(&top, bottom.as_ref())?;
         let filter = graph.add_node(options.filter_name.as_deref(), top.filename(), driver)?;
         graph.insert_filter(&top, &filter).await?;
         let filter = Mutex::new(Some(filter));
-        Ok(Arc::new(Self { graph: graph.clone(), top, filter, frozen, options }))
+        let between = Mutex::new(between);
+        Ok(Arc::new(Self { graph: graph.clone(), top, filter, frozen, between, options }))
     }
+}
+
+fn is_base(node: &Arc<Node>, base: Option<&Arc<Node>>) -> bool {
+    base.is_some_and(|base| Arc::ptr_eq(node, &base.skip_filters()))
 }
 
 impl Work for Stream {
@@ -100,6 +123,7 @@ impl Work for Stream {
         Box::pin(async move {
             let _drained = self.graph.drain(&self.top).await;
             drop(lock(&self.frozen).take());
+            lock(&self.between).clear();
             let base = self.options.base.as_ref();
             if self.top.backing().is_none() && base.is_none() {
                 return Ok(());
@@ -116,6 +140,7 @@ impl Work for Stream {
     fn clean<'a>(&'a self, _job: &'a Arc<Job>, _ok: bool) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             drop(lock(&self.frozen).take());
+            lock(&self.between).clear();
             let filter = lock(&self.filter).take();
             if let Some(filter) = filter
                 && let Err(error) = self.graph.remove_filter(&filter).await

@@ -4,6 +4,7 @@ use super::{Job, JobKind, JobOptions, JobStatus, Transaction, Work};
 use crate::graph::{BlockGraph, is_well_formed};
 use crate::sync::lock;
 use crate::{BlockError, Result};
+use serde_json::json;
 use std::sync::Arc;
 
 impl BlockGraph {
@@ -59,6 +60,13 @@ impl BlockGraph {
         let job = self.make_job(id, kind, options, work, transaction);
         job.start();
         job
+    }
+
+    /// Tells of a job that cannot be: it was made, and is gone.
+    pub(crate) fn tell_stillborn(&self, id: &str) {
+        for status in ["created", "null"] {
+            self.context().emit("JOB_STATUS_CHANGE", json!({"status": status, "id": id}));
+        }
     }
 
     /// Makes a job that waits to be started.

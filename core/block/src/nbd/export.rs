@@ -10,6 +10,8 @@ use crate::{BlockError, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
+const SECTOR: u64 = 512;
+
 /// How to offer a node.
 #[derive(Clone, Debug, Default)]
 pub struct ExportOptions {
@@ -29,6 +31,8 @@ pub struct ExportOptions {
     pub multi_conn: bool,
     /// Part of the node to offer: first byte and, where it ends early, length.
     pub window: (u64, Option<u64>),
+    /// Smallest block that clients are to ask for; zero for bytes.
+    pub block: u32,
 }
 
 /// A node on offer.
@@ -87,10 +91,28 @@ impl Export {
         self.backend.root()
     }
 
-    /// Bytes.
+    /// Bytes: a disk ends with a whole sector, also where what stores it does not.
     pub fn len(&self) -> u64 {
-        let there = self.backend.len().saturating_sub(self.options.window.0);
-        self.options.window.1.map_or(there, |len| len.min(there))
+        match self.options.window.1 {
+            Some(len) => len.min(self.stored()),
+            None => self.stored().next_multiple_of(SECTOR),
+        }
+    }
+
+    /// Bytes from the first one on that are there.
+    fn stored(&self) -> u64 {
+        self.backend.len().saturating_sub(self.options.window.0)
+    }
+
+    /// How many bytes of a range in the export are there; what follows is zeros.
+    pub(super) fn part(&self, offset: u64, len: u64) -> u64 {
+        self.stored().saturating_sub(offset).min(len)
+    }
+
+    /// Has bytes behind the end there, so that they can be written to.
+    pub(super) async fn grow(&self) -> Result<()> {
+        let node = self.node().ok_or(BlockError::NoMedium)?;
+        node.truncate(node.len().next_multiple_of(SECTOR)).await
     }
 
     /// True when it has no bytes.

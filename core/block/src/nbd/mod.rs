@@ -23,7 +23,7 @@ mod tests {
     use crate::graph::{BlockGraph, Node};
     use crate::host::{Address, ByteStream, HostNet, HostTls, Listener, MemFile, pipe};
     use crate::img;
-    use crate::sync::lock;
+    use crate::sync::{Notify, lock};
     use crate::{BlockError, IoBuf, NodeOptions, Op};
     use serde_json::json;
     use std::sync::{Arc, Mutex};
@@ -248,6 +248,146 @@ mod tests {
         let client = bench.graph.tls("client", false).unwrap();
         let all = exec.run_in_place(list(&ours, Some(&(client, "here".into())))).unwrap().unwrap();
         assert_eq!(all.len(), 1);
+    }
+
+    /// A server that says something at once, and something when it is asked. Unless it has said all
+    /// that it has to, or was asked, the connection is gone.
+    struct Said {
+        greeting: Mutex<Vec<u8>>,
+        whole: bool,
+        answer: Mutex<Option<Vec<u8>>>,
+        asked: Arc<Notify>,
+    }
+
+    impl Said {
+        fn take(&self, n: usize) -> Option<crate::Result<Vec<u8>>> {
+            let mut left = lock(&self.greeting);
+            if left.len() >= n {
+                let rest = left.split_off(n);
+                return Some(Ok(std::mem::replace(&mut *left, rest)));
+            }
+            let waits = self.whole && lock(&self.answer).is_some();
+            (!waits).then(|| Err(BlockError::Host("the connection is gone".into())))
+        }
+    }
+
+    struct Stream(Arc<Said>);
+
+    impl ByteStream for Stream {
+        fn recv(&self, mut buf: IoBuf) -> Op<IoBuf> {
+            let said = self.0.clone();
+            Op::pending(async move {
+                let n = buf.len();
+                let bytes = said.asked.until(|| said.take(n)).await?;
+                buf.copy_from_slice(&bytes);
+                Ok(buf)
+            })
+        }
+        fn send(&self, bufs: Vec<IoBuf>) -> Op<Vec<IoBuf>> {
+            if bufs[0].starts_with(&REQUEST.to_be_bytes()) {
+                let answer = lock(&self.0.answer).take();
+                lock(&self.0.greeting).extend(answer.into_iter().flatten());
+                self.0.asked.notify();
+            }
+            Op::ok(bufs)
+        }
+        fn shutdown(&self) {}
+    }
+
+    struct Speech(Vec<u8>, usize);
+
+    impl HostNet for Speech {
+        fn connect(&self, _: &Address) -> Op<Arc<dyn ByteStream>> {
+            let (greeting, answer) = self.0.split_at(self.1.min(self.0.len()));
+            Op::ok(Arc::new(Stream(Arc::new(Said {
+                greeting: Mutex::new(greeting.to_vec()),
+                whole: greeting.len() == self.1,
+                answer: Mutex::new(Some(answer.to_vec())),
+                asked: Arc::default(),
+            }))))
+        }
+        fn listen(&self, _: &Address) -> Op<Arc<dyn Listener>> {
+            Op::err(BlockError::Cancelled)
+        }
+    }
+
+    /// Opens what a server says, reads 512 bytes, and gives what came of it.
+    fn read_from(said: Vec<u8>, export: &str) -> (crate::Result<u64>, crate::Result<u8>) {
+        let graph = BlockGraph::new();
+        // What comes before the reply is as long in both ways.
+        graph.context().set_net(Arc::new(Speech(said, 152)));
+        let options = json!({
+            "driver": "nbd", "export": export,
+            "server": {"type": "inet", "host": "here", "port": "1"},
+        });
+        let options = NodeOptions::from_value(options).unwrap();
+        let exec = graph.executor().clone();
+        match exec.run_in_place(graph.open_options(&options)).expect("nothing waits") {
+            Err(error) => (Err(error.clone()), Err(error)),
+            Ok(node) => {
+                let read = exec.run_in_place(node.read(0, IoBuf::zeroed(512)));
+                (Ok(node.len()), read.expect("nobody is forgotten").map(|buf| buf[511]))
+            }
+        }
+    }
+
+    #[test]
+    fn servers_that_do_not_negotiate_are_understood_and_a_broken_one_is_an_error() {
+        let reply = Pack::default().u32(SIMPLE_REPLY).u32(0).u64(1).bytes(&[7; 512]).0;
+        let old = Pack::default().u64(MAGIC).u64(OLD_MAGIC).u64(1 << 20).u32(0).bytes(&[0; 124]);
+        let old = old.bytes(&reply).0;
+        let new = Pack::default().u64(MAGIC).u64(OPTION_MAGIC).u16(0);
+        let new = new.u64(1 << 20).u16(0).bytes(&[0; 124]).bytes(&reply).0;
+        assert_eq!(read_from(old.clone(), ""), (Ok(1 << 20), Ok(7)));
+        assert_eq!(read_from(new.clone(), "x"), (Ok(1 << 20), Ok(7)));
+        assert!(read_from(old.clone(), "x").0.is_err(), "it has no names");
+        for (said, export) in [(old, ""), (new, "x")] {
+            for cut in 0..said.len() {
+                let (open, read) = read_from(said[..cut].to_vec(), export);
+                let text = read.expect_err("there is too little").to_string();
+                assert!(open.is_ok() || text.starts_with("Failed to receive"), "{cut}: {text}");
+                assert!(open.is_err() || text.contains("is gone"), "{cut}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_disk_that_ends_within_a_sector_is_offered_up_to_the_end_of_it() {
+        let (bench, disk) = bench(writable(), 1000);
+        assert_eq!(bench.server.export("x").unwrap().len(), 1024);
+        let far = open(&bench, json!({})).unwrap();
+        let exec = bench.graph.executor().clone();
+        let work = async {
+            disk.write(0, vec![5; 1000].into()).await?;
+            let all = far.read(0, IoBuf::zeroed(1024)).await?;
+            assert_eq!((all[999], all[1000], all[1023]), (5, 0, 0));
+            let (data, zeros) = (far.status(0, 1024).await?, far.status(1000, 24).await?);
+            assert_eq!((data.len, data.zero, zeros.len, zeros.zero), (1000, false, 24, true));
+            far.discard(512, 512).await?;
+            assert_eq!(disk.len(), 1000);
+            far.write(1020, vec![6; 4].into()).await?;
+            assert_eq!(disk.len(), 1024);
+            let end = far.read(990, IoBuf::zeroed(34)).await?;
+            assert_eq!((end[10], end[30]), (0, 6));
+            Ok::<_, BlockError>(())
+        };
+        exec.run_in_place(work).unwrap().unwrap();
+    }
+
+    #[test]
+    fn an_export_in_sectors_says_so_and_has_no_parts_of_them() {
+        let (bench, disk) = bench(ExportOptions { block: 512, ..writable() }, 3000);
+        let far = open(&bench, json!({})).unwrap();
+        let exec = bench.graph.executor().clone();
+        exec.run_in_place(disk.write(2900, vec![5; 100].into())).unwrap().unwrap();
+        let seen = exec.run_in_place(far.status(0, 3072)).unwrap().unwrap();
+        assert!(seen.len.is_multiple_of(512), "{seen:?}");
+        let (ours, theirs) = pipe();
+        bench.server.accept(theirs);
+        let all = exec.run_in_place(list(&ours, None)).unwrap().unwrap();
+        assert_eq!((all[0].size, all[0].min_block), (3072, 512));
+        let grown = exec.run_in_place(far.truncate(4096)).unwrap().unwrap_err();
+        assert_eq!(grown.to_string(), "Cannot grow NBD nodes");
     }
 
     #[test]

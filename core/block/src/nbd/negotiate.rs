@@ -217,7 +217,8 @@ async fn info_or_go(
         let item = Pack::default().u16(info::DESCRIPTION).bytes(text.as_bytes());
         talk.reply(reply::INFO, &item.0).await?;
     }
-    let item = Pack::default().u16(info::BLOCK_SIZE).u32(1).u32(4096).u32(MAX_DATA as u32);
+    let block = export.options.block.max(1);
+    let item = Pack::default().u16(info::BLOCK_SIZE).u32(block).u32(4096).u32(MAX_DATA as u32);
     talk.reply(reply::INFO, &item.0).await?;
     let features = export.features(structured, extended);
     let item = Pack::default().u16(info::EXPORT).u64(export.len()).u16(features.bits());

@@ -6,6 +6,8 @@ use bitflags::bitflags;
 
 pub(super) const MAGIC: u64 = 0x4e42_444d_4147_4943;
 pub(super) const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
+/// What an oldstyle server says in the place of [`OPTION_MAGIC`].
+pub(super) const OLD_MAGIC: u64 = 0x0000_4202_8186_1253;
 pub(super) const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 pub(super) const REQUEST: u32 = 0x2560_9513;
 pub(super) const REQUEST_EXTENDED: u32 = 0x21e4_1c71;

@@ -127,6 +127,9 @@ impl Connection {
             return Ok(false);
         }
         let export = &self.session.export;
+        if export.part(header.offset, header.len) < header.len {
+            return Ok(false);
+        }
         let offset = export.options.window.0 + header.offset;
         let buf = IoBuf::zeroed(header.len as usize);
         let mut ticket = export.backend.submit(Request::Read { offset, buf });
@@ -186,12 +189,26 @@ impl Connection {
         let offset = export.options.window.0 + header.offset;
         let fua = header.flags.contains(Flags::FUA);
         let backend = &export.backend;
-        let len = header.len;
+        let mut len = header.len;
+        let there = export.part(header.offset, len);
+        match header.command {
+            command::WRITE | command::WRITE_ZEROES if there < len => {
+                if let Err(error) = export.grow().await {
+                    return self.answer(header, Err(error)).await;
+                }
+            }
+            command::TRIM => len = there,
+            _ => {}
+        }
         let none = |buf: IoBuf| drop(buf);
         match header.command {
             command::READ => {
-                let buf = IoBuf::zeroed(len as usize);
-                let result = backend.submit(Request::Read { offset, buf }).await;
+                let mut buf = IoBuf::zeroed(len as usize);
+                let old = buf.narrow(0..there as usize);
+                let result = backend.submit(Request::Read { offset, buf }).await.map(|mut buf| {
+                    buf.widen(old);
+                    buf
+                });
                 self.answer_read(header, result).await
             }
             command::WRITE => {
@@ -311,7 +328,15 @@ impl Connection {
         for (i, id) in wanted.iter().enumerate() {
             let extents = self.extents(self.session.contexts[*id], header.offset, len, limit).await;
             let extents = match extents {
-                Ok(extents) => extents,
+                Ok(extents) => {
+                    let block = u64::from(self.session.export.options.block);
+                    let whole = |n: u64| block > 1 && n.is_multiple_of(block);
+                    let allocation = self.session.contexts[*id] == Meta::Allocation;
+                    match allocation && whole(header.offset) && whole(len) {
+                        true => in_blocks(&extents, block),
+                        false => extents,
+                    }
+                }
                 Err(error) => {
                     // Contexts that were described already stay so.
                     self.send(vec![bytes.into()]).await?;
@@ -352,7 +377,8 @@ impl Connection {
         let mut out: Vec<(u64, u32)> = Vec::new();
         let export = &self.session.export;
         let window = export.options.window.0;
-        let (mut at, end) = (window + start, window + start + len);
+        let there = export.part(start, len);
+        let (mut at, end) = (window + start, window + start + there);
         while at < end {
             let (n, state) = match meta {
                 Meta::Bitmap(i) => export.bitmaps[i].with(|bits| {
@@ -386,6 +412,45 @@ impl Connection {
             }
             at += n;
         }
+        // Behind the end of what is stored.
+        let state = if meta == Meta::Allocation { STATE_HOLE | STATE_ZERO } else { 0 };
+        let (rest, full) = (len - there, out.len() == limit);
+        if rest > 0 && at >= end {
+            match out.last_mut() {
+                Some((len, last)) if *last == state && *len + rest <= longest => *len += rest,
+                _ if full => {}
+                _ => out.push((rest, state)),
+            }
+        }
         Ok(out)
     }
+}
+
+/// The same extents in whole blocks: a block that has data in it is data.
+fn in_blocks(extents: &[(u64, u32)], block: u64) -> Vec<(u64, u32)> {
+    let mut out: Vec<(u64, u32)> = Vec::new();
+    let (mut at, mut end) = (0, 0);
+    let mut push = |to: u64, state: u32, at: &mut u64| {
+        match out.last_mut() {
+            Some((len, last)) if *last == state => *len += to - *at,
+            _ => out.push((to - *at, state)),
+        }
+        *at = to;
+    };
+    for (len, state) in extents {
+        end += len;
+        if end <= at {
+            continue;
+        }
+        let down = end - end % block;
+        if *state == 0 {
+            push(end.next_multiple_of(block), 0, &mut at);
+        } else if down > at {
+            push(down, *state, &mut at);
+        }
+        if at < end && end - at < block {
+            push(at + block, 0, &mut at);
+        }
+    }
+    out
 }

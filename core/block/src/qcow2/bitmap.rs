@@ -199,8 +199,16 @@ impl Qcow2 {
         self.store_bitmaps(list).await
     }
 
+    /// Says in the file that its bitmaps are not what they should be, when it does not yet.
+    pub(super) async fn bitmaps_go_stale(&self) -> Result<()> {
+        match self.bitmaps_valid.swap(false, Ordering::Relaxed) {
+            true => self.mark_bitmaps_in_use().await,
+            false => Ok(()),
+        }
+    }
+
     /// Says in the directory, where it is, that no bitmap is what it should be.
-    pub(super) async fn mark_bitmaps_in_use(&self) -> Result<()> {
+    async fn mark_bitmaps_in_use(&self) -> Result<()> {
         let Some(place) = *lock(&self.bitmap_place) else { return Ok(()) };
         lock(&self.bitmaps).iter_mut().for_each(|info| info.in_use = true);
         let file = self.file()?;

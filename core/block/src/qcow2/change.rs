@@ -39,7 +39,8 @@ impl Qcow2 {
             Change::Bitmap(change) => self.change_bitmap(change).await,
             Change::FollowBitmaps => {
                 self.bitmaps_followed.store(true, Ordering::Relaxed);
-                Ok(())
+                // Until they are stored again, nobody may take those in the file for good.
+                self.bitmaps_go_stale().await
             }
         }
     }

@@ -215,7 +215,13 @@ pub(crate) async fn create_with(
     if let Some(data) = data {
         image.set_data_file(data)?;
     }
-    image.preallocate(0, options.size, options.preallocation).await?;
+    let filled = image.preallocate(0, options.size, options.preallocation).await;
+    filled.map_err(|error| match error {
+        BlockError::Unsupported(text) => {
+            BlockError::Unsupported(format!("Could not resize image: {text}"))
+        }
+        error => error,
+    })?;
     image.close_all().await
 }
 

@@ -285,10 +285,8 @@ impl Qcow2 {
         }
         // Bitmaps that nobody keeps up to date are not valid any more.
         let mut kept = self.header.autoclear & super::autoclear::RAW_EXTERNAL;
-        if self.bitmaps_followed.load(Ordering::Relaxed)
-            && self.bitmaps_valid.load(Ordering::Relaxed)
-        {
-            self.mark_bitmaps_in_use().await?;
+        if self.bitmaps_followed.load(Ordering::Relaxed) {
+            self.bitmaps_go_stale().await?;
             kept |= self.header.autoclear & super::autoclear::BITMAPS;
         }
         self.bitmaps_valid.store(false, Ordering::Relaxed);

@@ -27,7 +27,10 @@ impl Monitor {
     }
 
     pub(super) async fn quit(&self, _: Nothing) -> Answer<Nothing> {
+        // What ends is told of before the answer.
+        let ended = self.shutdown().await;
         self.0.quit.store(true, Ordering::Relaxed);
+        ended?;
         Ok(Nothing {})
     }
 

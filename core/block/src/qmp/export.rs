@@ -17,12 +17,6 @@ struct Entry {
     export: Arc<Export>,
 }
 
-impl Exports {
-    pub(super) fn clear(&self) {
-        lock(&self.0).clear();
-    }
-}
-
 impl Monitor {
     fn nbd(&self) -> Answer<NbdServer> {
         lock(&self.0.nbd).clone().ok_or_else(|| QmpError::generic("NBD server not running"))
@@ -59,6 +53,12 @@ impl Monitor {
             self.deleted(&entry.id);
         }
         Ok(Nothing {})
+    }
+
+    /// Ends every export.
+    pub(super) fn drop_exports(&self) {
+        let gone = std::mem::take(&mut *lock(&self.0.exports.0));
+        gone.iter().for_each(|entry| self.deleted(&entry.id));
     }
 
     fn deleted(&self, id: &str) {
@@ -122,6 +122,7 @@ impl Monitor {
             allocation_depth: args.allocation_depth.unwrap_or(false),
             multi_conn: true,
             window: (0, None),
+            block: 1,
         };
         let export = Export::new(self.graph(), &node, options)?;
         server.add(export.clone())?;

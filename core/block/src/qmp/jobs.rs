@@ -130,7 +130,8 @@ impl Monitor {
             on_error: args.on_error.unwrap_or(OnError::Report),
             filter_name: args.filter_node_name,
         };
-        let work = Stream::prepare(graph, &top, stream).await?;
+        let work = Stream::prepare(graph, &id, &top, stream).await;
+        let work = work.inspect_err(|_| graph.tell_stillborn(&id))?;
         let options = options(args.speed, args.auto_finalize, args.auto_dismiss);
         graph.start_job(&id, JobKind::Stream, options, work, None);
         Ok(Nothing {})

@@ -114,7 +114,7 @@ impl Monitor {
         if let Some(server) = lock(&self.0.nbd).take() {
             server.stop();
         }
-        self.0.exports.clear();
+        self.drop_exports();
         let over = || {
             self.graph().jobs().iter().all(|job| {
                 use crate::job::JobStatus::{Concluded, Null};

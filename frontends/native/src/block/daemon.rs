@@ -10,9 +10,11 @@ use serde_json::{Map, Value};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
+use std::thread::JoinHandle;
 
 const SPECS: &[Spec] = &[
     ("help", Some('h'), false),
@@ -144,8 +146,9 @@ fn run(name: &str, args: &[String]) -> Result<ExitCode, String> {
         }
     }
     // Nobody is answered before everything that was asked for is there.
+    let mut outputs = Vec::new();
     for device in &monitors {
-        attach(&host, &monitor, device)?;
+        outputs.extend(attach(&host, &monitor, device)?);
     }
     tracing::debug!(monitors = monitors.len(), "ready");
     if let Some(path) = &pidfile {
@@ -163,18 +166,31 @@ fn run(name: &str, args: &[String]) -> Result<ExitCode, String> {
             let _ = writeln!(std::io::stderr(), "{name}: {error}");
         }
     });
+    outputs.into_iter().for_each(Output::finish);
     if let Some(path) = &pidfile {
         let _ = std::fs::remove_file(path);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn attach(host: &Host, monitor: &Monitor, device: &Chardev) -> Result<(), String> {
+/// Standard output, and who carries bytes to it.
+struct Output {
+    end: UnixStream,
+    thread: JoinHandle<()>,
+}
+
+impl Output {
+    /// Waits until everything is written.
+    fn finish(self) {
+        let _ = self.end.shutdown(std::net::Shutdown::Both);
+        let _ = self.thread.join();
+    }
+}
+
+fn attach(host: &Host, monitor: &Monitor, device: &Chardev) -> Result<Option<Output>, String> {
     let net = Net(host.reactor.clone());
     match device {
-        Chardev::Stdio => {
-            stdio(host, monitor)?;
-        }
+        Chardev::Stdio => return stdio(host, monitor).map(Some),
         Chardev::Connect(address) => {
             let stream = net.connect_now(address).map_err(|e| e.to_string())?;
             converse(host, monitor, stream);
@@ -191,19 +207,19 @@ fn attach(host: &Host, monitor: &Monitor, device: &Chardev) -> Result<(), String
             });
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Standard input and output, as one end of a socket: threads carry the bytes over.
-fn stdio(host: &Host, monitor: &Monitor) -> Result<(), String> {
-    use std::os::unix::net::UnixStream;
+fn stdio(host: &Host, monitor: &Monitor) -> Result<Output, String> {
     let (ours, theirs) = UnixStream::pair().map_err(|e| e.to_string())?;
     let (mut input, mut output) = (theirs.try_clone().map_err(|e| e.to_string())?, theirs);
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin(), &mut input);
         let _ = input.shutdown(std::net::Shutdown::Write);
     });
-    std::thread::spawn(move || {
+    let end = ours.try_clone().map_err(|e| e.to_string())?;
+    let thread = std::thread::spawn(move || {
         let mut buf = [0; 4096];
         let mut out = std::io::stdout();
         while let Ok(n) = std::io::Read::read(&mut output, &mut buf) {
@@ -214,7 +230,7 @@ fn stdio(host: &Host, monitor: &Monitor) -> Result<(), String> {
     });
     let stream = Stream::unix(&host.reactor, ours).map_err(|e| e.to_string())?;
     converse(host, monitor, stream);
-    Ok(())
+    Ok(Output { end, thread })
 }
 
 /// Events that a client was not told of yet.

@@ -320,6 +320,15 @@ fn serve(name: &str, job: &Job, file: &str) -> Result<ExitCode, String> {
                 node.len()
             ));
         }
+        let guessed = job.format.is_none() && !job.image_opts && node.driver_name() == "raw";
+        if guessed && !job.read_only {
+            let _ = writeln!(
+                std::io::stderr(),
+                "WARNING: Image format was not specified for '{file}' and probing guessed raw.\n         \
+                 Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         \
+                 Specify the 'raw' format explicitly to remove the restrictions."
+            );
+        }
         let limits = Limits { connections: job.shared, handshake_seconds: job.handshake };
         let server = NbdServer::new(&host.graph, limits);
         if let Some(id) = &job.tls_creds {
@@ -330,6 +339,8 @@ fn serve(name: &str, job: &Job, file: &str) -> Result<ExitCode, String> {
             writethrough: cache == "writethrough" || cache == "directsync",
             multi_conn: job.shared != 1,
             window: (job.offset, None),
+            // What is written is looked at in sectors, lest it make a format of the disk.
+            block: if guessed { 512 } else { 1 },
             ..job.export.clone()
         };
         let export = Export::new(&host.graph, &node, options).map_err(|e| e.to_string())?;

@@ -39,7 +39,8 @@ pub(super) fn to_copy(
         return Err(Fail::new(format!("Format driver '{format}' does not support bitmaps")));
     }
     let mut list = of(source).unwrap_or_default();
-    if let Some(broken) = list.iter().find(|info| info.in_use)
+    // (Those that were added last are looked at first.)
+    if let Some(broken) = list.iter().rev().find(|info| info.in_use)
         && !skip_broken
     {
         return Err(Fail::new(format!(
@@ -47,12 +48,10 @@ pub(super) fn to_copy(
             broken.name
         )));
     }
-    list.retain(|info| {
-        if info.in_use {
-            warn(&format!("qemu-img: warning: Skipping inconsistent bitmap '{}'", info.name));
-        }
-        !info.in_use
-    });
+    for info in list.iter().rev().filter(|info| info.in_use) {
+        warn(&format!("qemu-img: warning: Skipping inconsistent bitmap '{}'", info.name));
+    }
+    list.retain(|info| !info.in_use);
     Ok(list)
 }
 

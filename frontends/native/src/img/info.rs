@@ -8,9 +8,16 @@ use orrery_block::qcow2::{CheckResult, Qcow2Info, Repair, Snapshot};
 use serde_json::{Map, Value, json};
 use std::os::unix::fs::MetadataExt;
 
-/// Bytes that the host has given to a file.
-fn disk_size(name: &str) -> u64 {
-    std::fs::metadata(name).map_or(0, |meta| meta.blocks() * 512)
+/// Bytes that the host has given to a file; a server does not say.
+fn disk_size(name: &str) -> Option<u64> {
+    if name.starts_with("nbd:") || name.starts_with("nbd+") || name.starts_with("nbd://") {
+        return None;
+    }
+    Some(std::fs::metadata(name).map_or(0, |meta| meta.blocks() * 512))
+}
+
+fn disk_size_text(name: &str) -> String {
+    disk_size(name).map_or("unavailable".into(), human)
 }
 
 fn qcow2_data(info: &Qcow2Info) -> Value {
@@ -167,7 +174,9 @@ fn image_json(image: &Image, facts: &Facts, snapshots: &[Snapshot]) -> Value {
         out.insert("cluster-size".into(), size.into());
     }
     out.insert("format".into(), image.node.driver_name().into());
-    out.insert("actual-size".into(), disk_size(path).into());
+    if let Some(size) = disk_size(path) {
+        out.insert("actual-size".into(), size.into());
+    }
     if let Some((kind, data)) = specific(facts) {
         out.insert("format-specific".into(), json!({"type": kind, "data": data}));
     }
@@ -209,7 +218,7 @@ fn image_text(image: &Image, facts: &Facts, snapshots: &[Snapshot]) {
     say(&format!("file format: {}", image.node.driver_name()));
     let len = image.node.len();
     say(&format!("virtual size: {} ({len} bytes)", human(len)));
-    say(&format!("disk size: {}", human(disk_size(path))));
+    say(&format!("disk size: {}", disk_size_text(path)));
     if facts.encrypted {
         say("encrypted: yes");
     }
@@ -247,7 +256,7 @@ fn image_text(image: &Image, facts: &Facts, snapshots: &[Snapshot]) {
     say(&format!(
         "Child node '/file':\n    filename: {path}\n    protocol type: file\n    file length: {} ({size} bytes)\n    disk size: {}",
         human(size),
-        human(disk_size(path))
+        disk_size_text(path)
     ));
 }
 

@@ -194,7 +194,14 @@ impl Connection {
                     if number == 0
                         && let Some(buf) = request.buf.take()
                     {
-                        request.buf = Some(stream.recv(buf).await?);
+                        match stream.recv(buf).await {
+                            Ok(buf) => request.buf = Some(buf),
+                            Err(error) => {
+                                // It is not in the table any more.
+                                request.done.finish(Ok((Err(error.clone()), None)));
+                                return Err(error);
+                            }
+                        }
                         request.filled = request.len;
                     }
                 }

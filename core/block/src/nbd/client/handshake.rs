@@ -1,8 +1,8 @@
 //! The client's side of the negotiation.
 
 use crate::host::{ByteStream, HostTls};
-use crate::nbd::proto::*;
-use crate::{BlockError, Result};
+use crate::nbd::proto::{self, *};
+use crate::{BlockError, IoBuf, Result};
 use std::sync::Arc;
 
 /// Credentials, and who the server has to be.
@@ -64,6 +64,19 @@ fn broken(text: &str) -> BlockError {
     BlockError::Host(format!("server: {text}"))
 }
 
+/// A connection that breaks before anything is agreed.
+fn unheard(what: &'static str) -> impl Fn(BlockError) -> BlockError {
+    move |error| BlockError::Host(format!("Failed to {what} while negotiating: {error}"))
+}
+
+async fn recv(stream: &dyn ByteStream, n: usize) -> Result<IoBuf> {
+    proto::recv(stream, n).await.map_err(unheard("receive"))
+}
+
+async fn send(stream: &dyn ByteStream, bytes: Vec<u8>) -> Result<()> {
+    proto::send(stream, bytes).await.map_err(unheard("send"))
+}
+
 async fn ask(stream: &dyn ByteStream, option: u32, data: &[u8]) -> Result<()> {
     let head = Pack::with(16 + data.len()).u64(OPTION_MAGIC).u32(option).u32(data.len() as u32);
     send(stream, head.bytes(data).0).await
@@ -89,20 +102,36 @@ async fn wish(stream: &dyn ByteStream, option: u32) -> Result<bool> {
     Ok(answer(stream, option).await?.0 == reply::ACK)
 }
 
+/// How a server begins.
+enum Greeting {
+    /// It has one export, and says all about it at once.
+    Old {
+        size: u64,
+        flags: u16,
+    },
+    New(Hello),
+}
+
 /// The start of every conversation.
-async fn hello(stream: &dyn ByteStream) -> Result<Hello> {
-    let head = recv(stream, 18).await?;
+async fn hello(stream: &dyn ByteStream) -> Result<Greeting> {
+    let head = recv(stream, 16).await?;
     let mut head = Unpack(&head);
-    let (magic, option, flags) = (head.u64(), head.u64(), head.u16());
-    let (Some(MAGIC), Some(OPTION_MAGIC), Some(flags)) = (magic, option, flags) else {
-        return Err(broken("this is not an NBD server of the newstyle"));
-    };
-    let flags = Hello::from_bits_truncate(flags);
-    if !flags.contains(Hello::FIXED) {
-        return Err(broken("it cannot negotiate"));
+    match (head.u64(), head.u64()) {
+        (Some(MAGIC), Some(OPTION_MAGIC)) => {
+            let flags = recv(stream, 2).await?;
+            let flags = Hello::from_bits_truncate(Unpack(&flags).u16().unwrap_or(0));
+            send(stream, Pack::default().u32(flags.bits().into()).0).await?;
+            Ok(Greeting::New(flags))
+        }
+        (Some(MAGIC), Some(OLD_MAGIC)) => {
+            let rest = recv(stream, 12 + 124).await?;
+            let mut rest = Unpack(&rest);
+            // The flags of the protocol; those of the export are below them.
+            let (size, flags) = (rest.u64().unwrap_or(0), rest.u32().unwrap_or(0));
+            Ok(Greeting::Old { size, flags: flags as u16 })
+        }
+        _ => Err(broken("this is not an NBD server")),
     }
-    send(stream, Pack::default().u32(flags.bits().into()).0).await?;
-    Ok(flags)
 }
 
 /// Encrypts the connection, where that is wanted.
@@ -213,8 +242,48 @@ async fn info(
     }
 }
 
+/// Chooses an export of a server that answers only if it has it.
+async fn choose(stream: &dyn ByteStream, hello: Hello, export: &str) -> Result<ExportInfo> {
+    ask(stream, option::EXPORT_NAME, export.as_bytes()).await?;
+    let zeroes = if hello.contains(Hello::NO_ZEROES) { 0 } else { 124 };
+    let data = recv(stream, 10 + zeroes).await?;
+    let mut data = Unpack(&data);
+    let (size, flags) = (data.u64().unwrap_or(0), data.u16().unwrap_or(0));
+    Ok(ExportInfo { name: export.into(), size, flags, ..ExportInfo::default() })
+}
+
+/// What follows when there was nothing to negotiate.
+fn plain(stream: &Arc<dyn ByteStream>, info: ExportInfo) -> Result<Agreed> {
+    check(&info)?;
+    let stream = stream.clone();
+    Ok(Agreed { stream, info, structured: false, extended: false, context: None })
+}
+
+fn check(info: &ExportInfo) -> Result<()> {
+    match info.size > i64::MAX as u64 {
+        true => Err(broken("the export is too large")),
+        false => Ok(()),
+    }
+}
+
+fn no_tls() -> BlockError {
+    broken("it does not encrypt the connection: it cannot negotiate")
+}
+
 pub(super) async fn handshake(stream: &Arc<dyn ByteStream>, wish: &Wish) -> Result<Agreed> {
-    let hello = hello(&**stream).await?;
+    let hello = match hello(&**stream).await? {
+        Greeting::New(hello) if hello.contains(Hello::FIXED) => hello,
+        _ if wish.tls.is_some() => return Err(no_tls()),
+        Greeting::New(hello) => {
+            return plain(stream, choose(&**stream, hello, &wish.export).await?);
+        }
+        Greeting::Old { .. } if !wish.export.is_empty() => {
+            return Err(broken("it has no exports with names"));
+        }
+        Greeting::Old { size, flags } => {
+            return plain(stream, ExportInfo { size, flags, ..ExportInfo::default() });
+        }
+    };
     let whole = encrypt(stream, wish.tls.as_ref()).await?;
     let stream: &dyn ByteStream = &*whole;
     let (structured, extended) = headers(stream).await?;
@@ -229,26 +298,20 @@ pub(super) async fn handshake(stream: &Arc<dyn ByteStream>, wish: &Wish) -> Resu
         Err(error) if structured || !matches!(error, BlockError::Unsupported(_)) => {
             return Err(error);
         }
-        Err(_) => {
-            // An old server knows only this way.
-            ask(stream, option::EXPORT_NAME, wish.export.as_bytes()).await?;
-            let zeroes = if hello.contains(Hello::NO_ZEROES) { 0 } else { 124 };
-            let data = recv(stream, 10 + zeroes).await?;
-            let mut data = Unpack(&data);
-            let (size, flags) = (data.u64().unwrap_or(0), data.u16().unwrap_or(0));
-            ExportInfo { name: wish.export.clone(), size, flags, ..ExportInfo::default() }
-        }
+        // An old server knows only this way.
+        Err(_) => choose(stream, hello, &wish.export).await?,
     };
-    if info.size > i64::MAX as u64 {
-        return Err(broken("the export is too large"));
-    }
+    check(&info)?;
     let info = ExportInfo { extended, ..info };
     Ok(Agreed { info, stream: whole, structured, extended, context })
 }
 
 /// Asks a server what it has.
 pub async fn list(stream: &Arc<dyn ByteStream>, tls: Option<&Tls>) -> Result<Vec<ExportInfo>> {
-    hello(&**stream).await?;
+    match hello(&**stream).await? {
+        Greeting::New(hello) if hello.contains(Hello::FIXED) => {}
+        _ => return Err(BlockError::Host("server does not list its exports".into())),
+    }
     let whole = encrypt(stream, tls).await?;
     let stream: &dyn ByteStream = &*whole;
     let (structured, extended) = headers(stream).await?;

@@ -18,6 +18,7 @@ use crate::sync::{RangeLock, lock};
 use crate::{BlockError, Context, IoBuf, Op, Result};
 use connection::{Connection, Reply};
 use handshake::{Wish, handshake};
+use std::cmp::Ordering;
 use std::sync::{Arc, Mutex};
 
 /// The driver.
@@ -362,6 +363,15 @@ impl Driver for NbdClient {
                 ..data(n)
             })
         })
+    }
+
+    /// A server's exports stay as they are.
+    fn truncate(self: Arc<Self>, len: u64) -> Op<()> {
+        match len.cmp(&self.info.size) {
+            Ordering::Equal => Op::ok(()),
+            Ordering::Greater => Op::err(BlockError::unsupported("Cannot grow NBD nodes")),
+            Ordering::Less => Op::err(BlockError::unsupported("Cannot resize NBD nodes")),
+        }
     }
 
     fn close(self: Arc<Self>) -> Op<()> {
