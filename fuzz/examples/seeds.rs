@@ -30,6 +30,24 @@ const SHAPES: &[(Format, &[(&str, &str)])] = &[
     (Format::Luks, &[("key-secret", "s"), ("iter-time", "1")]),
 ];
 
+const OPTIONS: &[&str] = &[
+    "qcow2,node-name=a,file.driver=file,file.filename=b,l2-cache-size=1M",
+    "json:{'driver':'nbd','export':'x','server':{'type':'inet','host':'h','port':'1'}}",
+    "nbd+unix:///x?socket=/tmp/s",
+    "driver=quorum,vote-threshold=2,children.0=a,children.1.driver=null-co,children.1.size=5",
+    "{\"driver\": \"blkdebug\", \"image\": \"n\", \"inject-error\": [{\"event\": \"read_aio\"}]}",
+];
+
+const QMP: &[&str] = &[
+    r#"{"execute": "query-named-block-nodes"}{"execute": "query-blockstats", "id": 5}"#,
+    r#"{"execute": "block-dirty-bitmap-add", "arguments": {"node": "n", "name": "b"}}"#,
+    r#"{"execute": "blockdev-add", "arguments": {"driver": "null-co", "node-name": "z", "size": 1048576}}
+{"execute": "blockdev-mirror", "arguments": {"device": "n", "target": "z", "sync": "full", "job-id": "j"}}
+{"execute": "job-complete", "arguments": {"id": "j"}}{"execute": "query-jobs"}"#,
+    r#"{"execute": "blockdev-reopen", "arguments": {"options": [{"driver": "raw", "node-name": "n", "offset": 512}]}}
+{"execute": "blockdev-del", "arguments": {"node-name": "n"}}{"execute": "quit"}"#,
+];
+
 struct Files(MemFs);
 
 impl HostFs for Files {
@@ -84,6 +102,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             bytes.extend_from_slice(&image);
             std::fs::write(folder.join(format!("{number}-{script}")), bytes)?;
         }
+    }
+    for (folder, texts) in [("options", OPTIONS), ("qmp", QMP)] {
+        let folder = root.join(folder);
+        std::fs::create_dir_all(&folder)?;
+        for (number, text) in texts.iter().enumerate() {
+            std::fs::write(folder.join(number.to_string()), text)?;
+        }
+    }
+    let be = |words: &[&[u8]]| words.concat();
+    let (magic, option) = (0x4e42_444d_4147_4943_u64.to_be_bytes(), *b"IHAVEOPT");
+    let name =
+        be(&[&3_u32.to_be_bytes(), &option, &1_u32.to_be_bytes(), &1_u32.to_be_bytes(), b"x"]);
+    let request = be(&[&0x2560_9513_u32.to_be_bytes(), &[0; 20], &512_u32.to_be_bytes()]);
+    let go = be(&[&3_u32.to_be_bytes(), &option, &7_u32.to_be_bytes(), &7_u32.to_be_bytes()]);
+    let go = be(&[&go, &1_u32.to_be_bytes(), b"x", &0_u16.to_be_bytes()]);
+    let old = be(&[&magic, &option, &0_u16.to_be_bytes(), &65536_u64.to_be_bytes(), &[0; 126]]);
+    let reply = be(&[&0x6744_6698_u32.to_be_bytes(), &[0; 4], &1_u64.to_be_bytes(), &[7; 4096]]);
+    for (folder, number, bytes) in [
+        ("nbd_server", "0", be(&[&name, &request])),
+        ("nbd_server", "1", be(&[&go, &request])),
+        ("nbd_client", "0", be(&[&old, &reply])),
+    ] {
+        std::fs::create_dir_all(root.join(folder))?;
+        std::fs::write(root.join(folder).join(number), bytes)?;
     }
     Ok(())
 }
