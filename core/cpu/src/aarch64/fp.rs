@@ -762,7 +762,7 @@ mod tests {
         assert_eq!(fp().convert(DOUBLE, HALF, 65536_f64.to_bits(), Mode::Even), 0x7c00);
         assert_eq!(
             fp().convert(HALF, SINGLE, 0x0001, Mode::Even),
-            (5.960_464_5e-8_f32).to_bits().into()
+            u64::from(5.960_464_5e-8_f32.to_bits())
         );
     }
 }
