@@ -284,6 +284,8 @@ mod tests {
         let row = |text| Row { name: "r", pattern: Pattern::parse(text, 8) };
         let wrong = [row("0x10 0000"), row("00x0 0000")];
         assert!(wrong[0].pattern.meets(&wrong[1].pattern));
+        // A panic ends everything in a browser.
+        #[cfg(not(target_arch = "wasm32"))]
         assert!(std::panic::catch_unwind(|| check(&wrong)).is_err());
         check(&[row("0010 0000"), row("00x0 0000")]);
     }
