@@ -19,7 +19,7 @@ use orrery_cpu::aarch64::{AArch64, AArch64Isa};
 use orrery_cpu::isa::Isa;
 use orrery_cpu::jit::abi::Shims;
 use orrery_cpu::jit::{self, Compiler};
-use orrery_cpu::log::{Items, NAMES};
+use orrery_cpu::log::Items;
 use orrery_cpu::x86::cpuid::{Model, ModelError};
 use orrery_cpu::x86::{X86, X86Isa};
 use orrery_cpu::{Cluster, Cpus};
@@ -185,10 +185,7 @@ pub fn print_text(print: &Print) -> Result<String, LaunchError> {
             format!("Available CPUs:\n{names}")
         }
         Print::Reference => crate::monitor::reference(),
-        Print::LogItems => {
-            let row = |(name, _, help): &(&str, Items, &str)| format!("{name:<10} {help}\n");
-            format!("Log items (comma separated):\n{}", NAMES.iter().map(row).collect::<String>())
-        }
+        Print::LogItems => orrery_cpu::log::help(),
         Print::Chardevs => {
             let names = crate::options::CHARDEV_BACKENDS.iter();
             names

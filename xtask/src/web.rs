@@ -12,7 +12,7 @@ pub(crate) const DIST: &str = "www/dist";
 
 /// Builds the page's wasm and its bindings into `to`.
 fn bindings(to: &str) -> Result<()> {
-    bind("orrery-web", to)?;
+    bind("orrery-web", "web", to)?;
     // Smaller and faster where binaryen is there; the page works without.
     if shell::have("wasm-opt") {
         let out = format!("{to}/orrery_web_bg.wasm");
@@ -35,12 +35,12 @@ fn bindings(to: &str) -> Result<()> {
     Ok(())
 }
 
-/// Builds a package for wasm, and its bindings into `to`.
-pub(crate) fn bind(package: &str, to: &str) -> Result<()> {
+/// Builds a package for wasm in a profile of Cargo, and its bindings into `to`.
+pub(crate) fn bind(package: &str, profile: &str, to: &str) -> Result<()> {
     let wasm = "wasm32-unknown-unknown";
-    shell::cargo(&["build", "--profile", "web", "--package", package, "--target", wasm])?;
+    shell::cargo(&["build", "--profile", profile, "--package", package, "--target", wasm])?;
     let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into());
-    let module = format!("{target}/{wasm}/web/{}.wasm", package.replace('-', "_"));
+    let module = format!("{target}/{wasm}/{profile}/{}.wasm", package.replace('-', "_"));
     let tool = bindgen(&target)?;
     shell::run(&tool, &["--target", "web", "--no-typescript", "--out-dir", to, &module])?;
     // Debian's Node (18) takes a `.js` file for a module only if it is told so.

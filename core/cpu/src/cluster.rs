@@ -757,6 +757,7 @@ impl<I: Isa> Cluster<I> {
         single: bool,
     ) -> Result<u32, I::Trap> {
         self.stats.lookups += 1;
+        let watched = self.is_watched();
         let core = &mut self.cores[index];
         let pc = I::pc(&core.cpu);
         let window = I::code_window(&core.cpu, pc)?;
@@ -780,10 +781,7 @@ impl<I: Isa> Cluster<I> {
                 }
             }
             if fits {
-                if single == I::one_insn(mode)
-                    && self.debugger.breaks.is_empty()
-                    && !self.log.as_ref().is_some_and(|l| l.each_block())
-                {
+                if single == I::one_insn(mode) && !watched {
                     let epoch = epoch::<I>(core, &self.cache, mode);
                     core.remember(pc, mode, epoch, start, insns);
                 }

@@ -56,7 +56,7 @@ impl Items {
 }
 
 /// Names, items and what they are.
-pub const NAMES: &[(&str, Items, &str)] = &[
+const NAMES: &[(&str, Items, &str)] = &[
     ("in_asm", Items::IN_ASM, "show each block of guest code when it is translated"),
     ("op", Items::OP, "show its operations"),
     ("op_opt", Items::OP_OPT, "show its operations behind the optimiser"),
@@ -70,6 +70,12 @@ pub const NAMES: &[(&str, Items, &str)] = &[
     ("cpu", Items::CPU, "show the registers before each block runs (slow: all is interpreted)"),
     ("cpu_reset", Items::CPU_RESET, "show the registers before a reset"),
 ];
+
+/// The list of items for people: the answer to `-d help` and the monitor's `log help`.
+pub fn help() -> String {
+    let row = |(name, _, help): &(&str, Items, &str)| format!("{name:<10} {help}\n");
+    format!("Log items (comma separated):\n{}", NAMES.iter().map(row).collect::<String>())
+}
 
 /// What is to be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use super::{Desk, Done, Reply, info};
 use crate::keyboard;
 use crate::options::{KeyVals, number, size};
 use orrery_block::qmp::{Answer, QmpError};
-use orrery_cpu::log::{Items, Wanted};
+use orrery_cpu::log::{self, Items, Wanted};
 use orrery_system::input::{InputEvent, Key};
 use serde_json::{Map, Value, json};
 
@@ -150,7 +150,19 @@ pub(crate) const COMMANDS: &[Command] = &[
     row(&["loadvm"], "tag", "restore a VM snapshot from its tag", |d, a| {
         d.snapshot(super::snapshots::What::Load, a)
     }),
-    row(&["log"], "item1[,...]", "activate logging of the specified items", |_, _| say("")),
+    row(&["log"], "item1[,...]", "activate logging of the specified items", |d, a| {
+        if a.trim() == "help" {
+            return say(&log::help());
+        }
+        match Items::parse(a) {
+            Ok(items) => {
+                let wanted = Wanted { items, ..Wanted::default() };
+                d.machine.cpus.set_log(&d.machine.board, wanted);
+                say("")
+            }
+            Err(e) => wrong(&format!("log: {e}")),
+        }
+    }),
     row(&["memsave"], "addr size file", "save to disk virtual memory dump", |d, a| {
         d.dump_memory("memsave", a)
     }),
@@ -328,16 +340,6 @@ pub(crate) const COMMANDS: &[Command] = &[
             say("")
         },
     ),
-    row(&["log"], "item1[,...]", "activate logging of the specified items", |d, a| {
-        match Items::parse(a) {
-            Ok(items) => {
-                let wanted = Wanted { items, ..Wanted::default() };
-                d.machine.cpus.set_log(&d.machine.board, wanted);
-                say("")
-            }
-            Err(e) => wrong(&format!("log: {e}")),
-        }
-    }),
     row(&["stop", "s"], "", "stop emulation", |d, _| d.quiet("stop", Value::Null)),
     row(&["sum"], "addr size", "compute the checksum of a memory region", |d, a| {
         let (at, len) = pair(a);

@@ -225,7 +225,23 @@ fn people_get_registers_memory_and_help() {
     for command in hmp::COMMANDS {
         assert!(b.hmp("help").contains(command.names[0]));
     }
+    let mut names: Vec<_> = hmp::COMMANDS.iter().flat_map(|c| c.names).collect();
+    names.sort();
+    assert!(names.windows(2).all(|two| two[0] != two[1]), "one of these stands twice: {names:?}");
     assert_eq!(complete("info reg"), ["registers"]);
+}
+
+#[test]
+fn what_the_engines_log_is_chosen_in_the_monitor() {
+    let mut b = Bench::new("-S");
+    assert!(b.hmp("log help").contains("in_asm"));
+    assert!(b.hmp("log bogus").contains("nothing is logged as 'bogus'"));
+    assert_eq!(b.hmp("log cpu_reset"), "");
+    b.hmp("system_reset");
+    assert!(b.machine.cpus.take_log().contains("CPU Reset"));
+    assert_eq!(b.hmp("log none"), "");
+    b.hmp("system_reset");
+    assert_eq!(b.machine.cpus.take_log(), "");
 }
 
 #[test]

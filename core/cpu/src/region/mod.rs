@@ -132,7 +132,7 @@ impl Region {
     }
 
     /// Which of the gates begins at `pc`.
-    #[cfg(test)]
+    #[cfg(all(test, not(target_family = "wasm")))]
     pub(crate) fn gate_at(&self, pc: u64) -> Option<usize> {
         let block = self.block_at(pc)?;
         self.gates.iter().position(|&gate| gate == block)

@@ -43,6 +43,12 @@ fn smallest(shape: Shape) -> i128 {
     all(shape, v)
 }
 
+/// Bits of the smallest normal number and of infinity, double and single.
+const SMALLEST_D: i64 = 1 << 52;
+const INFINITE_D: i64 = 0x7ff << 52;
+const SMALLEST_S: i32 = 1 << 23;
+const INFINITE_S: i32 = 0xff << 23;
+
 macro_rules! by_shape {
     ($self:ident, $shape:expr, $single:ident, $double:ident) => {
         match is_double($shape) {
@@ -80,6 +86,10 @@ impl Func<'_> {
     }
 
     pub(super) fn float(&mut self, op: FloatOp, a: VecVar, b: VecVar, fall: Fallback) {
+        let on_lane = match op {
+            FloatOp::Arith(op, shape) => self.on_lane(op, shape, a, b, fall.v),
+            _ => false,
+        };
         let result = self.scratch(0, ValType::V128);
         let fine = self.scratch(8, ValType::I32);
         self.compute(op, a, b, fall.imm, result, fine);
@@ -100,7 +110,99 @@ impl Func<'_> {
             self.end();
         }
         self.end();
+        if on_lane {
+            self.end();
+        }
         self.vclean &= !(1 << fall.v.0);
+    }
+
+    /// Does arithmetic on one lane where the result is normal and no operand is denormal: then the
+    /// operands are no infinities nor NaNs either. Leaves the code in the branch where that is not so; false,
+    /// and nothing, for other operations.
+    fn on_lane(&mut self, op: Arith, shape: Shape, a: VecVar, b: VecVar, d: VecVar) -> bool {
+        if !is_scalar(shape) || !matches!(op, Arith::Add | Arith::Sub | Arith::Mul | Arith::Div) {
+            return false;
+        }
+        let ty = if is_double(shape) { ValType::F64 } else { ValType::F32 };
+        let result = self.scratch(4, ty);
+        self.lane_pair(shape, a, b);
+        match op {
+            Arith::Add => by_shape!(self, shape, f32_add, f64_add),
+            Arith::Sub => by_shape!(self, shape, f32_sub, f64_sub),
+            Arith::Mul => by_shape!(self, shape, f32_mul, f64_mul),
+            _ => by_shape!(self, shape, f32_div, f64_div),
+        }
+        self.i().local_tee(result);
+        by_shape!(self, shape, i32_reinterpret_f32, i64_reinterpret_f64);
+        self.number_inside(shape);
+        for v in [a, b] {
+            // Less one, zero is the largest number of all.
+            self.size_bits(shape, v);
+            if is_double(shape) {
+                self.i().i64_const(1).i64_sub().i64_const(2 * SMALLEST_D - 1).i64_ge_u();
+            } else {
+                self.i().i32_const(1).i32_sub().i32_const(2 * SMALLEST_S - 1).i32_ge_u();
+            }
+            self.i().i32_and();
+        }
+        self.i().local_get(GUARD).i32_and();
+        self.if_(BlockType::Empty, true);
+        self.get_vec(a);
+        self.i().local_get(result);
+        self.put_lane(shape);
+        let d = self.vec(d);
+        self.i().local_set(d);
+        self.else_();
+        true
+    }
+
+    /// Takes the bits of a number; leaves whether it is finite and above the smallest normal one.
+    fn number_inside(&mut self, shape: Shape) {
+        if is_double(shape) {
+            let above = 2 * SMALLEST_D + 1;
+            self.i().i64_const(1).i64_shl().i64_const(above).i64_sub();
+            self.i().i64_const((2 * INFINITE_D as u64 - above as u64) as i64).i64_lt_u();
+        } else {
+            let above = 2 * SMALLEST_S + 1;
+            self.i().i32_const(1).i32_shl().i32_const(above).i32_sub();
+            self.i().i32_const((2 * INFINITE_S as u32 - above as u32) as i32).i32_lt_u();
+        }
+    }
+
+    /// Leaves the bits of the first lane but for its sign, one to the left.
+    fn size_bits(&mut self, shape: Shape, v: VecVar) {
+        self.get_vec(v);
+        if is_double(shape) {
+            self.i().i64x2_extract_lane(0).i64_const(1).i64_shl();
+        } else {
+            self.i().i32x4_extract_lane(0).i32_const(1).i32_shl();
+        }
+    }
+
+    /// Leaves whether the first lane is zero or normal.
+    fn number_plain(&mut self, shape: Shape, v: VecVar) {
+        self.size_bits(shape, v);
+        if is_double(shape) {
+            let size = self.scratch(4, ValType::I64);
+            self.i().local_tee(size).i64_const(2 * SMALLEST_D).i64_sub();
+            self.i().i64_const((2 * (INFINITE_D - SMALLEST_D) as u64) as i64).i64_lt_u();
+            self.i().local_get(size).i64_eqz().i32_or();
+        } else {
+            let size = self.scratch(4, ValType::I32);
+            self.i().local_tee(size).i32_const(2 * SMALLEST_S).i32_sub();
+            self.i().i32_const((2 * (INFINITE_S - SMALLEST_S) as u32) as i32).i32_lt_u();
+            self.i().local_get(size).i32_eqz().i32_or();
+        }
+    }
+
+    /// Leaves whether all lanes that take part are zero or normal.
+    fn all_plain(&mut self, shape: Shape, v: VecVar) {
+        if is_scalar(shape) {
+            self.number_plain(shape, v);
+        } else {
+            self.plain(shape, v);
+            self.lanes_hold(shape);
+        }
     }
 
     pub(super) fn float_int(&mut self, op: FloatOp, d: Var, a: VecVar, b: VecVar, fall: Fallback) {
@@ -110,11 +212,9 @@ impl Func<'_> {
         let result = self.scratch(9, ty.val_type());
         match op {
             FloatOp::Order(shape, _) => {
-                self.plain(shape, a);
-                self.plain(shape, b);
-                self.i().v128_and();
-                self.lanes_hold(shape);
-                self.i().local_set(fine);
+                self.all_plain(shape, a);
+                self.all_plain(shape, b);
+                self.i().i32_and().local_set(fine);
                 self.lane_pair(shape, a, b);
                 by_shape!(self, shape, f32_lt, f64_lt);
                 self.lane_pair(shape, a, b);
@@ -308,11 +408,9 @@ impl Func<'_> {
         match op {
             FloatOp::Arith(op, shape) => self.arith(op, shape, a, b, result, fine),
             FloatOp::Compare(shape) => {
-                self.plain(shape, a);
-                self.plain(shape, b);
-                self.i().v128_and();
-                self.lanes_hold(shape);
-                self.i().local_set(fine);
+                self.all_plain(shape, a);
+                self.all_plain(shape, b);
+                self.i().i32_and().local_set(fine);
                 self.get_vec(a);
                 self.get_vec(b);
                 match imm & 3 {
@@ -358,8 +456,7 @@ impl Func<'_> {
                 self.i().local_set(result).i32_const(1).local_set(fine);
             }
             FloatOp::Convert(Shape::D1) => {
-                self.plain(Shape::S1, b);
-                self.lanes_hold(Shape::S1);
+                self.number_plain(Shape::S1, b);
                 self.i().local_set(fine);
                 self.get_vec(a);
                 self.get_vec(b);
@@ -371,10 +468,9 @@ impl Func<'_> {
                 self.get_vec(b);
                 self.i().f64x2_extract_lane(0).f32_demote_f64().f32x4_replace_lane(0);
                 self.i().local_set(result);
-                self.plain(Shape::D1, b);
-                self.lanes_hold(Shape::D1);
-                self.inside(Shape::S1, result);
-                self.lanes_hold(Shape::S1);
+                self.number_plain(Shape::D1, b);
+                self.i().local_get(result).i32x4_extract_lane(0);
+                self.number_inside(Shape::S1);
                 self.get_vec(b);
                 self.i().f64x2_extract_lane(0).f64_const(0.0.into()).f64_eq().i32_or().i32_and();
                 self.i().local_set(fine);
@@ -477,8 +573,7 @@ impl Func<'_> {
             (_, false) => self.i().i32_trunc_sat_f32_s(),
         };
         self.i().local_set(result);
-        self.plain(shape, b);
-        self.lanes_hold(shape);
+        self.all_plain(shape, b);
         let limit = if w == Width::W64 { 9_223_372_036_854_775_808.0 } else { 2_147_483_648.0 };
         self.i().local_get(whole);
         if double {
