@@ -1,7 +1,7 @@
 //! Virtio over memory: VIRTIO 1.2 chapter 4.2, version 2 of the registers (no legacy interface).
 
-use super::queue::{F_EVENT_IDX, F_INDIRECT, Queue};
-use super::{Context, F_VERSION_1, VirtioDevice};
+use super::VirtioDevice;
+use super::transport::{self, Transport};
 use orrery_system::device::HostIo;
 use orrery_system::input::InputSink;
 use orrery_system::time::VmTime;
@@ -68,38 +68,24 @@ reg_map! {
 pub const SIZE: u64 = 0x200;
 const CONFIG: u64 = 0x100;
 
-const DRIVER_OK: u32 = 0x04;
-const FEATURES_OK: u32 = 0x08;
-const NEEDS_RESET: u32 = 0x40;
-const ISR_QUEUE: u32 = 1;
-const ISR_CONFIG: u32 = 2;
-
 /// Everything the guest can observe of device and transport.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State<D, K> {
-    feature_select: [u32; 2],
-    accepted: u64,
-    status: u32,
-    isr: u32,
-    generation: u32,
-    selected: u32,
-    queues: Vec<Queue>,
-    device: D,
+    transport: transport::State<D>,
     #[serde(skip)]
     kind: PhantomData<K>,
 }
 
 impl<D: VirtioDevice> orrery_system::State for State<D::State, D> {
     const KIND: &'static str = "virtio-mmio";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 }
 
 /// A device in memory.
 pub struct VirtioMmio<D: VirtioDevice> {
     dma: Dma,
     irq: IrqLine,
-    device: D,
-    state: State<(), ()>,
+    transport: Transport<D>,
 }
 
 /// Puts a device at `at`; `make` builds it once its number is known.
@@ -120,113 +106,11 @@ pub fn build<D: VirtioDevice + 'static>(
 impl<D: VirtioDevice> VirtioMmio<D> {
     /// A device in its power-on state.
     pub fn new(dma: Dma, irq: IrqLine, device: D) -> Self {
-        let state = State {
-            feature_select: [0; 2],
-            accepted: 0,
-            status: 0,
-            isr: 0,
-            generation: 0,
-            selected: 0,
-            queues: device.queues().into_iter().map(Queue::new).collect(),
-            device: (),
-            kind: PhantomData,
-        };
-        Self { dma, irq, device, state }
-    }
-
-    fn offered(&self) -> u64 {
-        self.device.features() | F_INDIRECT | F_EVENT_IDX | F_VERSION_1
+        Self { dma, irq, transport: Transport::new(device, false) }
     }
 
     fn drive(&self) {
-        self.irq.set(self.state.isr != 0);
-    }
-
-    fn device_reset(&mut self) {
-        self.device.reset();
-        let s = &mut self.state;
-        (s.feature_select, s.accepted, s.status, s.isr) = ([0; 2], 0, 0, 0);
-        (s.generation, s.selected) = (0, 0);
-        s.queues = self.device.queues().into_iter().map(Queue::new).collect();
-    }
-
-    /// Calls the device with its queues, and turns what it gave back into interrupts.
-    fn call(&mut self, f: impl FnOnce(&mut D, &mut Context<'_>)) {
-        let s = &mut self.state;
-        let dma = &self.dma;
-        let (features, queues) = (s.accepted, &mut s.queues);
-        let mut context = Context { dma, features, queues, given: 0, broken: None, changed: false };
-        f(&mut self.device, &mut context);
-        let Context { given, broken, changed, .. } = context;
-        for n in 0..s.queues.len() {
-            if given & 1 << n != 0 && s.queues[n].wants_interrupt(dma, s.accepted) {
-                s.isr |= ISR_QUEUE;
-            }
-        }
-        if let Some(why) = &broken {
-            tracing::debug!(device = D::TYPE, %why, "needs reset");
-            s.status |= NEEDS_RESET;
-        }
-        if (changed || broken.is_some()) && s.status & DRIVER_OK != 0 {
-            s.generation = s.generation.wrapping_add(1);
-            s.isr |= ISR_CONFIG;
-        }
-    }
-
-    fn notify(&mut self, n: usize) {
-        let running = self.state.status & (DRIVER_OK | NEEDS_RESET) == DRIVER_OK;
-        if running && n < self.state.queues.len() {
-            self.call(|device, context| device.notified(n, context));
-        }
-    }
-
-    fn set_status(&mut self, value: u32) {
-        if value == 0 {
-            return self.device_reset();
-        }
-        let old = self.state.status;
-        let mut new = value & 0xff | old & NEEDS_RESET;
-        let fine =
-            self.state.accepted & !self.offered() == 0 && self.state.accepted & F_VERSION_1 != 0;
-        if value & FEATURES_OK != 0 && old & FEATURES_OK == 0 && !fine {
-            new &= !FEATURES_OK;
-        }
-        self.state.status = new;
-        if new & DRIVER_OK != 0 && old & DRIVER_OK == 0 {
-            self.device.start(self.state.accepted);
-            // A driver may have filled its queues before it was ready.
-            for n in 0..self.state.queues.len() {
-                self.notify(n);
-            }
-        }
-    }
-
-    fn queue(&mut self) -> Option<&mut Queue> {
-        self.state.queues.get_mut(self.state.selected as usize)
-    }
-
-    fn queue_write(&mut self, reg: Reg, value: u64) {
-        let Some(q) = self.queue() else { return };
-        let low = |old: u64| old & !0xffff_ffff | value;
-        let high = |old: u64| old & 0xffff_ffff | value << 32;
-        match reg {
-            Reg::QueueReady => q.enabled = value & 1 != 0,
-            // What a queue in use is made of cannot be changed.
-            _ if q.enabled => {}
-            Reg::QueueNum => {
-                let size = value as u16;
-                if size.is_power_of_two() && size <= q.max {
-                    q.size = size;
-                }
-            }
-            Reg::QueueDescLow => q.desc = low(q.desc),
-            Reg::QueueDescHigh => q.desc = high(q.desc),
-            Reg::QueueDriverLow => q.avail = low(q.avail),
-            Reg::QueueDriverHigh => q.avail = high(q.avail),
-            Reg::QueueDeviceLow => q.used = low(q.used),
-            Reg::QueueDeviceHigh => q.used = high(q.used),
-            _ => {}
-        }
+        self.irq.set(self.transport.state.isr != 0);
     }
 }
 
@@ -236,44 +120,20 @@ impl<D: VirtioDevice + 'static> Device for VirtioMmio<D> {
     }
 
     fn reset(&mut self) {
-        self.device_reset();
+        self.transport.reset();
         self.drive();
     }
 
     fn save(&self) -> StateBlob {
-        let s = self.state.clone();
         StateBlob::encode(&State::<D::State, D> {
-            feature_select: s.feature_select,
-            accepted: s.accepted,
-            status: s.status,
-            isr: s.isr,
-            generation: s.generation,
-            selected: s.selected,
-            queues: s.queues,
-            device: self.device.save(),
+            transport: self.transport.save(),
             kind: PhantomData,
         })
     }
 
     fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
         let s: State<D::State, D> = blob.decode()?;
-        let fits = s.queues.len() == self.state.queues.len()
-            && self.state.queues.iter().zip(&s.queues).all(|(have, saved)| have.accepts(saved));
-        if !fits {
-            return Err(RestoreError::Invalid("virtqueues of another device"));
-        }
-        self.device.restore(s.device)?;
-        self.state = State {
-            feature_select: s.feature_select,
-            accepted: s.accepted,
-            status: s.status,
-            isr: s.isr,
-            generation: s.generation,
-            selected: s.selected,
-            queues: s.queues,
-            device: (),
-            kind: PhantomData,
-        };
+        self.transport.restore(s.transport)?;
         self.drive();
         Ok(())
     }
@@ -287,7 +147,7 @@ impl<D: VirtioDevice + 'static> Device for VirtioMmio<D> {
     }
 
     fn input(&mut self) -> Option<&mut dyn InputSink> {
-        self.device.input()
+        self.transport.device.input()
     }
 }
 
@@ -297,27 +157,20 @@ impl<D: VirtioDevice + 'static> Registers for VirtioMmio<D> {
             return Err(BusError::NoRegister);
         }
         if offset >= CONFIG {
-            let (config, at) = (self.device.config(), (offset - CONFIG) as usize);
-            let byte = |i: usize| u64::from(config.get(at + i).copied().unwrap_or(0)) << (8 * i);
-            return Ok((0..usize::from(width)).map(byte).sum());
+            return Ok(self.transport.read_config(offset - CONFIG, width));
         }
         let (reg, _) = Reg::decode(offset, width)?;
-        let half = |v: u64, select: u32| match select {
-            0 => v & 0xffff_ffff,
-            1 => v >> 32,
-            _ => 0,
-        };
         Ok(match reg {
             Reg::Magic => u32::from_le_bytes(*b"virt").into(),
             Reg::Version => 2,
             Reg::DeviceId => D::TYPE.into(),
             Reg::VendorId => u32::from_le_bytes(*b"QEMU").into(),
-            Reg::DeviceFeatures => half(self.offered(), self.state.feature_select[0]),
-            Reg::QueueNumMax => self.queue().map_or(0, |q| q.max.into()),
-            Reg::QueueReady => self.queue().is_some_and(|q| q.enabled).into(),
-            Reg::InterruptStatus => self.state.isr.into(),
-            Reg::Status => self.state.status.into(),
-            Reg::ConfigGeneration => self.state.generation.into(),
+            Reg::DeviceFeatures => self.transport.offered_half(),
+            Reg::QueueNumMax => self.transport.queue().map_or(0, |q| q.max.into()),
+            Reg::QueueReady => self.transport.queue().is_some_and(|q| q.enabled).into(),
+            Reg::InterruptStatus => self.transport.state.isr.into(),
+            Reg::Status => self.transport.state.status.into(),
+            Reg::ConfigGeneration => self.transport.state.generation.into(),
             _ => 0,
         })
     }
@@ -327,31 +180,32 @@ impl<D: VirtioDevice + 'static> Registers for VirtioMmio<D> {
             return Err(BusError::NoRegister);
         }
         if offset >= CONFIG {
-            for i in 0..usize::from(width) {
-                self.device.write_config((offset - CONFIG) as usize + i, (value >> (8 * i)) as u8);
-            }
+            self.transport.write_config(offset - CONFIG, width, value);
             self.drive();
             return Ok(());
         }
         let (reg, _) = Reg::decode(offset, width)?;
         let value = value & 0xffff_ffff;
+        let t = &mut self.transport;
         match reg {
-            Reg::DeviceFeaturesSel => self.state.feature_select[0] = value as u32,
-            Reg::DriverFeaturesSel => self.state.feature_select[1] = value as u32,
-            // Features are settled once the driver has said so.
-            Reg::DriverFeatures if self.state.status & FEATURES_OK == 0 => {
-                let a = self.state.accepted;
-                self.state.accepted = match self.state.feature_select[1] {
-                    0 => a & !0xffff_ffff | value,
-                    1 => a & 0xffff_ffff | value << 32,
-                    _ => a,
-                };
+            Reg::DeviceFeaturesSel => t.state.feature_select[0] = value as u32,
+            Reg::DriverFeaturesSel => t.state.feature_select[1] = value as u32,
+            Reg::DriverFeatures => t.accept(value),
+            Reg::QueueSel => t.state.selected = u16::try_from(value).unwrap_or(u16::MAX),
+            Reg::QueueNum => t.set_queue_size(value),
+            Reg::QueueReady => {
+                if let Some(q) = t.queue() {
+                    q.enabled = value & 1 != 0;
+                }
             }
-            Reg::QueueSel => self.state.selected = value as u32,
-            Reg::QueueNotify => self.notify(value as usize),
-            Reg::InterruptAck => self.state.isr &= !(value as u32),
-            Reg::Status => self.set_status(value as u32),
-            _ => self.queue_write(reg, value),
+            Reg::QueueNotify => t.notify(&mut &self.dma, value as usize),
+            Reg::InterruptAck => t.state.isr &= !(value as u8),
+            Reg::Status => t.set_status(&mut &self.dma, value as u8),
+            _ if (Reg::QueueDescLow.offset()..=Reg::QueueDeviceHigh.offset()).contains(&offset) => {
+                let at = offset - Reg::QueueDescLow.offset();
+                t.set_queue_address(at / 16, (at / 4 % 2) as u32, value);
+            }
+            _ => {}
         }
         self.drive();
         Ok(())
@@ -360,15 +214,15 @@ impl<D: VirtioDevice + 'static> Registers for VirtioMmio<D> {
 
 impl<D: VirtioDevice + 'static> HostIo for VirtioMmio<D> {
     fn due(&self) -> Option<VmTime> {
-        self.device.due()
+        self.transport.device.due()
     }
 
     fn ready(&self) -> bool {
-        self.device.ready()
+        self.transport.device.ready()
     }
 
     fn deliver(&mut self, now: VmTime) {
-        self.call(|device, context| device.deliver(now, context));
+        self.transport.call(&mut &self.dma, |device, context| device.deliver(now, context));
         self.drive();
     }
 }

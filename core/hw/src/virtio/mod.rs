@@ -1,7 +1,8 @@
 //! Virtio devices: Virtual I/O Device (VIRTIO) 1.2, and the legacy interface of 0.9.5.
 //!
-//! A device implements [`VirtioDevice`]; a transport ([`pci::VirtioPci`]) owns its queues,
-//! negotiates features, and turns what the device gives back into interrupts.
+//! A device implements [`VirtioDevice`]; what is in front of it ([`pci::VirtioPci`], [`mmio::VirtioMmio`]) are
+//! registers around one transport, which owns its queues, negotiates features, and turns what the device gives back
+//! into interrupts.
 
 #[cfg(test)]
 mod bench;
@@ -14,6 +15,7 @@ pub mod queue;
 pub mod rng;
 pub mod scsi;
 pub mod serial;
+mod transport;
 
 use orrery_system::input::InputSink;
 use orrery_system::time::VmTime;

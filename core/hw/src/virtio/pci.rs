@@ -3,14 +3,15 @@
 //! A transitional device has both: legacy registers in I/O ports (BAR 0) and the modern
 //! structures in memory (BAR 4). Message interrupts are in BAR 1.
 
-use super::queue::{F_EVENT_IDX, F_INDIRECT, NO_VECTOR, Queue};
-use super::{Context, F_VERSION_1, VirtioDevice};
+use super::VirtioDevice;
+use super::queue::{F_EVENT_IDX, F_INDIRECT, NO_VECTOR};
+use super::transport::{self, Link, Transport, half};
 use crate::pci::{BarKind, Builder, Bus, CONFIG_BANK, ConfigState, Function, Identity};
 use orrery_system::device::HostIo;
 use orrery_system::input::InputSink;
 use orrery_system::time::VmTime;
 use orrery_system::{
-    Board, BusError, BusResult, Device, DeviceId, Registers, RestoreError, StateBlob, reg_map,
+    Board, BusError, BusResult, Device, DeviceId, Dma, Registers, RestoreError, StateBlob, reg_map,
 };
 use serde::{Deserialize, Serialize};
 use std::marker::PhantomData;
@@ -92,20 +93,8 @@ const PAGE: u64 = 0x1000;
 /// Bytes between the notification registers of two queues.
 const NOTIFY_MULTIPLIER: u32 = 4;
 
-/// Status: the driver is ready.
-const DRIVER_OK: u8 = 0x04;
-/// Status: features are settled.
-const FEATURES_OK: u8 = 0x08;
-/// Status: the device needs a reset.
-const NEEDS_RESET: u8 = 0x40;
-
 /// Legacy features that the transport adds: any layout.
 const F_ANY_LAYOUT: u64 = 1 << 27;
-
-/// Interrupt status: a queue.
-const ISR_QUEUE: u8 = 1;
-/// Interrupt status: the configuration, or the device needs a reset.
-const ISR_CONFIG: u8 = 2;
 
 /// Settings of the transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,16 +115,7 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State<D, K> {
     pci: ConfigState,
-    feature_select: [u32; 2],
-    accepted: u64,
-    status: u8,
-    isr: u8,
-    config_vector: u16,
-    /// Changes of the configuration.
-    generation: u8,
-    selected: u16,
-    queues: Vec<Queue>,
-    device: D,
+    transport: transport::State<D>,
     #[serde(skip)]
     kind: PhantomData<K>,
 }
@@ -151,8 +131,28 @@ pub struct VirtioPci<D: VirtioDevice> {
     pci: Function,
     /// Offset of the capability through which configuration cycles reach the BARs.
     window: usize,
-    device: D,
-    state: State<(), ()>,
+    config_space: ConfigState,
+    transport: Transport<D>,
+}
+
+/// The function as the transport uses it: messages while MSI-X is on.
+struct Messages<'a> {
+    pci: &'a Function,
+    config: &'a mut ConfigState,
+}
+
+impl Link for Messages<'_> {
+    fn dma(&self) -> &Dma {
+        self.pci.dma()
+    }
+
+    fn message(&mut self, vector: u16) -> bool {
+        let on = self.pci.msix_enabled(self.config);
+        if on {
+            self.pci.signal(self.config, vector);
+        }
+        on
+    }
 }
 
 /// Puts a device at `devfn` of `bus`; `make` builds it once its number is known.
@@ -232,162 +232,64 @@ fn function<D: VirtioDevice>(
 impl<D: VirtioDevice> VirtioPci<D> {
     /// A device in its power-on state.
     fn new(config: Config, pci: Function, window: usize, device: D) -> Self {
-        let state = State {
-            pci: pci.power_on(),
-            feature_select: [0; 2],
-            accepted: 0,
-            status: 0,
-            isr: 0,
-            config_vector: NO_VECTOR,
-            generation: 0,
-            selected: 0,
-            queues: device.queues().into_iter().map(Queue::new).collect(),
-            device: (),
-            kind: PhantomData,
-        };
-        Self { config, pci, window, device, state }
-    }
-
-    /// Features offered to a modern driver.
-    fn offered(&self) -> u64 {
-        self.device.features() | F_INDIRECT | F_EVENT_IDX | F_VERSION_1
+        let config_space = pci.power_on();
+        let transport = Transport::new(device, config.legacy);
+        Self { config, pci, window, config_space, transport }
     }
 
     fn drive(&mut self) {
-        let level = self.state.isr != 0;
-        self.pci.drive(&mut self.state.pci, level);
-    }
-
-    /// Driver reset: status 0.
-    fn device_reset(&mut self) {
-        self.device.reset();
-        let s = &mut self.state;
-        (s.feature_select, s.accepted, s.status, s.isr) = ([0; 2], 0, 0, 0);
-        (s.config_vector, s.generation, s.selected) = (NO_VECTOR, 0, 0);
-        s.queues = self.device.queues().into_iter().map(Queue::new).collect();
-    }
-
-    /// Calls the device with its queues, and turns what it gave back into interrupts.
-    fn call(&mut self, f: impl FnOnce(&mut D, &mut Context<'_>)) {
-        let s = &mut self.state;
-        let dma = self.pci.dma();
-        let (features, queues) = (s.accepted, &mut s.queues);
-        let mut context = Context { dma, features, queues, given: 0, broken: None, changed: false };
-        f(&mut self.device, &mut context);
-        let Context { given, broken, changed, .. } = context;
-        for n in 0..s.queues.len() {
-            if given & 1 << n == 0 || !s.queues[n].wants_interrupt(dma, s.accepted) {
-                continue;
-            }
-            if self.pci.msix_enabled(&s.pci) {
-                let vector = s.queues[n].vector;
-                self.pci.signal(&mut s.pci, vector);
-            } else {
-                s.isr |= ISR_QUEUE;
-            }
-        }
-        if let Some(why) = &broken {
-            tracing::debug!(device = D::PCI_NAME, %why, "needs reset");
-            s.status |= NEEDS_RESET;
-        }
-        let tell = changed || broken.is_some() && s.accepted & F_VERSION_1 != 0;
-        if tell && s.status & DRIVER_OK != 0 {
-            s.generation = s.generation.wrapping_add(1);
-            if self.pci.msix_enabled(&s.pci) {
-                let vector = s.config_vector;
-                self.pci.signal(&mut s.pci, vector);
-            } else {
-                s.isr |= ISR_CONFIG;
-            }
-        }
+        let level = self.transport.state.isr != 0;
+        self.pci.drive(&mut self.config_space, level);
     }
 
     fn notify(&mut self, n: usize) {
-        let running = self.state.status & (DRIVER_OK | NEEDS_RESET) == DRIVER_OK;
-        if running && n < self.state.queues.len() {
-            self.call(|device, context| device.notified(n, context));
-        }
+        let mut link = Messages { pci: &self.pci, config: &mut self.config_space };
+        self.transport.notify(&mut link, n);
     }
 
     fn set_status(&mut self, value: u8) {
-        if value == 0 {
-            return self.device_reset();
-        }
-        let old = self.state.status;
-        let mut new = value | old & NEEDS_RESET;
-        let modern = self.state.accepted & F_VERSION_1 != 0;
-        if value & FEATURES_OK != 0 && old & FEATURES_OK == 0 {
-            let fine = self.state.accepted & !self.offered() == 0 && (modern || self.config.legacy);
-            if !fine {
-                new &= !FEATURES_OK;
-            }
-        }
-        self.state.status = new;
-        if new & DRIVER_OK != 0 && old & DRIVER_OK == 0 {
-            self.device.start(self.state.accepted);
-            // A driver may have filled its queues before it was ready.
-            for n in 0..self.state.queues.len() {
-                self.notify(n);
-            }
-        }
+        let mut link = Messages { pci: &self.pci, config: &mut self.config_space };
+        self.transport.set_status(&mut link, value);
     }
 
     fn vector(&self, value: u16) -> u16 {
         if value < self.config.vectors { value } else { NO_VECTOR }
     }
 
-    fn queue(&mut self) -> Option<&mut Queue> {
-        self.state.queues.get_mut(usize::from(self.state.selected))
-    }
-
     fn take_isr(&mut self) -> u8 {
-        let isr = std::mem::take(&mut self.state.isr);
+        let isr = std::mem::take(&mut self.transport.state.isr);
         self.drive();
         isr
-    }
-
-    fn device_config(&self, at: u64, width: u8) -> u64 {
-        let config = self.device.config();
-        (0..u64::from(width)).fold(0, |v, i| {
-            let byte = usize::try_from(at + i).ok().and_then(|i| config.get(i)).copied();
-            v | u64::from(byte.unwrap_or(0)) << (8 * i)
-        })
-    }
-
-    fn write_device_config(&mut self, at: u64, width: u8, value: u64) {
-        for i in 0..u64::from(width) {
-            self.device.write_config((at + i) as usize, (value >> (8 * i)) as u8);
-        }
     }
 
     // Legacy.
 
     fn legacy_config(&self) -> u64 {
-        if self.pci.msix_enabled(&self.state.pci) { 0x18 } else { 0x14 }
+        if self.pci.msix_enabled(&self.config_space) { 0x18 } else { 0x14 }
     }
 
     fn legacy_read(&mut self, offset: u64, width: u8) -> BusResult<u64> {
         let config = self.legacy_config();
         if offset >= config {
-            return Ok(self.device_config(offset - config, width));
+            return Ok(self.transport.read_config(offset - config, width));
         }
         if offset >= 0x14 {
-            let queue = self.queue().map_or(NO_VECTOR, |q| q.vector);
+            let queue = self.transport.queue().map_or(NO_VECTOR, |q| q.vector);
             return match (offset, width) {
-                (0x14, 2) => Ok(self.state.config_vector.into()),
+                (0x14, 2) => Ok(self.transport.state.config_vector.into()),
                 (0x16, 2) => Ok(queue.into()),
                 _ => Err(BusError::Width),
             };
         }
         let (reg, _) = Legacy::decode(offset, width)?;
         Ok(match reg {
-            Legacy::DeviceFeatures => u64::from((self.offered() | F_ANY_LAYOUT) as u32),
-            Legacy::DriverFeatures => u64::from(self.state.accepted as u32),
-            Legacy::QueueAddress => self.queue().map_or(0, |q| q.desc >> 12),
-            Legacy::QueueSize => self.queue().map_or(0, |q| q.max).into(),
-            Legacy::QueueSelect => self.state.selected.into(),
+            Legacy::DeviceFeatures => u64::from((self.transport.offered() | F_ANY_LAYOUT) as u32),
+            Legacy::DriverFeatures => u64::from(self.transport.state.accepted as u32),
+            Legacy::QueueAddress => self.transport.queue().map_or(0, |q| q.desc >> 12),
+            Legacy::QueueSize => self.transport.queue().map_or(0, |q| q.max).into(),
+            Legacy::QueueSelect => self.transport.state.selected.into(),
             Legacy::QueueNotify => 0,
-            Legacy::Status => self.state.status.into(),
+            Legacy::Status => self.transport.state.status.into(),
             Legacy::Isr => self.take_isr().into(),
         })
     }
@@ -395,15 +297,15 @@ impl<D: VirtioDevice> VirtioPci<D> {
     fn legacy_write(&mut self, offset: u64, width: u8, value: u64) -> BusResult<()> {
         let config = self.legacy_config();
         if offset >= config {
-            self.write_device_config(offset - config, width, value);
+            self.transport.write_config(offset - config, width, value);
             return Ok(());
         }
         if offset >= 0x14 {
             let vector = self.vector(value as u16);
             match (offset, width) {
-                (0x14, 2) => self.state.config_vector = vector,
+                (0x14, 2) => self.transport.state.config_vector = vector,
                 (0x16, 2) => {
-                    if let Some(q) = self.queue() {
+                    if let Some(q) = self.transport.queue() {
                         q.vector = vector;
                     }
                 }
@@ -414,17 +316,18 @@ impl<D: VirtioDevice> VirtioPci<D> {
         let (reg, _) = Legacy::decode(offset, width)?;
         match reg {
             Legacy::DriverFeatures => {
-                let known = self.device.features() | F_INDIRECT | F_EVENT_IDX | F_ANY_LAYOUT;
-                self.state.accepted = value & known & 0xffff_ffff;
+                let known =
+                    self.transport.device.features() | F_INDIRECT | F_EVENT_IDX | F_ANY_LAYOUT;
+                self.transport.state.accepted = value & known & 0xffff_ffff;
             }
-            Legacy::QueueAddress if value == 0 => self.device_reset(),
+            Legacy::QueueAddress if value == 0 => self.transport.reset(),
             Legacy::QueueAddress => {
-                if let Some(q) = self.queue() {
+                if let Some(q) = self.transport.queue() {
                     q.size = q.max;
                     q.set_legacy_base(value << 12);
                 }
             }
-            Legacy::QueueSelect => self.state.selected = value as u16,
+            Legacy::QueueSelect => self.transport.state.selected = value as u16,
             Legacy::QueueNotify => self.notify(value as usize),
             Legacy::Status => self.set_status(value as u8),
             Legacy::DeviceFeatures | Legacy::QueueSize | Legacy::Isr => {}
@@ -439,7 +342,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
             (0, at) => self.common_read(at, width),
             (1, 0) if width == 1 => Ok(self.take_isr().into()),
             (1, 0) => Err(BusError::Width),
-            (2, at) => Ok(self.device_config(at, width)),
+            (2, at) => Ok(self.transport.read_config(at, width)),
             (3, _) => Ok(0),
             _ => Err(BusError::NoRegister),
         }
@@ -449,7 +352,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         match (offset / PAGE, offset % PAGE) {
             (0, at) => self.common_write(at, width, value),
             (2, at) => {
-                self.write_device_config(at, width, value);
+                self.transport.write_config(at, width, value);
                 Ok(())
             }
             (3, at) => {
@@ -462,29 +365,23 @@ impl<D: VirtioDevice> VirtioPci<D> {
 
     fn common_read(&mut self, at: u64, width: u8) -> BusResult<u64> {
         let (reg, _) = Common::decode(at, width)?;
-        let half = |v: u64, select: u32| match select {
-            0 => v & 0xffff_ffff,
-            1 => v >> 32,
-            _ => 0,
-        };
-        let [offered, accepted] = self.state.feature_select;
-        let selected = self.state.selected;
-        let features = self.offered();
-        let s = &self.state;
+        let s = &self.transport.state;
+        let [offered, accepted] = s.feature_select;
         match reg {
             Common::DeviceFeatureSelect => return Ok(offered.into()),
-            Common::DeviceFeature => return Ok(half(features, offered)),
+            Common::DeviceFeature => return Ok(self.transport.offered_half()),
             Common::DriverFeatureSelect => return Ok(accepted.into()),
             Common::DriverFeature => return Ok(half(s.accepted, accepted)),
             Common::ConfigVector => return Ok(s.config_vector.into()),
             Common::NumQueues => return Ok(s.queues.len() as u64),
             Common::DeviceStatus => return Ok(s.status.into()),
             Common::ConfigGeneration => return Ok(s.generation.into()),
-            Common::QueueSelect => return Ok(selected.into()),
+            Common::QueueSelect => return Ok(s.selected.into()),
             _ => {}
         }
+        let selected = s.selected;
         // A queue that is not there has size 0.
-        let Some(q) = self.queue() else { return Ok(0) };
+        let Some(q) = self.transport.queue() else { return Ok(0) };
         Ok(match reg {
             Common::QueueSize => q.size.into(),
             Common::QueueVector => q.vector.into(),
@@ -504,53 +401,32 @@ impl<D: VirtioDevice> VirtioPci<D> {
         let (reg, _) = Common::decode(at, width)?;
         let vector = self.vector(value as u16);
         match reg {
-            Common::DeviceFeatureSelect => self.state.feature_select[0] = value as u32,
-            Common::DriverFeatureSelect => self.state.feature_select[1] = value as u32,
-            // Features are settled once the driver has said so.
-            Common::DriverFeature if self.state.status & FEATURES_OK == 0 => {
-                let a = self.state.accepted;
-                self.state.accepted = match self.state.feature_select[1] {
-                    0 => a & !0xffff_ffff | value,
-                    1 => a & 0xffff_ffff | value << 32,
-                    _ => a,
-                };
-            }
-            Common::ConfigVector => self.state.config_vector = vector,
+            Common::DeviceFeatureSelect => self.transport.state.feature_select[0] = value as u32,
+            Common::DriverFeatureSelect => self.transport.state.feature_select[1] = value as u32,
+            Common::DriverFeature => self.transport.accept(value),
+            Common::ConfigVector => self.transport.state.config_vector = vector,
             Common::DeviceStatus => self.set_status(value as u8),
-            Common::QueueSelect => self.state.selected = value as u16,
-            _ => self.queue_write(reg, value, vector),
+            Common::QueueSelect => self.transport.state.selected = value as u16,
+            Common::QueueSize => self.transport.set_queue_size(value),
+            Common::QueueVector | Common::QueueEnable => {
+                let Some(q) = self.transport.queue() else { return Ok(()) };
+                match reg {
+                    Common::QueueVector => q.vector = vector,
+                    _ => q.enabled |= value == 1,
+                }
+            }
+            _ if at >= Common::QueueDescLow.offset() => {
+                let at = at - Common::QueueDescLow.offset();
+                self.transport.set_queue_address(at / 8, (at / 4 % 2) as u32, value);
+            }
+            _ => {}
         }
         Ok(())
     }
 
-    fn queue_write(&mut self, reg: Common, value: u64, vector: u16) {
-        let Some(q) = self.queue() else { return };
-        let low = |old: u64| old & !0xffff_ffff | value;
-        let high = |old: u64| old & 0xffff_ffff | value << 32;
-        match reg {
-            Common::QueueVector => q.vector = vector,
-            // What a queue in use is made of cannot be changed.
-            _ if q.enabled => {}
-            Common::QueueSize => {
-                let size = value as u16;
-                if size.is_power_of_two() && size <= q.max {
-                    q.size = size;
-                }
-            }
-            Common::QueueEnable => q.enabled = value == 1,
-            Common::QueueDescLow => q.desc = low(q.desc),
-            Common::QueueDescHigh => q.desc = high(q.desc),
-            Common::QueueDriverLow => q.avail = low(q.avail),
-            Common::QueueDriverHigh => q.avail = high(q.avail),
-            Common::QueueDeviceLow => q.used = low(q.used),
-            Common::QueueDeviceHigh => q.used = high(q.used),
-            _ => {}
-        }
-    }
-
     /// Where the configuration window points: bank, offset, width.
     fn windowed(&self, offset: u64) -> Option<(u32, u64, u8)> {
-        let (c, w) = (&self.state.pci, self.window);
+        let (c, w) = (&self.config_space, self.window);
         if self.window == 0 || offset != w as u64 + 16 {
             return None;
         }
@@ -570,24 +446,15 @@ impl<D: VirtioDevice + 'static> Device for VirtioPci<D> {
     }
 
     fn reset(&mut self) {
-        self.device_reset();
-        self.state.pci = self.pci.power_on();
+        self.transport.reset();
+        self.config_space = self.pci.power_on();
         self.drive();
     }
 
     fn save(&self) -> StateBlob {
-        let s = self.state.clone();
         StateBlob::encode(&State::<D::State, D> {
-            pci: s.pci,
-            feature_select: s.feature_select,
-            accepted: s.accepted,
-            status: s.status,
-            isr: s.isr,
-            config_vector: s.config_vector,
-            generation: s.generation,
-            selected: s.selected,
-            queues: s.queues,
-            device: self.device.save(),
+            pci: self.config_space.clone(),
+            transport: self.transport.save(),
             kind: PhantomData,
         })
     }
@@ -595,25 +462,8 @@ impl<D: VirtioDevice + 'static> Device for VirtioPci<D> {
     fn restore(&mut self, blob: &StateBlob) -> Result<(), RestoreError> {
         let s: State<D::State, D> = blob.decode()?;
         self.pci.check(&s.pci)?;
-        let fits = s.queues.len() == self.state.queues.len()
-            && self.state.queues.iter().zip(&s.queues).all(|(have, saved)| have.accepts(saved));
-        if !fits {
-            return Err(RestoreError::Invalid("virtqueues of another device"));
-        }
-        self.device.restore(s.device)?;
-        self.state = State {
-            pci: s.pci,
-            feature_select: s.feature_select,
-            accepted: s.accepted,
-            status: s.status,
-            isr: s.isr,
-            config_vector: s.config_vector,
-            generation: s.generation,
-            selected: s.selected,
-            queues: s.queues,
-            device: (),
-            kind: PhantomData,
-        };
+        self.transport.restore(s.transport)?;
+        self.config_space = s.pci;
         self.drive();
         Ok(())
     }
@@ -627,7 +477,7 @@ impl<D: VirtioDevice + 'static> Device for VirtioPci<D> {
     }
 
     fn input(&mut self) -> Option<&mut dyn InputSink> {
-        self.device.input()
+        self.transport.device.input()
     }
 }
 
@@ -638,7 +488,7 @@ impl<D: VirtioDevice + 'static> Registers for VirtioPci<D> {
                 return self.read(bank, at, width).or(Ok(0));
             }
         }
-        if let Some(result) = self.pci.read(&self.state.pci, bank, offset, width) {
+        if let Some(result) = self.pci.read(&self.config_space, bank, offset, width) {
             return result;
         }
         match bank {
@@ -655,7 +505,7 @@ impl<D: VirtioDevice + 'static> Registers for VirtioPci<D> {
                 return self.write(bank, at, width, value).or(Ok(()));
             }
         }
-        let result = match self.pci.write(&mut self.state.pci, bank, offset, width, value) {
+        let result = match self.pci.write(&mut self.config_space, bank, offset, width, value) {
             Some(result) => result,
             None => match bank {
                 LEGACY_BANK if self.config.legacy && offset < 0x1000 => {
@@ -672,15 +522,16 @@ impl<D: VirtioDevice + 'static> Registers for VirtioPci<D> {
 
 impl<D: VirtioDevice + 'static> HostIo for VirtioPci<D> {
     fn due(&self) -> Option<VmTime> {
-        self.device.due()
+        self.transport.device.due()
     }
 
     fn ready(&self) -> bool {
-        self.device.ready()
+        self.transport.device.ready()
     }
 
     fn deliver(&mut self, now: VmTime) {
-        self.call(|device, context| device.deliver(now, context));
+        let mut link = Messages { pci: &self.pci, config: &mut self.config_space };
+        self.transport.call(&mut link, |device, context| device.deliver(now, context));
         self.drive();
     }
 }

@@ -1,4 +1,4 @@
-use super::super::blk;
+use super::super::{F_VERSION_1, blk};
 use super::*;
 use orrery_block::IoBuf;
 use orrery_block::backend::{BlockBackend, Request};
