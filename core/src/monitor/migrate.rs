@@ -340,10 +340,19 @@ impl Way {
     /// Takes everything; says whether the machine ran.
     async fn receive_all(&self) -> Result<bool, BlockError> {
         let wrong = |text: &str| BlockError::Invalid(text.to_owned());
+        // Nothing of this machine is touched before it is known that the other one fits it.
+        let mut known = false;
         loop {
             let (kind, body) = receive(&self.stream).await?;
             lock(&self.progress).transferred += body.len() as u64;
-            if kind == Kind::Hello as u8 {
+            match (kind == Kind::Hello as u8, known) {
+                (false, false) => {
+                    return Err(wrong("the stream does not begin with what machine it is"));
+                }
+                (true, true) => return Err(wrong("the stream is damaged")),
+                _ => {}
+            }
+            if !known {
                 let hello: Hello =
                     postcard::from_bytes(&body).map_err(|_| wrong("this is no machine of ours"))?;
                 let ours = Desk::run_chore(&self.chores, |desk| Hello::of(desk.machine)).await?;
@@ -352,6 +361,7 @@ impl Way {
                     let text = format!("a '{theirs}' comes that does not fit this '{ours}'");
                     return Err(BlockError::Invalid(text));
                 }
+                known = true;
             } else if kind == Kind::Pages as u8 {
                 let work = move |desk: &mut Desk<'_>| unpack(desk.machine, &body);
                 if !Desk::run_chore(&self.chores, work).await? {
@@ -740,3 +750,7 @@ impl Desk<'_> {
         serde_json::from_value(all).map_err(|error| QmpError::generic(error.to_string()))
     }
 }
+
+#[cfg(test)]
+#[path = "migrate_tests.rs"]
+mod tests;

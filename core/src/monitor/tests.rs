@@ -18,14 +18,14 @@ impl Host for Empty {
     }
 }
 
-struct Bench {
-    machine: Machine,
-    control: Control,
+pub(super) struct Bench {
+    pub(super) machine: Machine,
+    pub(super) control: Control,
     client: ClientId,
 }
 
 impl Bench {
-    fn new(args: &str) -> Self {
+    pub(super) fn new(args: &str) -> Self {
         let options = Options::parse(&args.split_whitespace().collect::<Vec<_>>()).unwrap();
         let host = Empty(MemFs::new());
         let work = orrery_block::exec::Executor::new();
@@ -62,7 +62,7 @@ impl Bench {
         lines.remove(0)
     }
 
-    fn ok(&mut self, name: &str, arguments: Value) -> Value {
+    pub(super) fn ok(&mut self, name: &str, arguments: Value) -> Value {
         let answer = self.run(name, arguments);
         answer.get("return").unwrap_or_else(|| panic!("{name}: {answer}")).clone()
     }
