@@ -1,5 +1,6 @@
 //! Reading options that may be strings.
 
+use super::schema::spelled;
 use crate::{BlockError, Result};
 use serde::de::value::StringDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
@@ -10,6 +11,23 @@ use std::fmt;
 pub fn parse<T: DeserializeOwned>(value: Value) -> Result<T> {
     T::deserialize(Loose { value, name: String::new() })
         .map_err(|error| BlockError::Invalid(error.0))
+}
+
+/// Reads a structure in two parts: the members `own`, and the rest. (What serde's `flatten` reads
+/// has forgotten the names that errors want, and that numbers may be strings.)
+pub(crate) fn split<'de, D, Own, Base>(
+    deserializer: D,
+    own: &[&str],
+) -> Result<(Own, Base), D::Error>
+where
+    D: de::Deserializer<'de>,
+    Own: DeserializeOwned,
+    Base: DeserializeOwned,
+{
+    let mut rest: Map<String, Value> = de::Deserialize::deserialize(deserializer)?;
+    let own = own.iter().filter_map(|ident| rest.remove_entry(&spelled(ident))).collect();
+    let own = parse(Value::Object(own)).map_err(de::Error::custom)?;
+    Ok((own, parse(Value::Object(rest)).map_err(de::Error::custom)?))
 }
 
 /// Turns `{"a.b": 1, "a.c": 2}` into `{"a": {"b": 1, "c": 2}}`.

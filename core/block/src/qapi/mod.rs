@@ -7,8 +7,8 @@ mod loose;
 mod schema;
 
 pub(crate) use crate::qapi_types as qapi;
-pub(crate) use loose::size;
 pub use loose::{nest, parse};
+pub(crate) use loose::{size, split};
 pub use schema::{Member, Nothing, Registry, Schema, Variant};
 
 use serde::Serialize;

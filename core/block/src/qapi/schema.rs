@@ -10,6 +10,12 @@ pub trait Schema {
 
     /// Notes the type and what it needs; gives its name.
     fn define(registry: &mut Registry) -> String;
+
+    /// The members of a structure that others may be based on; none for other types.
+    fn members(registry: &mut Registry) -> Vec<Member> {
+        let _ = registry;
+        Vec::new()
+    }
 }
 
 /// No arguments, or no result.
@@ -48,7 +54,7 @@ pub struct Registry {
 }
 
 /// `read_only` as clients spell it.
-fn spelled(ident: &str) -> String {
+pub(super) fn spelled(ident: &str) -> String {
     ident.trim_start_matches("r#").replace('_', "-")
 }
 
@@ -200,7 +206,8 @@ impl Schema for () {
 
 /// Defines structures and enumerations with reader, writer and schema.
 ///
-/// Members are spelled with dashes; `("name")` after a member gives another spelling.
+/// Members are spelled with dashes; `("name")` after a member gives another spelling. A `struct
+/// Name: Base` has the members of `Base` beside its own, and is only read.
 #[macro_export]
 macro_rules! qapi_types {
     () => {};
@@ -217,15 +224,48 @@ macro_rules! qapi_types {
         }
         impl $crate::qapi::Schema for $name {
             fn define(registry: &mut $crate::qapi::Registry) -> String {
-                registry.object(stringify!($name), |registry| {
-                    let _ = &registry;
-                    vec![ $(
-                        registry.member::<$type>(
-                            stringify!($field),
-                            $crate::qapi_types!(@wire $($wire)?),
-                        )
-                    ),* ]
-                })
+                registry.object(stringify!($name), <Self as $crate::qapi::Schema>::members)
+            }
+            fn members(registry: &mut $crate::qapi::Registry) -> Vec<$crate::qapi::Member> {
+                let _ = &registry;
+                vec![ $(
+                    registry.member::<$type>(
+                        stringify!($field),
+                        $crate::qapi_types!(@wire $($wire)?),
+                    )
+                ),* ]
+            }
+        }
+        $crate::qapi_types! { $($rest)* }
+    };
+    ($(#[$meta:meta])* struct $name:ident: $base:ident {
+        $( $field:ident : $type:ty ),* $(,)?
+    } $($rest:tt)*) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub(crate) struct $name {
+            pub(crate) base: $base,
+            $( pub(crate) $field: $type ),*
+        }
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                #[derive(serde::Deserialize)]
+                #[serde(rename_all = "kebab-case")]
+                struct Own { $( $field: $type ),* }
+                let own = [$(stringify!($field)),*];
+                let (own, base) = $crate::qapi::split(deserializer, &own)?;
+                let Own { $( $field ),* } = own;
+                Ok(Self { base, $( $field ),* })
+            }
+        }
+        impl $crate::qapi::Schema for $name {
+            fn define(registry: &mut $crate::qapi::Registry) -> String {
+                registry.object(stringify!($name), <Self as $crate::qapi::Schema>::members)
+            }
+            fn members(registry: &mut $crate::qapi::Registry) -> Vec<$crate::qapi::Member> {
+                let mut members = <$base as $crate::qapi::Schema>::members(registry);
+                members.extend([ $( registry.member::<$type>(stringify!($field), None) ),* ]);
+                members
             }
         }
         $crate::qapi_types! { $($rest)* }

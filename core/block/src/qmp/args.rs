@@ -198,7 +198,7 @@ qapi! {
         auto_dismiss: Option<bool>,
     }
 
-    struct MirrorArgs {
+    struct MirrorCommon {
         job_id: Option<String>,
         device: String,
         target: String,
@@ -209,31 +209,21 @@ qapi! {
         buf_size: Option<u64>,
         on_source_error: Option<OnError>,
         on_target_error: Option<OnError>,
-        filter_node_name: Option<String>,
         copy_mode: Option<CopyMode>,
         auto_finalize: Option<bool>,
         auto_dismiss: Option<bool>,
+    }
+
+    struct MirrorArgs: MirrorCommon {
+        filter_node_name: Option<String>,
         target_is_zero: Option<bool>,
     }
 
-    struct DriveMirror {
-        job_id: Option<String>,
-        device: String,
-        target: String,
+    struct DriveMirror: MirrorCommon {
         format: Option<String>,
         node_name: Option<String>,
-        replaces: Option<String>,
-        sync: SyncMode,
         mode: Option<ImageMode>,
-        speed: Option<u64>,
-        granularity: Option<u32>,
-        buf_size: Option<u64>,
-        on_source_error: Option<OnError>,
-        on_target_error: Option<OnError>,
         unmap: Option<bool>,
-        copy_mode: Option<CopyMode>,
-        auto_finalize: Option<bool>,
-        auto_dismiss: Option<bool>,
     }
 
     struct BackupPerf {
@@ -261,25 +251,7 @@ qapi! {
         target: String,
     }
 
-    struct DriveBackup {
-        job_id: Option<String>,
-        device: String,
-        sync: SyncMode,
-        speed: Option<u64>,
-        bitmap: Option<String>,
-        bitmap_mode: Option<BitmapMode>,
-        compress: Option<bool>,
-        on_source_error: Option<OnError>,
-        on_target_error: Option<OnError>,
-        auto_finalize: Option<bool>,
-        auto_dismiss: Option<bool>,
-        filter_node_name: Option<String>,
-        discard_source: Option<bool>,
-        x_perf: Option<BackupPerf>,
-        target: String,
-        format: Option<String>,
-        mode: Option<ImageMode>,
-    }
+    struct DriveBackup: BackupArgs { format: Option<String>, mode: Option<ImageMode> }
 
     struct SnapshotArgs { node: String, overlay: String }
 

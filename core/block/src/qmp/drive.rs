@@ -22,62 +22,35 @@ struct Target<'a> {
 
 impl Monitor {
     pub(super) async fn drive_mirror(&self, args: DriveMirror) -> Answer<Nothing> {
+        let mut base = args.base;
         let target = Target {
-            file: &args.target,
+            file: &base.target,
             format: args.format.as_deref(),
             mode: args.mode,
             node_name: args.node_name.as_deref(),
-            sync: args.sync,
+            sync: base.sync,
         };
-        let source = self.node(&args.device)?;
-        let target = self.open_target(&source, &target).await?;
-        let mirror = MirrorArgs {
-            job_id: args.job_id,
-            device: args.device,
-            target: target.name().to_owned(),
-            replaces: args.replaces,
-            sync: args.sync,
-            speed: args.speed,
-            granularity: args.granularity,
-            buf_size: args.buf_size,
-            on_source_error: args.on_source_error,
-            on_target_error: args.on_target_error,
-            filter_node_name: None,
-            copy_mode: args.copy_mode,
-            auto_finalize: args.auto_finalize,
-            auto_dismiss: args.auto_dismiss,
-            target_is_zero: Some(args.mode != Some(ImageMode::Existing)),
-        };
-        self.blockdev_mirror(mirror).await
+        let source = self.node(&base.device)?;
+        // The node lives on until the job holds it.
+        let node = self.open_target(&source, &target).await?;
+        base.target = node.name().to_owned();
+        let target_is_zero = Some(args.mode != Some(ImageMode::Existing));
+        self.blockdev_mirror(MirrorArgs { base, filter_node_name: None, target_is_zero }).await
     }
 
     pub(super) async fn drive_backup(&self, args: DriveBackup) -> Answer<Nothing> {
+        let mut backup = args.base;
         let target = Target {
-            file: &args.target,
+            file: &backup.target,
             format: args.format.as_deref(),
             mode: args.mode,
             node_name: None,
-            sync: args.sync,
+            sync: backup.sync,
         };
-        let source = self.node(&args.device)?;
-        let target = self.open_target(&source, &target).await?;
-        let backup = BackupArgs {
-            job_id: args.job_id,
-            device: args.device,
-            sync: args.sync,
-            speed: args.speed,
-            bitmap: args.bitmap,
-            bitmap_mode: args.bitmap_mode,
-            compress: args.compress,
-            on_source_error: args.on_source_error,
-            on_target_error: args.on_target_error,
-            auto_finalize: args.auto_finalize,
-            auto_dismiss: args.auto_dismiss,
-            filter_node_name: args.filter_node_name,
-            discard_source: args.discard_source,
-            x_perf: args.x_perf,
-            target: target.name().to_owned(),
-        };
+        let source = self.node(&backup.device)?;
+        // The node lives on until the job holds it.
+        let node = self.open_target(&source, &target).await?;
+        backup.target = node.name().to_owned();
         self.blockdev_backup(backup).await
     }
 

@@ -208,6 +208,7 @@ impl Monitor {
     }
 
     pub(super) async fn blockdev_mirror(&self, args: MirrorArgs) -> Answer<Nothing> {
+        let MirrorArgs { base: args, filter_node_name: filter_name, target_is_zero } = args;
         let graph = self.graph();
         let id = graph.job_id(args.job_id.as_deref(), &args.device)?;
         let (source, target) = (self.node(&args.device)?, self.node(&args.target)?);
@@ -237,11 +238,11 @@ impl Monitor {
             buf_size: args.buf_size.filter(|size| *size > 0).unwrap_or(16 << 20),
             copy_mode: args.copy_mode.unwrap_or(CopyMode::Background),
             unmap: true,
-            target_is_zero: args.target_is_zero.unwrap_or(false),
+            target_is_zero: target_is_zero.unwrap_or(false),
             on_source_error: args.on_source_error.unwrap_or(OnError::Report),
             on_target_error: args.on_target_error.unwrap_or(OnError::Report),
             replaces: args.replaces,
-            filter_name: args.filter_node_name,
+            filter_name,
             commit: false,
         };
         let mirror = Mirror::prepare(graph, &id, &source, &target, mirror).await?;

@@ -562,6 +562,42 @@ fn links_that_a_job_relies_on_stay_as_they_are() {
     assert!(top.backing().is_none(), "the job has done its work");
 }
 
+/// `drive-backup` and `drive-mirror` share members with other commands, and tell of a wrong one as those do.
+#[test]
+fn shared_members_are_read_and_described_like_a_commands_own() {
+    let mut bench = Bench::new();
+    bench.image("a", None, json!({}));
+    let args = |more: &[(&str, Value)]| {
+        let mut args = json!({"device": "a", "target": "t.qcow2", "sync": "full", "job-id": "j"});
+        more.iter().for_each(|(name, value)| args[*name] = value.clone());
+        args
+    };
+    for command in ["drive-backup", "drive-mirror"] {
+        let odd = bench.error(command, args(&[("moed", "existing".into())]));
+        assert_eq!(odd, "Parameter 'moed' is unexpected");
+        let base = bench.error(command, args(&[("speed", true.into())]));
+        assert_eq!(base, "Invalid parameter type for 'speed', expected: integer");
+        let own = bench.error(command, args(&[("format", 5.into())]));
+        assert_eq!(own, "Invalid parameter type for 'format', expected: string");
+        let missing = bench.error(command, json!({"device": "a", "sync": "full"}));
+        assert_eq!(missing, "Parameter 'target' is missing");
+        bench.ok(command, args(&[("format", "qcow2".into())]));
+        bench.send("job-cancel", json!({"id": "j"}));
+    }
+    let schema = bench.ok("query-qmp-schema", json!({}));
+    let arguments = |command: &str| {
+        let named = |name: &str| schema.as_array().unwrap().iter().find(|e| e["name"] == name);
+        let object = named(named(command).unwrap()["arg-type"].as_str().unwrap()).unwrap();
+        let members = object["members"].as_array().unwrap().iter();
+        members.map(|m| m["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (plain, drive) = (arguments("blockdev-backup"), arguments("drive-backup"));
+    assert_eq!(drive, [plain, vec!["format".into(), "mode".into()]].concat());
+    let mirror = arguments("drive-mirror");
+    assert!(["buf-size", "node-name", "unmap"].iter().all(|name| mirror.iter().any(|m| m == name)));
+    assert!(mirror.iter().all(|name| name != "filter-node-name"), "that is blockdev-mirror's");
+}
+
 #[test]
 fn the_schema_names_every_command_and_every_type_that_it_mentions() {
     let mut bench = Bench::new();
