@@ -511,6 +511,37 @@ impl Op {
         }
     }
 
+    /// The integer variable the op writes.
+    #[inline]
+    pub fn dest(&self) -> Option<Var> {
+        let mut op = *self;
+        op.dest_mut().copied()
+    }
+
+    /// The same, to have it write another one.
+    #[inline]
+    pub const fn dest_mut(&mut self) -> Option<&mut Var> {
+        match self {
+            Self::Mov { d, .. }
+            | Self::Bin { d, .. }
+            | Self::Un { d, .. }
+            | Self::Sext { d, .. }
+            | Self::Extract { d, .. }
+            | Self::Deposit { d, .. }
+            | Self::Set { d, .. }
+            | Self::Select { d, .. }
+            | Self::Lea { d, .. }
+            | Self::Load { d, .. }
+            | Self::LoadSext { d, .. }
+            | Self::VGet { d, .. }
+            | Self::FloatInt { d, .. }
+            | Self::Quick { d, .. }
+            | Self::Pure { d, .. } => Some(d),
+            Self::Call { d, .. } => d.as_mut(),
+            _ => None,
+        }
+    }
+
     /// Whether the op ends a block.
     pub const fn is_terminal(&self) -> bool {
         matches!(

@@ -276,7 +276,7 @@ fn propagate(ops: &mut [Op], start: &[u8; INTS]) {
         {
             *w = Width::W64;
         }
-        if let Some(d) = dest(op) {
+        if let Some(d) = op.dest() {
             let bits = result_bits(op, &known);
             known.kill(d);
             known.bits[usize::from(d.0)] = bits;
@@ -325,7 +325,7 @@ fn coalesce(ops: &mut [Op]) {
             insn_end = i;
             continue;
         }
-        let Some(t) = dest(&ops[i]).filter(|t| t.is_temp()) else { continue };
+        let Some(t) = ops[i].dest().filter(|t| t.is_temp()) else { continue };
         if ops[i].may_fault() && !matches!(ops[i], Op::Load { .. } | Op::LoadSext { .. }) {
             continue;
         }
@@ -341,7 +341,7 @@ fn coalesce(ops: &mut [Op]) {
                 _ if op.may_fault()
                     || is_control(op)
                     || matches!(op, Op::Call { .. })
-                    || dest(op) == Some(t) =>
+                    || op.dest() == Some(t) =>
                 {
                     break;
                 }
@@ -351,7 +351,7 @@ fn coalesce(ops: &mut [Op]) {
         let Some((j, d)) = to else { continue };
         let mut clash = false;
         for op in &ops[i + 1..j] {
-            clash |= dest(op) == Some(d);
+            clash |= op.dest() == Some(d);
             reads(op, &mut |v| clash |= v == d);
         }
         // Behind the move, `d` stands for the temporary until either is written again.
@@ -365,18 +365,20 @@ fn coalesce(ops: &mut [Op]) {
             if uses {
                 last = k;
             }
-            if dest(op) == Some(t) {
+            if op.dest() == Some(t) {
                 break;
             }
         }
         for op in &ops[j + 1..last.max(j + 1)] {
             // Another way may come in at a label; a helper may write `d`.
-            clash |= dest(op) == Some(d) || matches!(op, Op::Label { .. } | Op::Call { .. });
+            clash |= op.dest() == Some(d) || matches!(op, Op::Label { .. } | Op::Call { .. });
         }
         if clash {
             continue;
         }
-        set_dest(&mut ops[i], d);
+        if let Some(written) = ops[i].dest_mut() {
+            *written = d;
+        }
         ops[j] = Op::Mov { w: Width::W64, d, a: Val::Var(d) };
         for op in &mut ops[i + 1..=last] {
             rename(op, t, d);
@@ -387,28 +389,6 @@ fn coalesce(ops: &mut [Op]) {
 fn is_control(op: &Op) -> bool {
     matches!(op, Op::Label { .. } | Op::Jump { .. } | Op::Branch { .. } | Op::ExitIf { .. })
         || op.is_terminal()
-}
-
-fn set_dest(op: &mut Op, new: Var) {
-    match op {
-        Op::Mov { d, .. }
-        | Op::Bin { d, .. }
-        | Op::Un { d, .. }
-        | Op::Sext { d, .. }
-        | Op::Extract { d, .. }
-        | Op::Deposit { d, .. }
-        | Op::Set { d, .. }
-        | Op::Select { d, .. }
-        | Op::Lea { d, .. }
-        | Op::Load { d, .. }
-        | Op::LoadSext { d, .. }
-        | Op::VGet { d, .. }
-        | Op::FloatInt { d, .. }
-        | Op::Quick { d, .. }
-        | Op::Pure { d, .. } => *d = new,
-        Op::Call { d, .. } => *d = Some(new),
-        _ => {}
-    }
 }
 
 /// Replaces reads of `from` by reads of `to`.
@@ -593,29 +573,6 @@ fn right(c: Cmp) -> Cmp {
     }
 }
 
-/// The integer variable an op writes.
-pub fn dest(op: &Op) -> Option<Var> {
-    match *op {
-        Op::Mov { d, .. }
-        | Op::Bin { d, .. }
-        | Op::Un { d, .. }
-        | Op::Sext { d, .. }
-        | Op::Extract { d, .. }
-        | Op::Deposit { d, .. }
-        | Op::Set { d, .. }
-        | Op::Select { d, .. }
-        | Op::Lea { d, .. }
-        | Op::Load { d, .. }
-        | Op::LoadSext { d, .. }
-        | Op::VGet { d, .. }
-        | Op::FloatInt { d, .. }
-        | Op::Quick { d, .. }
-        | Op::Pure { d, .. } => Some(d),
-        Op::Call { d, .. } => d,
-        _ => None,
-    }
-}
-
 /// Calls `f` with every integer variable an op reads.
 pub fn reads(op: &Op, f: &mut impl FnMut(Var)) {
     each_operand(&mut op.clone(), &mut |v| f(*v));
@@ -641,12 +598,12 @@ pub fn live(ops: &[Op], there: &impl Fn(u64) -> u64, mut dead: impl FnMut(usize)
     for (i, op) in ops.iter().enumerate().rev() {
         let removable = !op.may_fault()
             && !matches!(op, Op::Call { .. })
-            && dest(op).is_some_and(|d| !live.has(d));
+            && op.dest().is_some_and(|d| !live.has(d));
         if removable || matches!(op, Op::Mov { w: Width::W64, d, a: Val::Var(a) } if d == a) {
             dead(i);
             continue;
         }
-        if let Some(d) = dest(op) {
+        if let Some(d) = op.dest() {
             live.remove(d);
         }
         match *op {

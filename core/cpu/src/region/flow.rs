@@ -16,7 +16,7 @@ pub const fn bit(v: Var) -> u64 {
 /// writes variables the back end writes back what changed; behind one that writes, it reads them
 /// anew.
 pub fn after(op: &Op, changed: u64) -> u64 {
-    let written = opt::dest(op).map_or(0, bit);
+    let written = op.dest().map_or(0, bit);
     match op {
         Op::Call { fx, .. } if fx.has(Fx::READS) || fx.has(Fx::WRITES) => written,
         _ => changed | written,

@@ -6,7 +6,7 @@
 
 use super::Region;
 use crate::frame::FIRST_TEMP;
-use crate::ir::{Fx, Op, Val, Var, opt};
+use crate::ir::{Fx, Op, Val, Var};
 
 /// The constants in guest variables.
 type Known = [Option<u64>; FIRST_TEMP as usize];
@@ -48,7 +48,7 @@ fn walk<'a>(
                 known[usize::from(d.0)] = get(known, a).map(|n| n & w.mask());
             }
             ref op => {
-                if let Some(d) = opt::dest(op).filter(|d| !d.is_temp()) {
+                if let Some(d) = op.dest().filter(|d| !d.is_temp()) {
                     known[usize::from(d.0)] = None;
                 }
             }

@@ -452,7 +452,7 @@ fn expand<I: Isa>(ops: &[Op]) -> Option<Vec<Op>> {
     ops.iter().position(|op| matches!(op, Op::Pure { .. }))?;
     let mut first = FIRST_TEMP;
     for op in ops {
-        first = first.max(opt::dest(op).map_or(0, |d| d.0 + 1));
+        first = first.max(op.dest().map_or(0, |d| d.0 + 1));
     }
     let mut out = Vec::with_capacity(ops.len() + 16);
     let mut any = false;

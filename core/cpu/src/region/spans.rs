@@ -5,7 +5,7 @@
 //! through the block, and what is between them changes no translation. Reads and writes are in groups of their own: a
 //! page that may only be read, or holds translated code, keeps direct reads.
 
-use crate::ir::{Addr, BinOp, Mem, Op, Val, Var, Width, opt};
+use crate::ir::{Addr, BinOp, Mem, Op, Val, Var, Width};
 
 /// Most bytes from the first to the last of a group: a group that lies in two pages is slow.
 const MOST: i64 = 256;
@@ -63,7 +63,7 @@ pub fn spans(ops: &[Op]) -> (Vec<Group>, Vec<Span>) {
             Op::Label { .. } | Op::Call { .. } => all.iter_mut().for_each(|g| g.closed = true),
             _ => {}
         }
-        if let Some(d) = opt::dest(op) {
+        if let Some(d) = op.dest() {
             let step = step(op, d);
             for g in all.iter_mut().filter(|g| !g.closed) {
                 if g.shape.index == Some(d) || g.shape.segment == Some(d) {

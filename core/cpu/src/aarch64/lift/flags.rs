@@ -107,19 +107,9 @@ impl Lifter<'_> {
                     return (kept(a) && kept(b)).then_some((kind == BinOp::Sub, w, a, b));
                 }
                 Op::Bin { d, .. } if result.is_some_and(|(_, r)| r == d) => return None,
-                Op::Mov { d, .. }
-                | Op::Bin { d, .. }
-                | Op::Un { d, .. }
-                | Op::Sext { d, .. }
-                | Op::Extract { d, .. }
-                | Op::Deposit { d, .. }
-                | Op::Set { d, .. }
-                | Op::Select { d, .. }
-                | Op::Lea { d, .. }
-                | Op::Load { d, .. }
-                | Op::LoadSext { d, .. }
-                | Op::VGet { d, .. } => d,
-                _ => return None,
+                // They write more than their result.
+                Op::Call { .. } | Op::Quick { .. } => return None,
+                _ => op.dest()?,
             };
             if !d.is_temp() {
                 written |= 1 << d.0;

@@ -124,7 +124,7 @@ pub(super) fn signature(conv: CallConv, params: &[Type], returns: &[Type]) -> Si
 
 /// Guest variables an op reads or writes.
 fn mentioned(op: &Op) -> u64 {
-    let mut used = opt::dest(op).map_or(0, flow::bit);
+    let mut used = op.dest().map_or(0, flow::bit);
     opt::reads(op, &mut |v| used |= flow::bit(v));
     used
 }

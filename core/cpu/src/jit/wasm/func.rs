@@ -265,7 +265,7 @@ impl<'a> Func<'a> {
         let region = self.region;
         for op in region.blocks.iter().flat_map(|b| &b.ops) {
             opt::reads(op, &mut |v| used |= flow::bit(v));
-            if let Some(d) = opt::dest(op) {
+            if let Some(d) = op.dest() {
                 self.written |= flow::bit(d);
             }
             self.floats |= matches!(op, Op::Float { .. } | Op::FloatInt { .. });
@@ -464,7 +464,7 @@ impl<'a> Func<'a> {
     fn temporaries(&mut self, ops: &[Op]) {
         let mut new = [None; INTS];
         for op in ops {
-            let Some(d) = opt::dest(op).filter(|d| d.is_temp()) else { continue };
+            let Some(d) = op.dest().filter(|d| d.is_temp()) else { continue };
             let of = |v: Val| match v {
                 Val::Var(v) if v.is_temp() => new[usize::from(v.0)].unwrap_or(Ty::I32),
                 _ => self.ty(v),

@@ -24,7 +24,7 @@ pub(super) fn rest_of(ops: &[Op], at: usize) -> Option<(usize, Var)> {
                 return (fresh && still(a) && still(b)).then_some((i, d));
             }
             ref op => {
-                written.extend(opt::dest(op));
+                written.extend(op.dest());
                 opt::reads(op, &mut |v| read.push(v));
             }
         }

@@ -89,7 +89,7 @@ impl Emit<'_> {
                 | Op::Load { .. }
                 | Op::LoadSext { .. }
         );
-        let Some(d) = opt::dest(op).filter(|&d| plain && may_be_held(d)) else { return };
+        let Some(d) = op.dest().filter(|&d| plain && may_be_held(d)) else { return };
         self.held.now += 1;
         let now = self.held.now;
         if let Some(e) = self.held.entries.iter_mut().flatten().find(|e| e.v == d.0) {
@@ -116,7 +116,7 @@ impl Emit<'_> {
 
     /// An operation was emitted: what it wrote is newer than the frame.
     pub(super) fn claimed(&mut self, op: &Op) {
-        if let Some(d) = opt::dest(op).filter(|&d| may_be_held(d)) {
+        if let Some(d) = op.dest().filter(|&d| may_be_held(d)) {
             let held = self.held.entries.iter_mut().flatten();
             held.filter(|e| e.v == d.0).for_each(|e| e.newer = true);
         }

@@ -34,7 +34,7 @@ impl Emit<'_> {
         if self.late.is_empty() {
             return;
         }
-        let d = opt::dest(op);
+        let d = op.dest();
         // Where it faults, what it would have overwritten counts.
         let faults = matches!(op, Op::Load { .. } | Op::LoadSext { .. });
         let mut read = 0u64;

@@ -406,7 +406,7 @@ impl Emit<'_> {
                 }
             };
             opt::reads(op, &mut mention);
-            opt::dest(op).into_iter().for_each(&mut mention);
+            op.dest().into_iter().for_each(&mut mention);
             // It is written together with the quotient.
             alu::rest_of(ops, i).into_iter().for_each(|(_, rest)| mention(rest));
         }
