@@ -398,6 +398,7 @@ pub async fn launch(options: &Options, host: &dyn Host) -> Result<Launched, Laun
     let numa = config.numa;
     let mut launched =
         assemble(kind, built, processors, numa, blocks, options, &serials, &parallels, warnings);
+    launched.machine.handles.netdevs = std::mem::take(&mut config.netdevs);
     if options.replay.is_some() && config.clock != ClockMode::Deterministic {
         return Err(refused("rr", &LogError::Realtime));
     }
@@ -575,16 +576,26 @@ fn assemble(
         add(name.clone(), port, &target);
     }
     let backend = options.machine_props.iter().rev().find(|p| p.0 == "memory-backend");
-    let usual = if is_empty(kind) { "ram" } else { "pc.ram" };
+    let usual = match kind.arch {
+        _ if is_empty(kind) => "ram",
+        Arch::X86 => "pc.ram",
+        Arch::AArch64 => "mach-virt.ram",
+    };
+    let model = options.cpu.as_deref().unwrap_or(kind.default_cpu);
+    let model = model.split(',').next().unwrap_or(model);
     let id = backend.map_or(usual, |p| &p.1).to_owned();
     let bytes = options.memory.unwrap_or(kind.default_memory);
     let topology = topology(options, cpus.count());
-    let handles = Handles {
+    let mut handles = Handles {
         machine: kind.name.into(),
+        arch: kind.arch,
         serials: built.serials.iter().flatten().cloned().collect(),
         parallels: built.parallels.iter().flatten().cloned().collect(),
         chars: built.chars,
         nets: built.nets,
+        nics: Vec::new(),
+        netdevs: Vec::new(),
+        cpu_model: model.into(),
         display: built.display,
         inputs: built.inputs,
         suspend: built.suspend,
@@ -598,6 +609,7 @@ fn assemble(
         numa,
         memory: Memory { id, bytes },
     };
+    handles.add_nics(built.nics);
     let mut machine = Machine::new(built.board, cpus, blocks, handles);
     machine.policy = Policy {
         no_reboot: options.no_reboot,

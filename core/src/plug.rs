@@ -93,6 +93,7 @@ impl Machine {
         }
         self.board.settle();
         self.handles.inputs.retain(|input| *input != device);
+        self.handles.nics.retain(|nic| nic.device != Some(device));
         let path = match gone.id.as_str() {
             "" => format!("/machine/peripheral-anon/device[{at}]"),
             id => format!("/machine/peripheral/{id}"),

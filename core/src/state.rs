@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 const MAGIC: &[u8; 8] = b"ORRERYSS";
 /// Bumped when the body's layout changes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Pages compressed together.
 const CHUNK: usize = 4096;
 /// Bytes of the largest memory.
@@ -63,6 +63,8 @@ struct Body {
     cpus: Vec<StateBlob>,
     turn: u32,
     suspended: bool,
+    /// Which network cards' cables carry a signal.
+    links: Vec<bool>,
     memory: Vec<Block>,
 }
 
@@ -114,6 +116,7 @@ impl Machine {
             cpus: self.cpus.save(),
             turn: self.turn() as u32,
             suspended: self.suspended(),
+            links: self.links(),
             memory: ram.blocks().into_iter().map(pack).collect(),
         };
         let body = postcard::to_allocvec(&body).expect("plain data encodes");
@@ -169,11 +172,24 @@ impl Machine {
         for (have, saved) in blocks.iter().zip(&body.memory).filter(|_| memory) {
             self.unpack(have.block, saved)?;
         }
+        self.set_links(&body.links);
         self.board.restore(&body.board, &body.devices)?;
         self.cpus.restore(&mut self.board, &body.cpus)?;
         self.set_turn(body.turn as usize);
         self.set_suspended(body.suspended);
         Ok(())
+    }
+
+    /// Which network cards' cables carry a signal.
+    pub(crate) fn links(&self) -> Vec<bool> {
+        self.handles.nics.iter().map(|nic| nic.cable.carrier()).collect()
+    }
+
+    /// Puts that back.
+    pub(crate) fn set_links(&self, links: &[bool]) {
+        for (nic, up) in self.handles.nics.iter().zip(links) {
+            nic.cable.set_carrier(*up);
+        }
     }
 
     fn unpack(&self, block: orrery_system::RamBlock, saved: &Block) -> Result<(), SnapshotError> {
@@ -218,6 +234,7 @@ impl Machine {
         h.update(&postcard::to_allocvec(&board).expect(plain));
         h.update(&postcard::to_allocvec(&devices).expect(plain));
         h.update(&postcard::to_allocvec(&self.cpus.save()).expect(plain));
+        h.update(&postcard::to_allocvec(&self.links()).expect(plain));
         h.update(&self.memory_hash().to_le_bytes());
         h.digest()
     }

@@ -100,6 +100,15 @@ pub enum Netdev {
     User(crate::net::user::Config),
 }
 
+impl Netdev {
+    /// As monitors describe it: its type, and what is to be said of it.
+    pub fn info(&self) -> String {
+        match self {
+            Self::User(config) => format!("type=user,net={},restrict=on", config.network),
+        }
+    }
+}
+
 /// Everything a machine is built from.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
@@ -254,6 +263,23 @@ impl Named {
     }
 }
 
+/// A network card, as monitors speak of it.
+#[derive(Clone)]
+pub struct Nic {
+    /// Its `id`; empty: it has none.
+    pub id: String,
+    /// Its type.
+    pub model: String,
+    /// The address it has at power-on.
+    pub mac: crate::net::frame::Mac,
+    /// Id of the network it is connected to.
+    pub netdev: Option<String>,
+    /// Its number on the board.
+    pub device: Option<DeviceId>,
+    /// Its cable.
+    pub cable: NetPort,
+}
+
 /// A wired board and the ends that stick out of it.
 pub struct Built {
     /// The board.
@@ -264,8 +290,10 @@ pub struct Built {
     pub parallels: Vec<Option<CharPort>>,
     /// Other character devices by id: `debugcon`.
     pub chars: Vec<(String, CharPort)>,
-    /// Network cables by id.
+    /// Network cables by id, whose other ends are nowhere yet.
     pub nets: Vec<(String, NetPort)>,
+    /// Network cards.
+    pub nics: Vec<Nic>,
     /// The device that shows the picture.
     pub display: Option<DeviceId>,
     /// Devices that take input, in the order they are asked.
@@ -335,12 +363,31 @@ pub enum BuildError {
 }
 
 /// The instruction set of a board's CPUs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Arch {
     /// x86.
+    #[default]
     X86,
     /// AArch64.
     AArch64,
+}
+
+impl Arch {
+    /// As monitors name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X86 => "x86_64",
+            Self::AArch64 => "aarch64",
+        }
+    }
+
+    /// What the type of a CPU of this model is called.
+    pub fn cpu_type(self, model: &str) -> String {
+        match self {
+            Self::X86 => format!("{model}-x86_64-cpu"),
+            Self::AArch64 => format!("{model}-arm-cpu"),
+        }
+    }
 }
 
 /// A board as `-M` names it.

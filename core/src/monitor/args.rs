@@ -140,6 +140,7 @@ qapi_types! {
         panic: Option<String>,
         watchdog: Option<String>,
     }
+    struct SetLink { name: String, up: bool }
     struct RingbufRead { device: String, size: u64, format: Option<String> }
     struct RingbufWrite { device: String, data: String, format: Option<String> }
     struct Migrate { uri: Option<String>, channels: Option<Vec<Value>>, detach: Option<bool> }

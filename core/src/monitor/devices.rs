@@ -79,6 +79,7 @@ impl Desk<'_> {
         let handles = &mut self.machine.handles;
         handles.named.extend(made.named);
         handles.nets.extend(made.nets);
+        handles.add_nics(made.nics);
         handles.chars.extend(made.chars);
         handles.usb = made.usb;
         handles.inputs.splice(0..0, made.inputs);

@@ -340,6 +340,13 @@ pub(crate) const COMMANDS: &[Command] = &[
             say("")
         },
     ),
+    row(&["set_link"], "name on|off", "change the link status of a network adapter", |d, a| {
+        let (name, state) = pair(a);
+        match state {
+            "on" | "off" => d.quiet("set_link", json!({"name": name, "up": state == "on"})),
+            _ => wrong("Parameter 'up' expects 'on' or 'off'"),
+        }
+    }),
     row(&["stop", "s"], "", "stop emulation", |d, _| d.quiet("stop", Value::Null)),
     row(&["sum"], "addr size", "compute the checksum of a memory region", |d, a| {
         let (at, len) = pair(a);

@@ -115,10 +115,7 @@ const TOPICS: &[(&str, &str, Show)] = &[
     ("name", "show the current VM name", |d, _| {
         say(d.state.settings.name.clone().map(|n| n + "\n").unwrap_or_default())
     }),
-    ("network", "show the network state", |d, _| {
-        let nets = d.handles().nets.clone();
-        say(nets.iter().map(|(id, _)| format!("{id}: index=0\n")).collect())
-    }),
+    ("network", "show the network state", |d, _| say(d.info_network())),
     ("numa", "show NUMA information", |d, _| d.info_numa()),
     ("pci", "show PCI info", |d, _| d.info_pci()),
     ("pic", "show PIC state", |d, _| d.inspected("isa-i8259")),

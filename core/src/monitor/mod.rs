@@ -11,6 +11,7 @@ mod hmp;
 mod host;
 mod info;
 mod migrate;
+mod network;
 mod power;
 mod probe;
 mod qom;

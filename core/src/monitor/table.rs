@@ -189,6 +189,7 @@ commands! {
     "device-list-properties" device_list_properties TypeName => Vec<PropertyInfo>;
     "device_add" device_add DeviceArgs => Nothing;
     "device_del" device_del DeviceId => Nothing;
+    "set_link" set_link SetLink => Nothing;
     "send-key" send_key SendKey => Nothing;
     "input-send-event" input_send_event InputEvents => Nothing;
     "ringbuf-read" ringbuf_read RingbufRead => String;

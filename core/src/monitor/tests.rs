@@ -326,3 +326,32 @@ fn a_medium_that_was_ejected_is_out_of_the_drive() {
     }
     b.ok("blockdev-del", json!({"node-name": "n"}));
 }
+
+#[test]
+fn a_link_goes_down_and_up_by_card_or_network_and_is_in_the_snapshot() {
+    let mut b = Bench::new(
+        "-S -nic user,id=lan,model=e1000 -nic user,id=wan,model=virtio-net-pci,mac=52:54:00:00:00:01",
+    );
+    let text = "e1000.0: index=0,type=nic,model=e1000,macaddr=52:54:00:12:34:56\n \\ lan: index=0,type=user,net=10.0.2.0,restrict=on\n\
+         virtio-net-pci.0: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:00:00:01\n \\ wan: index=0,type=user,net=10.0.2.0,restrict=on\n";
+    assert_eq!(b.hmp("info network"), text);
+    let up = |b: &Bench| b.machine.links();
+    for (name, n) in [("lan", 0), ("e1000.0", 0), ("virtio-net-pci.0", 1), ("wan", 1)] {
+        let mut links = [true; 2];
+        links[n] = false;
+        b.ok("set_link", json!({"name": name, "up": false}));
+        assert_eq!(up(&b), links, "{name}");
+        assert_eq!(b.hmp("info network").matches(",link=down").count(), 1);
+        let (saved, hash) = (b.machine.save(), b.machine.hash());
+        assert_eq!(b.hmp(&format!("set_link {name} on")), "");
+        assert_eq!(up(&b), [true; 2]);
+        assert_ne!(b.machine.hash(), hash);
+        b.machine.restore(&saved).unwrap();
+        assert_eq!((up(&b).as_slice(), b.machine.hash()), (links.as_slice(), hash));
+        b.ok("set_link", json!({"name": name, "up": true}));
+    }
+    let error = b.run("set_link", json!({"name": "nobody", "up": true}));
+    assert_eq!(error["error"]["class"], "DeviceNotFound");
+    assert_eq!(error["error"]["desc"], "Device 'nobody' not found");
+    assert!(b.hmp("set_link lan").contains("'on' or 'off'"));
+}

@@ -39,6 +39,8 @@ pub enum Entry {
     Nmi,
     /// The end of a suspend.
     Wake,
+    /// A network card's cable, by the card's number, is put in or pulled.
+    Link(u32, bool),
 }
 
 /// What is written down.

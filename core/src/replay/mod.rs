@@ -227,6 +227,11 @@ impl Machine {
                 }
             }
             Entry::Wake => self.wake(),
+            Entry::Link(n, up) => {
+                if let Some(nic) = self.handles.nics.get(*n as usize) {
+                    nic.cable.set_carrier(*up);
+                }
+            }
         }
     }
 

@@ -36,6 +36,8 @@ pub(crate) struct Moment {
     /// What waits on each character device, and on each cable.
     bytes: Vec<Vec<u8>>,
     frames: Vec<Vec<Vec<u8>>>,
+    /// Which cards' cables carry a signal.
+    links: Vec<bool>,
     /// Bytes that it has for itself.
     size: usize,
 }
@@ -159,6 +161,7 @@ impl Moments {
             pages: self.pages.clone(),
             disks,
             bytes: machine.char_ports().map(|p| p.waiting()).collect(),
+            links: machine.links(),
             frames: machine.handles.nets.iter().map(|(_, p)| p.waiting()).collect(),
             size,
         };
@@ -195,6 +198,7 @@ impl Moments {
         for (scratch, layer) in scratches.iter().zip(&moment.disks) {
             scratch.restore(layer);
         }
+        machine.set_links(&moment.links);
         machine.board.restore(&moment.board, &moment.devices)?;
         machine.cpus.rewind(&mut machine.board, &moment.cpus)?;
         machine.set_turn(moment.turn);

@@ -24,6 +24,8 @@ struct Queues<T> {
 pub struct Port<T> {
     queues: Arc<Mutex<Queues<T>>>,
     waiting: Arc<AtomicBool>,
+    /// Nothing passes: a cable that was pulled.
+    cut: Arc<AtomicBool>,
     attention: Attention,
     /// Raised by what the device sends, where the other end is a device that settles.
     sent: Option<Attention>,
@@ -45,7 +47,14 @@ impl<T> Port<T> {
     pub(crate) fn new(attention: Attention) -> Self {
         let queues =
             Arc::new(Mutex::new(Queues { to_guest: VecDeque::new(), to_host: VecDeque::new() }));
-        Self { queues, waiting: Arc::default(), attention, sent: None, limit: LIMIT }
+        Self {
+            queues,
+            waiting: Arc::default(),
+            cut: Arc::default(),
+            attention,
+            sent: None,
+            limit: LIMIT,
+        }
     }
 
     /// A port for frames; what the device sends makes the machine settle, so that a device at
@@ -60,6 +69,9 @@ impl<T> Port<T> {
 
     /// Device: sends to the host.
     pub fn send(&self, item: T) {
+        if !self.carrier() {
+            return;
+        }
         let mut q = self.lock();
         if q.to_host.len() >= self.limit {
             q.to_host.pop_front();
@@ -90,6 +102,9 @@ impl<T> Port<T> {
 
     /// Front end: sends to the guest. Items past the port's limit are dropped.
     pub fn push(&self, items: impl IntoIterator<Item = T>) {
+        if !self.carrier() {
+            return;
+        }
         let mut q = self.lock();
         for item in items {
             if q.to_guest.len() < self.limit {
@@ -103,6 +118,23 @@ impl<T> Port<T> {
     /// Front end: takes all the guest sent.
     pub fn drain(&self) -> Vec<T> {
         self.lock().to_host.drain(..).collect()
+    }
+
+    /// Whether there is a signal. Without one nothing passes in either direction.
+    #[inline]
+    pub fn carrier(&self) -> bool {
+        !self.cut.load(Relaxed)
+    }
+
+    /// Front end: pulls the cable, and what is on it is lost, or puts it back. The device sees it when it
+    /// next looks for input.
+    pub fn set_carrier(&self, up: bool) {
+        self.cut.store(!up, Relaxed);
+        if !up {
+            *self.lock() = Queues { to_guest: VecDeque::new(), to_host: VecDeque::new() };
+            self.waiting.store(false, Relaxed);
+        }
+        self.attention.raise();
     }
 
     /// Whether both are the same port.

@@ -1,7 +1,7 @@
 //! The virtio slots of a board: what `-device virtio-*-device` and drives and networks put there.
 
 use crate::block::drive::DriveIo;
-use crate::machine::{BuildError, DeviceSpec, Drive, Interface, MachineConfig, Netdev};
+use crate::machine::{BuildError, DeviceSpec, Drive, Interface, MachineConfig, Netdev, Nic};
 use crate::net::{FIRST_MAC, frame};
 use crate::virtio::{blk, mmio, net, rng};
 use orrery_block::backend::BlockBackend;
@@ -20,6 +20,7 @@ pub(super) struct Slots<'a> {
     taken: Vec<String>,
     /// Cables that a front end may take.
     pub(super) nets: Vec<(String, NetPort)>,
+    pub(super) nics: Vec<Nic>,
 }
 
 fn wrong<T>(kind: &str, reason: impl Into<String>) -> Result<T, BuildError> {
@@ -30,7 +31,16 @@ impl<'a> Slots<'a> {
     /// Slots from `base` on, with these interrupts.
     pub(super) fn new(config: &'a MachineConfig, base: u64, mut lines: Vec<IrqLine>) -> Self {
         lines.reverse();
-        Self { config, base, lines, used: 0, cards: 0, taken: Vec::new(), nets: Vec::new() }
+        Self {
+            config,
+            base,
+            lines,
+            used: 0,
+            cards: 0,
+            taken: Vec::new(),
+            nets: Vec::new(),
+            nics: Vec::new(),
+        }
     }
 
     /// Fills them with all that the machine is to have.
@@ -136,7 +146,16 @@ impl<'a> Slots<'a> {
             }
         }
         let (at, line) = self.slot()?;
-        mmio::build(board, at, line, |_, _| net::Net::new(net::Config { mac }, cable));
+        let ours = cable.clone();
+        let id = mmio::build(board, at, line, |_, _| net::Net::new(net::Config { mac }, ours));
+        self.nics.push(Nic {
+            id: prop(spec, "id").unwrap_or_default().into(),
+            model: "virtio-net-device".into(),
+            mac,
+            netdev: prop(spec, "netdev").map(str::to_string),
+            device: Some(id),
+            cable,
+        });
         Ok(())
     }
 

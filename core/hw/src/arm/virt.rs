@@ -105,6 +105,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
         parallels: Vec::new(),
         chars: Vec::new(),
         nets: slots.nets,
+        nics: slots.nics,
         display: None,
         inputs: Vec::new(),
         power_button: None,

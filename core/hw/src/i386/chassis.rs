@@ -15,7 +15,7 @@ use crate::intc::apic::{self, Apic};
 use crate::intc::i8259::{self, I8259};
 use crate::intc::ioapic::{self, IoApic};
 use crate::machine::{
-    BuildError, Built, DeviceSpec, Drive, Interface, MachineConfig, Named, Netdev, Suspend,
+    BuildError, Built, DeviceSpec, Drive, Interface, MachineConfig, Named, Netdev, Nic, Suspend,
 };
 use crate::misc::debugcon::{self, DebugCon};
 use crate::misc::port::Ports;
@@ -111,6 +111,7 @@ pub(crate) struct Ends {
     pub(crate) parallels: Vec<Option<CharPort>>,
     pub(crate) chars: Vec<(String, CharPort)>,
     pub(crate) nets: Vec<(String, NetPort)>,
+    pub(crate) nics: Vec<Nic>,
     pub(crate) display: Option<DeviceId>,
     pub(crate) inputs: Vec<DeviceId>,
     pub(crate) named: Vec<Named>,
@@ -697,6 +698,7 @@ impl<'a> Chassis<'a> {
             parallels: self.built.parallels,
             chars: self.built.chars,
             nets: self.built.nets,
+            nics: self.built.nics,
             display: self.built.display,
             inputs: self.built.inputs,
             power_button: Some(self.power_button.pin()),

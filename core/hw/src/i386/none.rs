@@ -17,6 +17,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<Built, BuildError> {
         parallels: Vec::new(),
         chars: Vec::new(),
         nets: Vec::new(),
+        nics: Vec::new(),
         display: None,
         inputs: Vec::new(),
         power_button: None,

@@ -27,6 +27,11 @@ pub fn parse_mac(text: &str) -> Option<Mac> {
     (parts.next().is_none() && mac[0] & 1 == 0).then_some(mac)
 }
 
+/// An address as people write it: `52:54:00:12:34:56`.
+pub fn mac_text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// The address `n` after `first`.
 pub fn nth_mac(first: Mac, n: usize) -> Mac {
     let mut mac = first;

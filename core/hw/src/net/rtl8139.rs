@@ -108,6 +108,7 @@ mod isr {
     pub(super) const ROK: u16 = 0x0001;
     pub(super) const TOK: u16 = 0x0004;
     pub(super) const RXOVW: u16 = 0x0010;
+    pub(super) const LINK: u16 = 0x0020;
     pub(super) const TDU: u16 = 0x0080;
     pub(super) const SWINT: u16 = 0x0100;
     pub(super) const TIMEOUT: u16 = 0x4000;
@@ -201,6 +202,8 @@ pub struct State {
     transmit_next: u64,
     packet: Vec<u8>,
     eeprom: Eeprom,
+    /// The cable carries a signal.
+    carrier: bool,
 }
 
 /// The device.
@@ -243,7 +246,7 @@ fn eeprom(mac: Mac) -> Eeprom {
 }
 
 impl State {
-    fn power_on(setup: &Config, now: VmTime) -> Self {
+    fn power_on(setup: &Config, now: VmTime, carrier: bool) -> Self {
         Self {
             mac: setup.mac,
             groups: [0; 8],
@@ -276,12 +279,13 @@ impl State {
             transmit_next: 0,
             packet: Vec::new(),
             eeprom: eeprom(setup.mac),
+            carrier,
         }
     }
 
     /// Software reset: everything but address, EEPROM and PHY.
     fn soft_reset(&mut self, setup: &Config, now: VmTime) {
-        let fresh = Self::power_on(setup, now);
+        let fresh = Self::power_on(setup, now, self.carrier);
         *self = Self {
             mac: self.mac,
             groups: self.groups,
@@ -510,7 +514,8 @@ impl State {
             Reg::Config1 => self.config[1].into(),
             Reg::TimerInt => self.timer_interrupt,
             // Link up (low), 100 Mb/s (low), auxiliary power.
-            Reg::Msr => 0x80,
+            Reg::Msr if self.carrier => 0x80,
+            Reg::Msr => 0x84,
             Reg::Config3 => self.config[2].into(),
             Reg::Config4 => self.config[3].into(),
             Reg::Mulint => self.mulint.into(),
@@ -520,7 +525,9 @@ impl State {
                 v | bit(TSD_OWN, 0) | bit(TSD_TOK, 12)
             }),
             Reg::Bmcr => self.bmcr.into(),
-            Reg::Bmsr => 0x782d,
+            Reg::Bmsr if self.carrier => 0x782d,
+            // Neither link nor a negotiation that is complete.
+            Reg::Bmsr => 0x7809,
             Reg::Anar => self.anar.into(),
             Reg::Anlpar => 0x45e1,
             Reg::Aner => 0x0001,
@@ -560,7 +567,7 @@ fn finish(mut packet: Vec<u8>, flags: u32, tag: u32) -> Vec<Vec<u8>> {
 impl Rtl8139 {
     /// Builds the device in its power-on state.
     pub fn new(setup: Config, wires: Wires) -> Self {
-        let state = State::power_on(&setup, wires.clock.now());
+        let state = State::power_on(&setup, wires.clock.now(), wires.cable.carrier());
         Self { setup, wires, state }
     }
 
@@ -730,11 +737,12 @@ impl Rtl8139 {
 impl pci::Chip for Rtl8139 {
     type State = State;
     const NAME: &'static str = "rtl8139";
-    const VERSION: u16 = 2;
+    const VERSION: u16 = 3;
     const HOST_IO: bool = true;
 
     fn reset(&mut self) {
-        self.state = State::power_on(&self.setup, self.wires.clock.now());
+        let carrier = self.wires.cable.carrier();
+        self.state = State::power_on(&self.setup, self.wires.clock.now(), carrier);
     }
 
     fn save(&self) -> State {
@@ -759,10 +767,15 @@ impl pci::Chip for Rtl8139 {
     }
 
     fn ready(&self) -> bool {
-        self.wires.cable.has_input()
+        self.wires.cable.has_input() || self.wires.cable.carrier() != self.state.carrier
     }
 
     fn deliver(&mut self, slot: &mut pci::Slot<'_>, _: VmTime) {
+        let carrier = self.wires.cable.carrier();
+        if carrier != self.state.carrier {
+            self.state.carrier = carrier;
+            self.state.raise(isr::LINK);
+        }
         while let Some(frame) = self.wires.cable.receive() {
             if frame.len() <= frame::MAX_TAGGED {
                 self.state.receive(slot.function.dma(), frame);

@@ -10,7 +10,7 @@ mod usb;
 mod virtio;
 
 use crate::i386::chassis::{Chassis, Ends};
-use crate::machine::{BuildError, DeviceSpec, Drive, MachineConfig, Named};
+use crate::machine::{BuildError, DeviceSpec, Drive, MachineConfig, Named, Nic};
 use crate::pci::{Bus, CONFIG_BANK, devfn};
 use crate::usb::Bus as UsbBus;
 use isa::plugged;
@@ -275,12 +275,14 @@ pub(crate) fn build(
         }
     }
     let before = chassis.board.devices().len();
+    let nics = chassis.built.nics.len();
     (kind.build)(&mut Place { chassis, bus: behind.as_ref().or(bus), spec })?;
     // What else it takes comes after it.
     let made = chassis.board.devices().into_iter().map(|d| d.0).skip(before);
     if let Some(device) = made.min() {
         let id = spec.props.iter().find(|p| p.0 == "id").map(|p| p.1.clone()).unwrap_or_default();
         let (kind, props) = (spec.kind.clone(), spec.props.clone());
+        chassis.built.nics[nics..].iter_mut().for_each(|nic| nic.device = Some(device));
         chassis.built.named.push(Named { id, kind, props, device });
     }
     Ok(())
@@ -292,6 +294,8 @@ pub struct Plugged {
     pub named: Vec<Named>,
     /// Its cables.
     pub nets: Vec<(String, NetPort)>,
+    /// The network card that it is.
+    pub nics: Vec<Nic>,
     /// Its character devices.
     pub chars: Vec<(String, CharPort)>,
     /// Every USB bus there is by then.
@@ -314,9 +318,9 @@ pub fn plug(
     let mut chassis = Chassis::reopen(&config, open);
     chassis.built.usb = usb.to_vec();
     let result = build(&mut chassis, bus, spec);
-    let Ends { named, nets, chars, usb, inputs, .. } = std::mem::take(&mut chassis.built);
+    let Ends { named, nets, nics, chars, usb, inputs, .. } = std::mem::take(&mut chassis.built);
     *board = chassis.board;
-    result.map(|()| Plugged { named, nets, chars, usb, inputs })
+    result.map(|()| Plugged { named, nets, nics, chars, usb, inputs })
 }
 
 /// Takes a function off the PCI bus of a machine that runs.

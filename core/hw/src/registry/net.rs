@@ -2,7 +2,7 @@
 
 use super::pci::{LEGACY, VECTORS};
 use super::{BOOTINDEX, DeviceType, Place, Property, property};
-use crate::machine::BuildError;
+use crate::machine::{BuildError, Nic};
 use crate::net::{FIRST_MAC, e1000, frame, ne2000, rtl8139};
 use crate::virtio;
 use orrery_system::ports::NetPort;
@@ -110,6 +110,11 @@ impl Place<'_, '_> {
                 self.chassis.built.nets.push((id, cable.clone()));
             }
         }
+        let netdev = self.get("netdev").map(str::to_string);
+        let id = self.get("id").unwrap_or_default().to_string();
+        let model = super::find(&self.spec.kind).map_or("", |d| d.name).to_string();
+        let nic = Nic { id, model, mac, netdev, device: None, cable: cable.clone() };
+        self.chassis.built.nics.push(nic);
         Ok((mac, cable))
     }
 }

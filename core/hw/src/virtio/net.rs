@@ -69,6 +69,8 @@ pub struct State {
     waiting: VecDeque<Vec<u8>>,
     /// Buffers taken from the receive queue and not used yet.
     buffers: VecDeque<Chain>,
+    /// The cable carries a signal.
+    carrier: bool,
 }
 
 /// Receive modes, in the order of their commands (5.1.6.5.1).
@@ -99,7 +101,7 @@ pub fn build(
 }
 
 impl State {
-    fn power_on(config: &Config) -> Self {
+    fn power_on(config: &Config, carrier: bool) -> Self {
         let mut modes = [false; 6];
         // Until the driver says which frames it wants, it gets all (5.1.6.5.1).
         modes[PROMISCUOUS] = true;
@@ -112,6 +114,7 @@ impl State {
             multicast: Vec::new(),
             waiting: VecDeque::new(),
             buffers: VecDeque::new(),
+            carrier,
         }
     }
 
@@ -216,7 +219,7 @@ impl State {
 impl Net {
     /// A device at the end of `cable`.
     pub fn new(config: Config, cable: NetPort) -> Self {
-        let state = State::power_on(&config);
+        let state = State::power_on(&config, cable.carrier());
         Self { config, cable, state }
     }
 
@@ -291,7 +294,8 @@ impl VirtioDevice for Net {
 
     fn config(&self) -> Vec<u8> {
         let mut c = self.state.mac.to_vec();
-        c.extend(LINK_UP.to_le_bytes());
+        let status = if self.state.carrier { LINK_UP } else { 0 };
+        c.extend(status.to_le_bytes());
         // One pair of queues.
         c.extend(1_u16.to_le_bytes());
         c
@@ -309,7 +313,7 @@ impl VirtioDevice for Net {
     }
 
     fn reset(&mut self) {
-        self.state = State::power_on(&self.config);
+        self.state = State::power_on(&self.config, self.cable.carrier());
     }
 
     fn notified(&mut self, n: usize, context: &mut Context<'_>) {
@@ -333,10 +337,16 @@ impl VirtioDevice for Net {
     }
 
     fn ready(&self) -> bool {
-        self.cable.has_input() && self.state.waiting.len() < WAITING
+        self.cable.carrier() != self.state.carrier
+            || self.cable.has_input() && self.state.waiting.len() < WAITING
     }
 
     fn deliver(&mut self, _now: VmTime, context: &mut Context<'_>) {
+        let carrier = self.cable.carrier();
+        if carrier != self.state.carrier {
+            self.state.carrier = carrier;
+            context.config_changed();
+        }
         while self.state.waiting.len() < WAITING {
             let Some(frame) = self.cable.receive() else { break };
             if self.state.running && self.state.wants(&frame) && frame.len() < LONGEST as usize {
@@ -481,6 +491,31 @@ mod tests {
         b.arrive(&to([4; 6])[..80]);
         assert_eq!(b.given(RX), (1, 90));
         assert_eq!(b.peek(DATA + 10, 80), to([4; 6])[..80]);
+    }
+
+    #[test]
+    fn a_pulled_cable_is_told_by_the_status_and_a_configuration_interrupt() {
+        let mut b = Bench::new(F_VERSION_1 | feature::STATUS);
+        assert_eq!(b.dev.config()[6..8], [1, 0]);
+        for up in [false, true] {
+            b.cable.set_carrier(up);
+            assert!(b.dev.ready());
+            let told = b.with(|dev, context| {
+                dev.deliver(VmTime(0), context);
+                context.changed
+            });
+            assert!(told && !b.dev.ready());
+            assert_eq!(b.dev.config()[6], u8::from(up));
+            b.dev.reset();
+            assert_eq!(b.dev.config()[6], u8::from(up), "a reset does not put it back");
+        }
+        b.cable.set_carrier(false);
+        b.dev.start(F_VERSION_1);
+        b.dma.write(DATA, &[0; 112]).unwrap();
+        b.offer(TX, DATA, &[(12, 0), (100, 0)]);
+        b.cable.push([to([3; 6])]);
+        assert!(b.cable.drain().is_empty() && !b.cable.has_input());
+        assert_eq!(b.given(TX).0, 1, "the driver gets its buffer back");
     }
 
     #[test]

@@ -122,7 +122,7 @@ pub struct State<D, K> {
 
 impl<D: VirtioDevice> orrery_system::State for State<D::State, D> {
     const KIND: &'static str = D::PCI_NAME;
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 }
 
 /// A device on PCI.

@@ -83,6 +83,8 @@ pub struct State {
     throttle: VmTime,
     /// Negotiation is over.
     negotiated_at: Option<VmTime>,
+    /// The cable carries a signal.
+    carrier: bool,
 }
 
 /// The device.
@@ -137,18 +139,19 @@ fn eeprom(mac: Mac) -> Eeprom {
 }
 
 impl State {
-    fn power_on(config: &Config) -> Self {
+    fn power_on(config: &Config, carrier: bool) -> Self {
         let eeprom = eeprom(config.mac);
         let mut state = Self {
             regs: Vec::new(),
             io_address: 0,
             eeprom,
-            phy: Phy::new(),
+            phy: Phy::new(carrier),
             tx: tx::Transmitter::default(),
             rx: rx::Receiver::default(),
             interrupting: false,
             throttle: VmTime(0),
             negotiated_at: None,
+            carrier,
         };
         state.reset_registers();
         state
@@ -284,7 +287,7 @@ impl State {
                 } else {
                     self.set(reg, ctrl.with_phy_reset(false).into());
                     if ctrl.phy_reset() {
-                        self.phy = Phy::new();
+                        self.phy = Phy::new(self.carrier);
                     }
                 }
             }
@@ -351,9 +354,19 @@ impl State {
         }
     }
 
+    /// The cable was pulled, or put back: then both sides negotiate.
+    fn set_carrier(&mut self, up: bool, now: VmTime) {
+        self.carrier = up;
+        self.negotiated_at = up.then(|| now.after(phy::NEGOTIATION_NS));
+        if !up {
+            self.phy.set_link(false);
+            self.cause(cause::LSC);
+        }
+    }
+
     /// Raises what has been due since.
     fn catch_up(&mut self, now: VmTime) {
-        if self.negotiated_at.take_if(|t| *t <= now).is_some() {
+        if self.negotiated_at.take_if(|t| *t <= now).is_some() && self.carrier {
             self.phy.set_link(true);
             self.cause(cause::LSC);
         }
@@ -425,7 +438,7 @@ impl Delay {
 impl E1000 {
     /// The chip in its power-on state.
     pub fn new(config: Config, wires: Wires) -> Self {
-        let state = State::power_on(&config);
+        let state = State::power_on(&config, wires.cable.carrier());
         Self { config, wires, state }
     }
 
@@ -459,11 +472,11 @@ fn in_array(offset: u64) -> bool {
 impl Chip for E1000 {
     type State = State;
     const NAME: &'static str = "e1000";
-    const VERSION: u16 = 2;
+    const VERSION: u16 = 3;
     const HOST_IO: bool = true;
 
     fn reset(&mut self) {
-        self.state = State::power_on(&self.config);
+        self.state = State::power_on(&self.config, self.wires.cable.carrier());
     }
 
     fn save(&self) -> State {
@@ -554,11 +567,16 @@ impl Chip for E1000 {
     }
 
     fn ready(&self) -> bool {
-        self.wires.cable.has_input() && self.state.rx.has_room()
+        self.wires.cable.carrier() != self.state.carrier
+            || self.wires.cable.has_input() && self.state.rx.has_room()
     }
 
     fn deliver(&mut self, slot: &mut Slot<'_>, _: VmTime) {
-        self.catch_up();
+        let now = self.catch_up();
+        let carrier = self.wires.cable.carrier();
+        if carrier != self.state.carrier {
+            self.state.set_carrier(carrier, now);
+        }
         while self.state.rx.has_room() {
             let Some(frame) = self.wires.cable.receive() else { break };
             if self.state.link() && !self.state.phy.loopback() {

@@ -57,7 +57,8 @@ pub(super) enum Asks {
 }
 
 impl Phy {
-    pub(super) fn new() -> Self {
+    /// The PHY at power-on, with a signal on the cable or without.
+    pub(super) fn new(carrier: bool) -> Self {
         let mut regs = [0; 32];
         regs[CONTROL] = 0x1140;
         regs[STATUS] = 0x7949;
@@ -67,7 +68,7 @@ impl Phy {
         (regs[9], regs[10], regs[15]) = (0x0e00, 0x3c00, 0x3000);
         (regs[16], regs[20]) = (0x0360, 0x0d60);
         let mut phy = Self { regs };
-        phy.set_link(true);
+        phy.set_link(carrier);
         phy.regs[INTERRUPT_STATUS] = 0;
         phy
     }

@@ -212,6 +212,34 @@ fn a_vlan_tag_goes_in_and_comes_out() {
 }
 
 #[test]
+fn a_pulled_cable_is_seen_and_link_comes_back_after_negotiation() {
+    let mut b = Bench::new();
+    assert_ne!(b.get(Reg::Status) & regs::STATUS_LU, 0);
+    b.cable.set_carrier(false);
+    assert!(b.dev.host_io().unwrap().ready());
+    b.dev.host_io().unwrap().deliver(VmTime(0));
+    assert_eq!(b.get(Reg::Status) & regs::STATUS_LU, 0);
+    assert_ne!(b.get(Reg::Icr) & cause::LSC, 0);
+    b.cable.push([to_us(60)]);
+    assert!(!b.cable.has_input() && !b.dev.host_io().unwrap().ready(), "nothing passes");
+    // A reset does not put the cable back.
+    b.dev.reset();
+    assert_eq!(b.get(Reg::Status) & regs::STATUS_LU, 0);
+    b.set(Reg::Ctrl, 0x8000_0040);
+    assert_eq!(b.get(Reg::Status) & regs::STATUS_LU, 0, "nor does one of the PHY");
+    let saved = b.dev.save();
+    b.cable.set_carrier(true);
+    b.dev.host_io().unwrap().deliver(VmTime(0));
+    assert_eq!(b.get(Reg::Status) & regs::STATUS_LU, 0, "the sides negotiate first");
+    b.clock.set(VmTime(phy::NEGOTIATION_NS));
+    assert_ne!(b.get(Reg::Status) & regs::STATUS_LU, 0);
+    assert_ne!(b.get(Reg::Icr) & cause::LSC, 0);
+    b.dev.restore(&saved).unwrap();
+    assert_eq!(b.get(Reg::Status) & regs::STATUS_LU, 0);
+    assert!(b.dev.host_io().unwrap().ready());
+}
+
+#[test]
 fn checksums_are_inserted_where_the_context_says() {
     let mut b = Bench::new();
     let mut f = tcp(100);

@@ -76,6 +76,26 @@ fn to(mac: Mac, len: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_pulled_cable_shows_in_both_status_registers_and_interrupts() {
+    let mut b = Bench::new();
+    assert_eq!((b.get(Reg::Msr) & 4, b.get(Reg::Bmsr) & 0x24), (0, 0x24));
+    for (up, failed, status) in [(false, 4, 0), (true, 0, 0x24)] {
+        b.cable.set_carrier(up);
+        assert!(b.dev.host_io().unwrap().ready());
+        b.dev.host_io().unwrap().deliver(VmTime(0));
+        assert!(!b.dev.host_io().unwrap().ready());
+        assert_eq!((b.get(Reg::Msr) & 4, b.get(Reg::Bmsr) & 0x24), (failed, status));
+        assert_eq!(b.get(Reg::Isr), u32::from(isr::LINK));
+        assert!(b.interrupts());
+        b.set(Reg::Isr, isr::LINK.into());
+        assert!(!b.interrupts());
+        b.set(Reg::Cr, RST.into());
+        assert_eq!(b.get(Reg::Msr) & 4, failed, "a reset does not put it back");
+        b.set(Reg::Imr, 0xffff);
+    }
+}
+
+#[test]
 fn the_eeprom_and_the_registers_name_the_station() {
     let mut b = Bench::new();
     assert_eq!(b.dev.read(REGISTERS, 0, 4), Ok(0x1200_5452));
