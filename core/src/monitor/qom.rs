@@ -2,7 +2,9 @@
 
 use super::Desk;
 use super::args::*;
+use super::query::model_names;
 use orrery_block::qmp::{Answer, QmpError};
+use orrery_hw::machine::Arch;
 use orrery_hw::registry::{self, devices};
 use orrery_system::DeviceId as Board;
 use serde_json::{Value, json};
@@ -128,7 +130,7 @@ impl Desk<'_> {
                 let prefix = format!("{at}/");
                 if at == "/machine/unattached" {
                     for n in 0..self.machine.cpus.count() {
-                        out.push(child(&format!("device[{n}]"), "max-x86_64-cpu"));
+                        out.push(child(&format!("device[{n}]"), &self.cpu_type()));
                     }
                 }
                 for (path, _, kind) in self.board_devices() {
@@ -185,7 +187,7 @@ impl Desk<'_> {
             }
             (Place::Machine, "smm" | "hpet" | "pit" | "pic" | "smbus" | "sata") => "auto".into(),
             (Place::Machine, name) if MACHINE_PROPERTIES.iter().any(|p| p.0 == name) => "".into(),
-            (Place::Cpu(_), "type") => "max-x86_64-cpu".into(),
+            (Place::Cpu(_), "type") => self.cpu_type().into(),
             (Place::Cpu(n), "apic-id") => n.into(),
             (Place::Cpu(_) | Place::Device(..), "realized") => true.into(),
             (Place::Device(_, kind), "type") => kind.into(),
@@ -214,7 +216,7 @@ impl Desk<'_> {
     }
 
     pub(super) fn qom_list_types(&mut self, args: QomListTypes) -> Answer<Vec<TypeInfo>> {
-        let all = types();
+        let all = types(self.handles().arch);
         let parent =
             |name: &str| all.iter().find(|t| t.name == name).and_then(|t| t.parent.clone());
         let implements = |t: &TypeInfo, wanted: &str| {
@@ -243,7 +245,8 @@ impl Desk<'_> {
 
     pub(super) fn device_list_properties(&mut self, args: TypeName) -> Answer<Vec<PropertyInfo>> {
         let Some(kind) = registry::find(&args.typename) else {
-            if args.typename.ends_with("-x86_64-cpu") {
+            let arch = self.handles().arch;
+            if model_names(arch).iter().any(|m| arch.cpu_type(m) == args.typename) {
                 return Ok(Vec::new());
             }
             let desc = format!("Device '{}' not found", args.typename);
@@ -306,7 +309,7 @@ impl Desk<'_> {
 }
 
 /// Every type with its parent.
-fn types() -> Vec<TypeInfo> {
+fn types(arch: Arch) -> Vec<TypeInfo> {
     // Types that nothing is of directly.
     const ABSTRACT: &[(&str, &str)] = &[
         ("device", "object"),
@@ -314,7 +317,6 @@ fn types() -> Vec<TypeInfo> {
         ("isa-device", "device"),
         ("ide-device", "device"),
         ("cpu", "device"),
-        ("x86_64-cpu", "cpu"),
         ("machine", "object"),
         ("generic-pc-machine", "machine"),
         ("accel", "object"),
@@ -339,8 +341,13 @@ fn types() -> Vec<TypeInfo> {
         let parent = if m.name == "none" { "machine" } else { "generic-pc-machine" };
         out.push(one(&format!("{}-machine", m.name), Some(parent), false));
     }
-    for name in orrery_cpu::x86::cpuid::Model::NAMES {
-        out.push(one(&format!("{name}-x86_64-cpu"), Some("x86_64-cpu"), false));
+    let cpu = match arch {
+        Arch::X86 => "x86_64-cpu",
+        Arch::AArch64 => "arm-cpu",
+    };
+    out.push(one(cpu, Some("cpu"), true));
+    for name in model_names(arch) {
+        out.push(one(&arch.cpu_type(name), Some(cpu), false));
     }
     for name in orrery_block::graph::OBJECT_TYPES {
         out.push(one(name, Some("object"), false));

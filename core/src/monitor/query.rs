@@ -4,8 +4,10 @@ use super::Desk;
 use super::args::*;
 use orrery_block::qapi;
 use orrery_block::qmp::{Answer, QmpError};
+use orrery_cpu::aarch64::model::MODELS;
 use orrery_cpu::x86::cpuid::Model;
 use orrery_hw::i386::MACHINES;
+use orrery_hw::machine::Arch;
 use orrery_hw::pci::{self, CONFIG_BANK};
 use orrery_system::DeviceId;
 use serde_json::{Value, json};
@@ -49,21 +51,24 @@ impl Desk<'_> {
     }
 
     pub(super) fn query_target(&mut self, _: Nothing) -> Answer<TargetInfo> {
-        Ok(TargetInfo { arch: "x86_64".into() })
+        Ok(TargetInfo { arch: self.handles().arch.name().into() })
     }
 
     pub(super) fn query_machines(&mut self, _: Nothing) -> Answer<Vec<MachineInfo>> {
-        let one = |m: &orrery_hw::machine::MachineType| MachineInfo {
-            name: m.name.into(),
-            alias: m.aliases.first().map(|&a| a.into()),
-            is_default: (m.name == MACHINES[0].name).then_some(true),
-            cpu_max: m.max_cpus as u64,
-            hotpluggable_cpus: false,
-            numa_mem_supported: false,
-            deprecated: false,
-            default_cpu_type: Some(format!("{}-x86_64-cpu", m.default_cpu)),
-            default_ram_id: Some("pc.ram".into()),
-            acpi: m.name != "isapc",
+        let one = |m: &orrery_hw::machine::MachineType| {
+            let x86 = m.arch == Arch::X86;
+            MachineInfo {
+                name: m.name.into(),
+                alias: m.aliases.first().map(|&a| a.into()),
+                is_default: (m.name == MACHINES[0].name).then_some(true),
+                cpu_max: m.max_cpus as u64,
+                hotpluggable_cpus: false,
+                numa_mem_supported: false,
+                deprecated: false,
+                default_cpu_type: Some(m.arch.cpu_type(m.default_cpu)),
+                default_ram_id: Some(if x86 { "pc.ram" } else { "mach-virt.ram" }.into()),
+                acpi: x86 && m.name != "isapc",
+            }
         };
         Ok(orrery_hw::machines().map(one).collect())
     }
@@ -89,7 +94,7 @@ impl Desk<'_> {
             qom_path: format!("/machine/unattached/device[{n}]"),
             thread_id: n as u64 + 1,
             props: self.cpu_instance(n),
-            target: "x86_64".into(),
+            target: self.handles().arch.name().into(),
         };
         Ok((0..self.machine.cpus.count()).map(one).collect())
     }
@@ -101,22 +106,23 @@ impl Desk<'_> {
         let one = |n: usize| {
             json!({
                 "props": qapi::to_value(&self.cpu_instance(n)), "vcpus-count": 1,
-                "qom-path": format!("/machine/unattached/device[{n}]"), "type": "max-x86_64-cpu",
+                "qom-path": format!("/machine/unattached/device[{n}]"), "type": self.cpu_type(),
             })
         };
         Ok((0..self.machine.cpus.count()).rev().map(one).collect())
     }
 
     pub(super) fn query_cpu_definitions(&mut self, _: Nothing) -> Answer<Vec<CpuDefinition>> {
-        let one = |name: &&str| CpuDefinition {
-            name: (*name).into(),
-            migration_safe: !["max", "host"].contains(name),
-            r#static: *name == "base",
+        let arch = self.handles().arch;
+        let one = |name: &'static str| CpuDefinition {
+            name: name.into(),
+            migration_safe: !["max", "host"].contains(&name),
+            r#static: name == "base",
             unavailable_features: Vec::new(),
-            typename: format!("{name}-x86_64-cpu"),
+            typename: arch.cpu_type(name),
             deprecated: false,
         };
-        Ok(Model::NAMES.iter().map(one).collect())
+        Ok(model_names(arch).into_iter().map(one).collect())
     }
 
     pub(super) fn query_expansion(&mut self, args: Expansion) -> Answer<Expanded> {
@@ -125,20 +131,21 @@ impl Desk<'_> {
             return Err(QmpError::generic(text));
         }
         let name = args.model.name;
-        if !Model::NAMES.contains(&name.as_str()) {
+        if !model_names(self.handles().arch).contains(&name.as_str()) {
             return Err(QmpError::generic(format!("CPU model '{name}' not found")));
         }
         let props = Some(args.model.props.unwrap_or_else(|| json!({})));
         Ok(Expanded { model: CpuModel { name, props, deprecated_props: None } })
     }
 
-    fn ram_size(&self) -> u64 {
-        let blocks = self.machine.board.ram().blocks();
-        blocks.iter().find(|b| b.name == "pc.ram").map_or(0, |b| b.block.len as u64)
+    /// The type of the machine's CPUs.
+    pub(super) fn cpu_type(&self) -> String {
+        let handles = self.handles();
+        handles.arch.cpu_type(&handles.cpu_model)
     }
 
     pub(super) fn query_memory_size(&mut self, _: Nothing) -> Answer<MemorySize> {
-        Ok(MemorySize { base_memory: self.ram_size(), plugged_memory: 0 })
+        Ok(MemorySize { base_memory: self.handles().memory.bytes, plugged_memory: 0 })
     }
 
     pub(super) fn query_memdev(&mut self, _: Nothing) -> Answer<Vec<Value>> {
@@ -335,6 +342,14 @@ impl Desk<'_> {
             out["irq"] = self.pci_read(id, 0x3c, 1).into();
         }
         out
+    }
+}
+
+/// CPU models of an instruction set.
+pub(super) fn model_names(arch: Arch) -> Vec<&'static str> {
+    match arch {
+        Arch::X86 => Model::NAMES.to_vec(),
+        Arch::AArch64 => MODELS.iter().map(|m| m.name).collect(),
     }
 }
 

@@ -355,3 +355,21 @@ fn a_link_goes_down_and_up_by_card_or_network_and_is_in_the_snapshot() {
     assert_eq!(error["error"]["desc"], "Device 'nobody' not found");
     assert!(b.hmp("set_link lan").contains("'on' or 'off'"));
 }
+
+#[test]
+fn a_machine_of_another_instruction_set_says_which() {
+    let mut b = Bench::new("-S -M virt -smp 2 -accel qtest");
+    assert_eq!(b.ok("query-target", json!({})), json!({"arch": "aarch64"}));
+    let cpus = b.ok("query-cpus-fast", json!({}));
+    assert!(cpus.as_array().unwrap().iter().all(|c| c["target"] == "aarch64"), "{cpus}");
+    let models = b.ok("query-cpu-definitions", json!({}));
+    let kinds = models.as_array().unwrap().iter().map(|m| m["typename"].as_str().unwrap());
+    assert!(kinds.clone().count() > 0 && kinds.clone().all(|k| k.ends_with("-arm-cpu")));
+    let kind =
+        b.ok("qom-get", json!({"path": "/machine/unattached/device[0]", "property": "type"}));
+    assert!(kinds.clone().any(|k| kind == k), "{kind}");
+    assert!(b.ok("query-memory-size-summary", json!({}))["base-memory"].as_u64() > Some(0));
+    let mut b = Bench::new("-S");
+    assert_eq!(b.ok("query-target", json!({})), json!({"arch": "x86_64"}));
+    assert_eq!(b.ok("query-cpus-fast", json!({}))[0]["target"], "x86_64");
+}
